@@ -1,0 +1,198 @@
+import type { Bundle } from "../../src/spiffe/bundle.ts";
+import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
+import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
+import type { Selector } from "../../src/spiffe/selector.ts";
+
+/** `token` is empty for the first page. Sizes are capped by the store. */
+export interface PageRequest {
+  readonly size: number;
+  readonly token: string;
+}
+
+/** `nextPageToken` is empty on the last page. Tokens are opaque keyset positions, stable under inserts and deletes. */
+export interface Page<T> {
+  readonly items: readonly T[];
+  readonly nextPageToken: string;
+}
+
+export type SetMatch = "exact" | "subset" | "superset" | "any";
+
+export interface EntryFilter {
+  readonly spiffeId?: SpiffeId;
+  readonly parentId?: SpiffeId;
+  readonly selectors?: { readonly match: SetMatch; readonly selectors: readonly Selector[] };
+  readonly federatesWith?: { readonly match: SetMatch; readonly trustDomains: readonly TrustDomain[] };
+  readonly hint?: string;
+  readonly downstream?: boolean;
+}
+
+export interface EntryStore {
+  /**
+   * Stores the entry, or returns the similar one (same SPIFFE ID, parent and selectors) with `existed`.
+   * Throws `already_exists` for a taken id, `precondition` for a federated bundle that is not there.
+   */
+  create(draft: EntryDraft): Promise<{ readonly entry: Entry; readonly existed: boolean }>;
+  find(id: string): Promise<Entry | undefined>;
+  /** Without a page request, everything. Ordered by creation. */
+  list(filter: EntryFilter, page?: PageRequest): Promise<Page<Entry>>;
+  count(filter: EntryFilter): Promise<number>;
+  /**
+   * Reads the entry, applies `change` and stores the result with the next revision, in one transaction.
+   * Throws `not_found`; what `change` throws; `already_exists` when the result is similar to another entry.
+   */
+  update(id: string, change: (current: Entry) => EntryDraft): Promise<Entry>;
+  /** The deleted entry, or undefined. */
+  delete(id: string): Promise<Entry | undefined>;
+  /** Deletes entries whose `expiresAt` is set and before `now`; at most `limit`. */
+  prune(now: Date, limit: number): Promise<readonly Entry[]>;
+}
+
+/** An attested node. */
+export interface AttestedNode {
+  readonly id: SpiffeId;
+  /** Name of the attestor. */
+  readonly attestationType: string;
+  /** Decimal; empty when banned. */
+  readonly serialNumber: string;
+  readonly expiresAt: Date;
+  /** Set by a renewal, until the agent first uses the new SVID. Decimal; empty when there is none. */
+  readonly newSerialNumber: string;
+  readonly newExpiresAt: Date | undefined;
+  readonly canReattest: boolean;
+  readonly agentVersion: string;
+  /** Sorted, each once. */
+  readonly selectors: readonly Selector[];
+}
+
+export interface NodeFilter {
+  readonly attestationType?: string;
+  readonly selectors?: { readonly match: SetMatch; readonly selectors: readonly Selector[] };
+  readonly banned?: boolean;
+  readonly canReattest?: boolean;
+  readonly expiresBefore?: Date;
+}
+
+export interface NodeStore {
+  /** Creates the node, or replaces its attestation data; clears a pending serial, keeps the agent version. Throws `denied` when it is banned. */
+  attest(node: Omit<AttestedNode, "newSerialNumber" | "newExpiresAt" | "agentVersion">): Promise<AttestedNode>;
+  find(id: SpiffeId): Promise<AttestedNode | undefined>;
+  list(filter: NodeFilter, page?: PageRequest): Promise<Page<AttestedNode>>;
+  count(filter: NodeFilter): Promise<number>;
+  /** Records the serial that a renewal issued. Only while `currentSerial` is still an accepted serial of the node; else throws `denied`. Throws `not_found`. */
+  renew(
+    id: SpiffeId,
+    renewal: { readonly currentSerial: string; readonly serialNumber: string; readonly expiresAt: Date },
+  ): Promise<AttestedNode>;
+  /** Makes the pending serial the current one; undefined when `serialNumber` is not the pending one any more. */
+  activate(id: SpiffeId, serialNumber: string): Promise<AttestedNode | undefined>;
+  /** Stores nothing when the version is unchanged. Throws `not_found`. */
+  setAgentVersion(id: SpiffeId, version: string): Promise<AttestedNode>;
+  /** Empties both serials. Throws `not_found`. */
+  ban(id: SpiffeId): Promise<AttestedNode>;
+  /** Deletes the node, and the alias entries that its join token made. Undefined when there is none. */
+  delete(id: SpiffeId): Promise<AttestedNode | undefined>;
+}
+
+export interface JoinToken {
+  readonly token: string;
+  readonly expiresAt: Date;
+}
+
+export interface TokenStore {
+  /** Stores the token, and its alias entry when given, in one transaction. Throws `already_exists`. */
+  create(token: JoinToken, alias?: EntryDraft): Promise<void>;
+  /** Deletes the token and returns it: once means once, under concurrency and across servers. */
+  consume(token: string): Promise<JoinToken | undefined>;
+  /** Deletes tokens that ended before `now`; returns how many. */
+  prune(now: Date): Promise<number>;
+}
+
+export type BundleDeleteMode = "restrict" | "delete" | "dissociate";
+
+export interface BundleStore {
+  find(trustDomain: TrustDomain): Promise<Bundle | undefined>;
+  list(page?: PageRequest): Promise<Page<Bundle>>;
+  count(): Promise<number>;
+  /**
+   * Reads the bundle (undefined when there is none), applies `change` and stores the result, in one transaction that
+   * excludes other changes of the same bundle. The sequence number grows whenever the content differs.
+   */
+  change(
+    trustDomain: TrustDomain,
+    change: (current: Bundle | undefined) => Omit<Bundle, "trustDomain" | "sequenceNumber">,
+  ): Promise<Bundle>;
+  /** Restrict throws `precondition` when entries federate with it. Throws `not_found`. */
+  delete(trustDomain: TrustDomain, mode: BundleDeleteMode): Promise<void>;
+}
+
+export type AuthorityKind = "x509" | "jwt" | "wit";
+export type AuthorityStatus = "prepared" | "active" | "old";
+
+/** One signing authority of one server: a row of the journal from which slots are rebuilt after a restart. */
+export interface AuthorityRecord {
+  /** Hex subject key identifier, or kid. */
+  readonly authorityId: string;
+  readonly kind: AuthorityKind;
+  readonly status: AuthorityStatus;
+  /** Name of the key in the key manager, such as `x509-CA-A`. */
+  readonly keyId: string;
+  /** DER, leaf first; empty for token authorities. */
+  readonly certificateChain: readonly Uint8Array[];
+  /** SubjectPublicKeyInfo, DER. */
+  readonly publicKey: Uint8Array;
+  readonly issuedAt: Date;
+  readonly expiresAt: Date;
+  readonly tainted: boolean;
+  /** Hex subject key identifier of the upstream root; empty when self-signed. */
+  readonly upstreamAuthorityId: string;
+}
+
+export interface AuthorityStore {
+  list(kind: AuthorityKind): Promise<readonly AuthorityRecord[]>;
+  /** Inserts or replaces the given records in one transaction. */
+  save(records: readonly AuthorityRecord[]): Promise<void>;
+  /** Deletes records that ended before `now`; returns how many. */
+  prune(now: Date): Promise<number>;
+}
+
+/** Everything the directory holds, as of one snapshot of the database. */
+export interface Snapshot {
+  readonly cursor: string;
+  readonly entries: AsyncIterable<Entry>;
+  readonly nodes: AsyncIterable<AttestedNode>;
+  readonly bundles: AsyncIterable<Bundle>;
+}
+
+/** `undefined` as value means deleted. Applying a change twice does no harm. */
+export interface ChangeSet {
+  readonly cursor: string;
+  readonly entries: ReadonlyMap<string, Entry | undefined>;
+  readonly nodes: ReadonlyMap<SpiffeId, AttestedNode | undefined>;
+  readonly bundles: ReadonlyMap<TrustDomain, Bundle | undefined>;
+}
+
+/** The change feed: follows commits, never counters, so nothing is skipped. */
+export interface ChangeStore {
+  /** Streams all rows of one repeatable-read snapshot to `receive`; its cursor starts the feed. */
+  load<T>(receive: (snapshot: Snapshot) => Promise<T>): Promise<T>;
+  /** What changed since the cursor; "reload" when the feed no longer reaches back, or the database is another one. */
+  since(cursor: string): Promise<ChangeSet | "reload">;
+  /** Yields when there may be changes: at a notification, and at least once a second. Never throws; ends with the signal. */
+  wake(signal: AbortSignal): AsyncIterable<void>;
+  /** Deletes log rows older than `before`; returns how many. */
+  prune(before: Date): Promise<number>;
+}
+
+/** The whole store; parts receive only the aggregate they need. */
+export interface Store extends AsyncDisposable {
+  readonly entries: EntryStore;
+  readonly nodes: NodeStore;
+  readonly tokens: TokenStore;
+  readonly bundles: BundleStore;
+  readonly authorities: AuthorityStore;
+  readonly changes: ChangeStore;
+  /** For logs and health: `embedded` or `postgres`. */
+  readonly kind: "embedded" | "postgres";
+  /** Throws `unavailable` when the database does not answer. */
+  ping(): Promise<void>;
+}
