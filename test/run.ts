@@ -9,11 +9,12 @@ import { startVitest } from "vitest/node";
  */
 const folder = mkdtempSync(join(tmpdir(), "steeple-test-"));
 const report = join(folder, "report.json");
-const vitest = await startVitest(
-  "test",
-  process.argv.slice(2),
-  { watch: false, config: "test/vitest.config.ts", reporters: ["default", "json"], outputFile: report },
-);
+const vitest = await startVitest("test", process.argv.slice(2), {
+  watch: false,
+  config: "test/vitest.config.ts",
+  reporters: ["default", "json"],
+  outputFile: report,
+});
 await vitest.close();
 
 interface Report {

@@ -20,7 +20,11 @@ function say(text) {
 /** Ends the process with the command's own status when it fails. */
 function run(command, args) {
   const path = `${join(MODULES, ".bin")}:${process.env.PATH ?? ""}`;
-  const done = spawnSync(command, args, { cwd: HOME, stdio: ["ignore", "inherit", "inherit"], env: { ...process.env, PATH: path } });
+  const done = spawnSync(command, args, {
+    cwd: HOME,
+    stdio: ["ignore", "inherit", "inherit"],
+    env: { ...process.env, PATH: path },
+  });
   if (done.error !== undefined) say(`Error: could not run ${command}: ${done.error.message}`);
   if (done.status !== 0) process.exit(done.status ?? 1);
 }
@@ -91,7 +95,10 @@ function postgres() {
   if (found || process.getuid?.() !== 0 || !existsSync("/usr/bin/apt-get")) return;
   say("Installing PostgreSQL for the store's tests (once)...");
   const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
-  for (const args of [["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", POSTGRES_PACKAGE]]) {
+  for (const args of [
+    ["update", "-qq"],
+    ["install", "-y", "-qq", "--no-install-recommends", POSTGRES_PACKAGE],
+  ]) {
     const done = spawnSync("apt-get", args, { stdio: ["ignore", "ignore", "inherit"], env });
     if (done.status !== 0) return say("PostgreSQL could not be installed; its tests will be skipped.");
   }
@@ -102,7 +109,15 @@ function check() {
   run("tsc", ["--noEmit", "-p", "."]);
   run("biome", ["ci", "."]);
   run("knip", []);
-  run("vitest", ["run", "--config", "test/vitest.config.ts", "test/boundaries.test.ts", "test/src", "test/server", "test/agent"]);
+  run("vitest", [
+    "run",
+    "--config",
+    "test/vitest.config.ts",
+    "test/boundaries.test.ts",
+    "test/src",
+    "test/server",
+    "test/agent",
+  ]);
 }
 
 const steps = {

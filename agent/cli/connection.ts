@@ -1,0 +1,34 @@
+import { Fault } from "../../src/runtime/fault.ts";
+import type { FlagSpecs } from "../../src/runtime/flags.ts";
+
+export const DEFAULT_SOCKET_PATH = "/tmp/spire-agent/public/api.sock";
+const TEMPLATE_VARIABLE = "SPIRE_AGENT_PUBLIC_SOCKET_TEMPLATE";
+
+export const socketFlags = {
+  socketPath: { type: "string", doc: "Path to the agent's API socket", default: DEFAULT_SOCKET_PATH },
+  instance: {
+    type: "string",
+    doc: `Instance name to substitute into socket templates (env ${TEMPLATE_VARIABLE})`,
+    default: "",
+  },
+} as const satisfies FlagSpecs;
+
+interface SocketChoice {
+  readonly socketPath: string;
+  readonly instance: string;
+}
+
+/** A flag over `-instance` over the default. Throws `invalid`. */
+export function socketPathFrom(flags: SocketChoice, env: Readonly<Record<string, string | undefined>>): string {
+  const { socketPath, instance } = flags;
+  if (instance === "" || socketPath !== DEFAULT_SOCKET_PATH) return socketPath;
+  const template = env[TEMPLATE_VARIABLE] ?? "";
+  if (template === "") {
+    throw new Fault("invalid", `you must define ${TEMPLATE_VARIABLE} to use the instance flag`, {
+      code: "socket-template",
+    });
+  }
+  if (!template.includes("%i"))
+    throw new Fault("invalid", `failed to find %i in ${TEMPLATE_VARIABLE}`, { code: "socket-template" });
+  return template.replaceAll("%i", instance);
+}

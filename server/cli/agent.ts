@@ -1,0 +1,210 @@
+import type { Channel } from "../../src/rpc/dial.ts";
+import type { ListAgentsRequest } from "../../src/rpc/gen/spire/api/server/agent/v1/ListAgentsRequest.ts";
+import type { Agent__Output } from "../../src/rpc/gen/spire/api/types/Agent.ts";
+import { escapeHtml } from "../../src/rpc/proto-json.ts";
+import { AgentApi } from "../../src/rpc/protos.ts";
+import { group } from "../../src/runtime/cli.ts";
+import { type Clock, systemClock } from "../../src/runtime/clock.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import { type FlagSpecs, type FlagValues, outputFlag } from "../../src/runtime/flags.ts";
+import type { TextOutput } from "../../src/runtime/terminal.ts";
+import { call, serverCommand } from "./connection.ts";
+import { usage } from "./entry-message.ts";
+import { idFrom, matchFrom, matchSelectorsFlag, selectorFrom } from "./match.ts";
+import { idText, plural, print, printAgent } from "./print.ts";
+
+const PAGE_SIZE = 1000;
+const EXPIRES_BEFORE = /^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2} [+-]\d{4} [+-]\d{2}$/;
+
+const filterFlags = {
+  selector: { type: "strings", doc: "A colon-delimited type:value selector. Can be used more than once" },
+  matchSelectorsOn: matchSelectorsFlag,
+  attestationType: { type: "string", doc: "Filter by attestation type, like join_token or x509pop.", default: "" },
+  banned: {
+    type: "string",
+    doc: "'true': banned agents, 'false': agents that are not banned, anything else: all",
+    default: "",
+  },
+  canReattest: {
+    type: "string",
+    doc: "'true': agents that can re-attest, 'false': those that cannot, anything else: all",
+    default: "",
+  },
+  expiresBefore: {
+    type: "string",
+    doc: 'Filter by expiration time (format: "2006-01-02 15:04:05 -0700 -07")',
+    default: "",
+  },
+} as const satisfies FlagSpecs;
+
+type Filter = NonNullable<ListAgentsRequest["filter"]>;
+
+function filterFrom(flags: FlagValues<typeof filterFlags>): Filter {
+  if (flags.expiresBefore !== "" && !EXPIRES_BEFORE.test(flags.expiresBefore)) {
+    throw new Fault("invalid", `date is not valid: ${JSON.stringify(flags.expiresBefore)}`, {
+      code: "expires-before",
+      hint: 'write it like "2027-01-31 12:00:00 +0000 +00"',
+    });
+  }
+  const choice = (word: string): { value: boolean } | undefined =>
+    /^(true|false)$/.test(word) ? { value: word === "true" } : undefined;
+  const banned = choice(flags.banned);
+  const canReattest = choice(flags.canReattest);
+  return {
+    ...(flags.selector.length === 0
+      ? {}
+      : {
+          by_selector_match: { selectors: flags.selector.map(selectorFrom), match: matchFrom(flags.matchSelectorsOn) },
+        }),
+    ...(flags.attestationType === "" ? {} : { by_attestation_type: flags.attestationType }),
+    ...(flags.expiresBefore === "" ? {} : { by_expires_before: flags.expiresBefore }),
+    ...(banned === undefined ? {} : { by_banned: banned }),
+    ...(canReattest === undefined ? {} : { by_can_reattest: canReattest }),
+  };
+}
+
+async function listAgents(server: Channel, request: ListAgentsRequest): Promise<Agent__Output[]> {
+  const agents: Agent__Output[] = [];
+  let token = "";
+  do {
+    const page = await call(
+      server.client(AgentApi).ListAgents({ ...request, page_size: PAGE_SIZE, page_token: token }),
+    );
+    agents.push(...page.agents);
+    token = page.next_page_token;
+  } while (token !== "");
+  return agents;
+}
+
+const list = serverCommand({
+  summary: "Lists attested agents and their SPIFFE IDs",
+  flags: { ...filterFlags, output: outputFlag },
+  examples: ["agent list", "agent list -attestationType join_token -banned false"],
+  async run({ flags, io, server }) {
+    const agents = await listAgents(server, { filter: filterFrom(flags) });
+    print({ io, output: flags.output, message: { agents, next_page_token: "" } }, () => {
+      if (agents.length === 0) return void io.stdout.write("No attested agents found\n");
+      io.stdout.write(`Found ${plural(agents.length, "attested agent", "attested agents")}:\n\n`);
+      for (const agent of agents) printAgent(io.stdout, agent);
+    });
+  },
+});
+
+const count = serverCommand({
+  summary: "Count attested agents",
+  flags: { ...filterFlags, output: outputFlag },
+  examples: ["agent count", "agent count -banned true"],
+  async run({ flags, io, server }) {
+    const message = await call(server.client(AgentApi).CountAgents({ filter: filterFrom(flags) }));
+    print({ io, output: flags.output, message }, () => {
+      io.stdout.write(`${plural(message.count, "attested agent", "attested agents")}\n`);
+    });
+  },
+});
+
+const agentFlags = {
+  spiffeID: { type: "string", doc: "The SPIFFE ID of the agent (agent identity)", default: "" },
+  output: outputFlag,
+} as const satisfies FlagSpecs;
+
+function agentIdFrom(flags: FlagValues<typeof agentFlags>): { trust_domain: string; path: string } {
+  if (flags.spiffeID === "") throw usage("a SPIFFE ID is required", "add -spiffeID; agent list shows them");
+  return idFrom(flags.spiffeID);
+}
+
+const show = serverCommand({
+  summary: "Shows the details of an attested agent given its SPIFFE ID",
+  flags: agentFlags,
+  examples: ["agent show -spiffeID spiffe://example.org/spire/agent/join_token/…"],
+  async run({ flags, io, server }) {
+    const agent = await call(server.client(AgentApi).GetAgent({ id: agentIdFrom(flags) }));
+    print({ io, output: flags.output, message: agent }, () => {
+      io.stdout.write("Found an attested agent given its SPIFFE ID\n\n");
+      printAgent(io.stdout, agent);
+      for (const { type, value } of agent.selectors) io.stdout.write(`Selectors         : ${type}:${value}\n`);
+    });
+  },
+});
+
+const ban = serverCommand({
+  summary: "Ban an attested agent given its SPIFFE ID",
+  flags: agentFlags,
+  examples: ["agent ban -spiffeID spiffe://example.org/spire/agent/join_token/…"],
+  async run({ flags, io, server }) {
+    const message = await call(server.client(AgentApi).BanAgent({ id: agentIdFrom(flags) }));
+    print({ io, output: flags.output, message }, () => void io.stdout.write("Agent banned successfully\n"));
+  },
+});
+
+const evict = serverCommand({
+  summary: "Evicts an attested agent given its SPIFFE ID",
+  flags: agentFlags,
+  examples: ["agent evict -spiffeID spiffe://example.org/spire/agent/join_token/…"],
+  async run({ flags, io, server }) {
+    const message = await call(server.client(AgentApi).DeleteAgent({ id: agentIdFrom(flags) }));
+    print({ io, output: flags.output, message }, () => void io.stdout.write("Agent evicted successfully\n"));
+  },
+});
+
+interface Purged {
+  readonly agent_id: string;
+  readonly deleted: boolean;
+  readonly error?: string;
+}
+
+const purge = serverCommand({
+  summary: "Purge expired agents that were attested using a non-TOFU security model based on a given time",
+  flags: {
+    expiredFor: { type: "duration", doc: "How long ago an agent's SVID must have expired", default: "720h0m0s" },
+    dryRun: { type: "bool", doc: "Print the agents that would be purged, and do nothing" },
+    output: outputFlag,
+  },
+  examples: ["agent purge -dryRun", "agent purge -expiredFor 48h"],
+  async run({ flags, io, server }) {
+    const request = { filter: { by_can_reattest: { value: true } }, output_mask: { x509svid_expires_at: true } };
+    const agents = await listAgents(server, request);
+    const expired = agents.filter((agent) => isExpired(agent, flags.expiredFor, systemClock));
+    const purged: Purged[] = [];
+    for (const agent of expired)
+      purged.push(flags.dryRun ? { agent_id: idText(agent.id), deleted: false } : await remove(server, agent));
+    if (flags.output === "json") io.stdout.write(`${escapeHtml(JSON.stringify({ expired_agents: purged }))}\n`);
+    else printPurged(io.stdout, purged, flags.dryRun);
+  },
+});
+
+function isExpired(agent: Agent__Output, forMs: number, clock: Clock): boolean {
+  return clock.now().getTime() - Number(agent.x509svid_expires_at) * 1000 > forMs;
+}
+
+async function remove(server: Channel, agent: Agent__Output): Promise<Purged> {
+  try {
+    await call(server.client(AgentApi).DeleteAgent({ id: agent.id }));
+    return { agent_id: idText(agent.id), deleted: true };
+  } catch (error) {
+    return { agent_id: idText(agent.id), deleted: false, error: Fault.from(error).message };
+  }
+}
+
+function printPurged(out: TextOutput, agents: readonly Purged[], dryRun: boolean): void {
+  if (agents.length === 0) return void out.write("No agents to purge.\n");
+  out.write(`Found ${plural(agents.length, "expired agent", "expired agents")}\n\n`);
+  const idLine = ({ agent_id }: Purged): string => `SPIFFE ID         : ${agent_id}\n`;
+  if (dryRun) return void out.write(`\nAgents that can be purged:\n${agents.map(idLine).join("")}`);
+  const done = agents.filter(({ deleted }) => deleted);
+  const left = agents.filter(({ deleted }) => !deleted);
+  if (done.length > 0) out.write(`Agents purged:\n${done.map(idLine).join("")}`);
+  if (left.length > 0) {
+    out.write(
+      `Agents not purged:\n${left.map((agent) => `${idLine(agent)}Error             : ${agent.error}\n`).join("")}`,
+    );
+  }
+}
+
+export const agentCommands = group("Lists, shows, bans and evicts attested agents", {
+  ban,
+  count,
+  evict,
+  list,
+  purge,
+  show,
+});

@@ -1,0 +1,87 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { Fault } from "../runtime/fault.ts";
+import { Feed } from "../runtime/feed.ts";
+
+/** One line of a program's JSON log. */
+export type LogLine = Readonly<Record<string, unknown>>;
+
+export interface WantedLine {
+  readonly message: string;
+  readonly test?: ((line: LogLine) => boolean) | undefined;
+}
+
+const KEPT_LINES = 20;
+const STOP_WITHIN_MS = 12_000;
+
+/**
+ * `steeple-server` or `steeple-agent` as a child that logs JSON. It ends with this process: by SIGTERM on disposal, and
+ * through the closed IPC channel when this process is killed.
+ */
+export class Program implements AsyncDisposable {
+  readonly name: string;
+  readonly #child: ChildProcess;
+  readonly #ended: Promise<number | NodeJS.Signals>;
+  readonly #lines = new Feed<readonly LogLine[]>([]);
+  readonly #tail: string[] = [];
+  #disposed = false;
+
+  constructor(name: "server" | "agent", args: readonly string[]) {
+    this.name = name;
+    const main = fileURLToPath(new URL(`../../${name}/main${ownExtension()}`, import.meta.url));
+    this.#child = spawn(process.execPath, [main, ...args], { stdio: ["ignore", "pipe", "pipe", "ipc"] });
+    this.#ended = once(this.#child, "exit").then(([code, signal]) => (signal ?? code) as number | NodeJS.Signals);
+    for (const stream of [this.#child.stdout, this.#child.stderr]) {
+      if (stream !== null) createInterface({ input: stream }).on("line", (line) => this.#receive(line));
+    }
+  }
+
+  get pid(): number | undefined {
+    return this.#child.pid;
+  }
+
+  /** Resolves with the first log line that is wanted; throws `unavailable` with the log's end when the program ends first. */
+  async logged({ message, test = () => true }: WantedLine, signal: AbortSignal): Promise<LogLine> {
+    const matching = (line: LogLine): boolean => line["msg"] === message && test(line);
+    const stop = new AbortController();
+    const lines = await Promise.race([
+      this.#lines.until((all) => all.some(matching), AbortSignal.any([signal, stop.signal])),
+      this.ended().finally(() => stop.abort()),
+    ]);
+    return lines.find(matching) ?? {};
+  }
+
+  /** Rejects when the program ends although nobody asked it to; never resolves. */
+  async ended(): Promise<never> {
+    const status = await this.#ended;
+    if (this.#disposed) return new Promise(() => undefined);
+    throw new Fault("unavailable", `the ${this.name} ended with status ${status}:\n${this.#tail.join("\n")}`, {
+      code: "dev-program-ended",
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#disposed = true;
+    this.#child.kill("SIGTERM");
+    const forced = setTimeout(() => this.#child.kill("SIGKILL"), STOP_WITHIN_MS);
+    await this.#ended.finally(() => clearTimeout(forced));
+  }
+
+  #receive(text: string): void {
+    this.#tail.push(text);
+    if (this.#tail.length > KEPT_LINES) this.#tail.shift();
+    try {
+      const line: unknown = JSON.parse(text);
+      if (typeof line === "object" && line !== null)
+        this.#lines.set([...this.#lines.value, line as LogLine].slice(-200));
+    } catch {
+      // Not a log line: it stays in the tail.
+    }
+  }
+}
+
+function ownExtension(): string {
+  return import.meta.url.endsWith(".ts") ? ".ts" : ".js";
+}
