@@ -1,0 +1,82 @@
+import { Fault } from "../../src/runtime/fault.ts";
+import { isMember, pathOf, type SpiffeId, serverId, type TrustDomain } from "../../src/spiffe/id.ts";
+import { selectorSet } from "../../src/spiffe/selector.ts";
+import type { AttestedNode } from "../store/store.ts";
+import type { AttestationContext, Challenge, NodeAttestor, NodeClaim } from "./attestor.ts";
+import { JOIN_TOKEN } from "./join-token.ts";
+
+export interface AttestationOptions {
+  readonly trustDomain: TrustDomain;
+  readonly attestors: readonly NodeAttestor[];
+  readonly node: (id: SpiffeId) => AttestedNode | undefined;
+}
+
+export interface Evidence {
+  readonly type: string;
+  readonly payload: Uint8Array;
+  readonly challenge: Challenge;
+  readonly context: AttestationContext;
+}
+
+/** What a stranger sends is quoted no longer than this. */
+const LONGEST_NAME = 64;
+
+/** Finds the attestor, lets it judge, and holds its claim against the rules that all share. */
+export class NodeAttestation {
+  readonly #options: AttestationOptions;
+  readonly #attestors: ReadonlyMap<string, NodeAttestor>;
+
+  constructor(options: AttestationOptions) {
+    this.#options = options;
+    this.#attestors = new Map(options.attestors.map((attestor) => [attestor.type, attestor]));
+  }
+
+  /** A claim that may be signed and stored; its selectors are a set. The store checks the ban once more. */
+  async attest(evidence: Evidence): Promise<NodeClaim> {
+    const attestor = this.#attestors.get(evidence.type);
+    if (attestor === undefined) {
+      const named = JSON.stringify(evidence.type.slice(0, LONGEST_NAME));
+      throw new Fault("precondition", `error getting node attestor: could not find node attestor type ${named}`, {
+        code: "node-attestor-unknown",
+        hint: "configure a NodeAttestor of this name on the server, or attest in another way",
+      });
+    }
+    const claim = await judge(attestor, evidence);
+    this.#checkId(attestor.type, claim.id);
+    // A ban empties the serial and keeps the record.
+    if (this.#options.node(claim.id)?.serialNumber === "") {
+      throw new Fault("denied", "failed to attest: agent is banned", {
+        code: "agent-banned",
+        hint: "evict the agent to let it attest again",
+      });
+    }
+    return { ...claim, selectors: selectorSet(claim.selectors) };
+  }
+
+  #checkId(type: string, id: SpiffeId): void {
+    const { trustDomain } = this.#options;
+    if (id === serverId(trustDomain)) throw new Fault("internal", "agent ID cannot collide with the server ID");
+    if (!isMember(id, trustDomain)) {
+      throw new Fault("internal", `invalid agent ID: "${id}" is not a member of trust domain "${trustDomain}"`);
+    }
+    if (!pathOf(id).startsWith(`/spire/agent/${type}/`)) {
+      throw new Fault("internal", `invalid agent ID: "${id}" is not in the agent namespace for attestor "${type}"`);
+    }
+  }
+}
+
+/** SPIRE names the attestor in the message, except for join tokens, which it judges itself. */
+async function judge(attestor: NodeAttestor, { payload, challenge, context }: Evidence): Promise<NodeClaim> {
+  try {
+    return await attestor.attest(payload, challenge, context);
+  } catch (thrown) {
+    const fault = Fault.from(thrown);
+    if (attestor.type === JOIN_TOKEN) throw fault;
+    throw new Fault(fault.kind, `nodeattestor(${attestor.type}): ${fault.message}`, {
+      code: fault.code,
+      details: fault.details,
+      cause: fault,
+      ...(fault.hint === undefined ? {} : { hint: fault.hint }),
+    });
+  }
+}

@@ -1,0 +1,165 @@
+import { randomBytes } from "node:crypto";
+import {
+  type Certificate,
+  type CertificateTemplate,
+  parseCertificate,
+  signCertificate,
+} from "../../src/crypto/certificate.ts";
+import type { Signer } from "../../src/crypto/key.ts";
+import { type DistinguishedName, parseName } from "../../src/crypto/name.ts";
+import type { Clock } from "../../src/runtime/clock.ts";
+import type { Entry } from "../../src/spiffe/entry.ts";
+import { type SpiffeId, serverId, type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
+import { type Intent, lintCertificate, lintTemplate, type Role } from "./lint.ts";
+import type { X509SigningAuthority } from "./slots.ts";
+import { type LeafRequest, leafTemplate, type RootRequest, rootTemplate } from "./template.ts";
+
+/** A certificate as issued. */
+export interface X509Svid {
+  readonly id: SpiffeId;
+  /** DER, leaf first; a self-signed root is left out. */
+  readonly chain: readonly Uint8Array[];
+  /** Decimal. */
+  readonly serialNumber: string;
+  readonly notBefore: Date;
+  readonly notAfter: Date;
+}
+
+export interface IssuerOptions {
+  readonly trustDomain: TrustDomain;
+  /** The authority that may sign at this moment; throws when there is none. */
+  readonly authorities: { signing(): X509SigningAuthority };
+  readonly defaultTtlSeconds: number;
+  readonly agentTtlSeconds: number;
+  readonly clock: Clock;
+}
+
+export interface MintRequest {
+  readonly id: SpiffeId;
+  readonly publicKey: Uint8Array;
+  /** 0 means the default. */
+  readonly ttlSeconds: number;
+  readonly dnsNames: readonly string[];
+  /** A Name in DER is read for the parts that we know; none of them means the default subject. */
+  readonly subject: DistinguishedName | Uint8Array;
+}
+
+/** As many as the thread pool has room for: a herd waits its turn here instead of filling the queue of the pool. */
+const SIGNATURES_AT_ONCE = 4;
+
+/**
+ * The one door to the X.509 authority's key: template, lint, sign, look again. Every method takes the public key and
+ * what the server itself decided; nothing else of a CSR gets in (T-C1, T-C2).
+ */
+export class Issuer {
+  readonly #options: IssuerOptions;
+  readonly #turns = new Turns(SIGNATURES_AT_ONCE);
+
+  constructor(options: IssuerOptions) {
+    this.#options = options;
+  }
+
+  issueWorkload(request: { readonly entry: Entry; readonly publicKey: Uint8Array }): Promise<X509Svid> {
+    const { entry, publicKey } = request;
+    const ttlSeconds = this.#ttl(entry.x509SvidTtl);
+    return this.#issue("workload", { id: entry.spiffeId, publicKey, ttlSeconds, dnsNames: entry.dnsNames });
+  }
+
+  issueAgent(request: { readonly id: SpiffeId; readonly publicKey: Uint8Array }): Promise<X509Svid> {
+    return this.#issue("agent", { ...request, ttlSeconds: this.#options.agentTtlSeconds });
+  }
+
+  issueServer(request: { readonly publicKey: Uint8Array }): Promise<X509Svid> {
+    const { trustDomain, defaultTtlSeconds } = this.#options;
+    return this.#issue("server", {
+      id: serverId(trustDomain),
+      publicKey: request.publicKey,
+      ttlSeconds: defaultTtlSeconds,
+    });
+  }
+
+  /** For an administrator, who chooses ID, names and subject. Throws `invalid` for an ID that no workload can have. */
+  mint(request: MintRequest): Promise<X509Svid> {
+    const { id, publicKey, dnsNames } = request;
+    const subject = request.subject instanceof Uint8Array ? parseName(request.subject) : request.subject;
+    return this.#issue("workload", { id, publicKey, dnsNames, subject, ttlSeconds: this.#ttl(request.ttlSeconds) });
+  }
+
+  #ttl(seconds: number): number {
+    return seconds > 0 ? seconds : this.#options.defaultTtlSeconds;
+  }
+
+  #issue(role: Role, request: LeafRequest): Promise<X509Svid> {
+    return this.#turns.take(async () => {
+      const authority = this.#options.authorities.signing();
+      const now = this.#options.clock.now();
+      const template = leafTemplate(request, authority, { now, serialNumber: randomSerial() });
+      const intent = {
+        role,
+        id: request.id,
+        trustDomain: this.#options.trustDomain,
+        now,
+        issuer: authority.certificate,
+      };
+      const { raw, serialNumber, notBefore, notAfter } = await sign(template, authority.key, intent);
+      return { id: request.id, chain: [raw, ...above(authority)], serialNumber, notBefore, notAfter };
+    });
+  }
+}
+
+/** The certificate of a new authority, signed by its own key. */
+export function issueSelfSigned(
+  request: Omit<RootRequest, "publicKey"> & { readonly key: Signer; readonly now: Date },
+): Promise<Certificate> {
+  const { key, now, trustDomain } = request;
+  const template = rootTemplate({ ...request, publicKey: key.publicKey }, { now, serialNumber: randomSerial() });
+  return sign(template, key, {
+    role: "authority",
+    id: trustDomainId(trustDomain),
+    trustDomain,
+    now,
+    issuer: undefined,
+  });
+}
+
+async function sign(template: CertificateTemplate, key: Signer, intent: Intent): Promise<Certificate> {
+  lintTemplate(template, intent);
+  const certificate = parseCertificate(await signCertificate(template, key));
+  lintCertificate(certificate, template);
+  return certificate;
+}
+
+/** What a leaf is sent with: the signing certificates below the root. */
+function above({ certificate, intermediates, upstreamAuthorityId }: X509SigningAuthority): readonly Uint8Array[] {
+  return upstreamAuthorityId === "" ? [] : [certificate.raw, ...intermediates];
+}
+
+/** Uniform in 1 to 2^128-1. */
+function randomSerial(): bigint {
+  for (;;) {
+    const serial = BigInt(`0x${randomBytes(16).toString("hex")}`);
+    if (serial > 0n) return serial;
+  }
+}
+
+/** So many at once; the others wait in the order in which they came. */
+class Turns {
+  readonly #waiting: (() => void)[] = [];
+  #free: number;
+
+  constructor(count: number) {
+    this.#free = count;
+  }
+
+  async take<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#free > 0) this.#free -= 1;
+    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    try {
+      return await work();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#free += 1;
+      else next();
+    }
+  }
+}

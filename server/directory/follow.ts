@@ -1,0 +1,170 @@
+import type { Clock } from "../../src/runtime/clock.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import type { Log } from "../../src/runtime/log.ts";
+import type { Bundle } from "../../src/spiffe/bundle.ts";
+import type { Entry } from "../../src/spiffe/entry.ts";
+import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
+import { formatSelector, type Selector } from "../../src/spiffe/selector.ts";
+import type { AttestedNode, ChangeStore, Snapshot } from "../store/store.ts";
+import type { Directory, DirectoryContent } from "./authorized.ts";
+import { EntryIndex } from "./entries.ts";
+
+export interface FollowerOptions {
+  readonly changes: Pick<ChangeStore, "load" | "since" | "wake">;
+  readonly directory: Directory;
+  readonly trustDomain: TrustDomain;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** Rows taken from a snapshot before the event loop gets its turn. */
+const ROWS_PER_TURN = 2000;
+
+/**
+ * Keeps the directory equal to the database by the change feed. While the database is away the directory keeps what it
+ * holds, and catches up afterwards.
+ */
+export class Follower {
+  readonly #options: FollowerOptions;
+  readonly #steps: Coalesced;
+  #cursor: string | undefined;
+  #away = false;
+
+  constructor(options: FollowerOptions) {
+    this.#options = options;
+    this.#steps = new Coalesced(() => this.#step());
+  }
+
+  /** Loads everything. Throws when the database does not answer: a server starts only with a whole directory. */
+  async load(signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    await this.#reload();
+    signal.throwIfAborted();
+  }
+
+  /** Applies changes as they come, until the signal. Failures are logged once and tried again with the next wake. */
+  async run(signal: AbortSignal): Promise<void> {
+    for await (const _ of this.#options.changes.wake(signal)) {
+      await this.#steps.run().then(
+        () => this.#back(),
+        (error: unknown) => this.#failed(error),
+      );
+      if (signal.aborted) return;
+    }
+  }
+
+  /**
+   * Resolves when whatever was committed before the call is in the directory. Rejects when the database is away; the
+   * directory is then as it was.
+   */
+  caughtUp(): Promise<void> {
+    return this.#steps.run();
+  }
+
+  async #step(): Promise<void> {
+    if (this.#cursor === undefined) return this.#reload();
+    const changes = await this.#options.changes.since(this.#cursor);
+    if (changes === "reload") return this.#reload();
+    this.#options.directory.apply(changes);
+    this.#cursor = changes.cursor;
+  }
+
+  async #reload(): Promise<void> {
+    const started = this.#options.clock.monotonic();
+    const { cursor, content } = await this.#options.changes.load(async (snapshot) => ({
+      cursor: snapshot.cursor,
+      content: await readContent(snapshot, this.#options),
+    }));
+    this.#options.directory.replace(content);
+    this.#cursor = cursor;
+    const { entries, nodes, bundles } = this.#options.directory.counts;
+    const elapsedMs = Math.round(this.#options.clock.monotonic() - started);
+    this.#options.log.debug("Directory loaded", { entries, agents: nodes, bundles, elapsed_ms: elapsedMs });
+  }
+
+  #failed(error: unknown): void {
+    if (this.#away) return;
+    this.#away = true;
+    this.#options.log.warn("Could not read changes from the datastore; serving what is held", {
+      error: Fault.from(error),
+    });
+  }
+
+  #back(): void {
+    if (!this.#away) return;
+    this.#away = false;
+    this.#options.log.info("Reading changes from the datastore again");
+  }
+}
+
+/** Runs never overlap; whoever asks during a run is served by one run that begins after it. */
+class Coalesced {
+  readonly #work: () => Promise<void>;
+  #running: Promise<void> | undefined;
+  #next: Promise<void> | undefined;
+
+  constructor(work: () => Promise<void>) {
+    this.#work = work;
+  }
+
+  run(): Promise<void> {
+    if (this.#next !== undefined) return this.#next;
+    if (this.#running === undefined) return this.#begin();
+    const begin = (): Promise<void> => {
+      this.#next = undefined;
+      return this.#begin();
+    };
+    this.#next = this.#running.then(begin, begin);
+    return this.#next;
+  }
+
+  #begin(): Promise<void> {
+    const running = this.#work().finally(() => {
+      if (this.#running === running) this.#running = undefined;
+    });
+    this.#running = running;
+    return running;
+  }
+}
+
+async function readContent(snapshot: Snapshot, options: FollowerOptions): Promise<DirectoryContent> {
+  const entries = new EntryIndex(options.trustDomain);
+  const nodes = new Map<SpiffeId, AttestedNode>();
+  const bundles = new Map<TrustDomain, Bundle>();
+  const share = sharing();
+  await receive(options.clock, snapshot.entries, (entry) => entries.put(share(entry)));
+  await receive(options.clock, snapshot.nodes, (node) => nodes.set(node.id, node));
+  await receive(options.clock, snapshot.bundles, (bundle) => bundles.set(bundle.trustDomain, bundle));
+  return { entries, nodes, bundles };
+}
+
+async function receive<T>(clock: Clock, rows: AsyncIterable<T>, take: (row: T) => void): Promise<void> {
+  let taken = 0;
+  for await (const row of rows) {
+    take(row);
+    taken += 1;
+    if (taken % ROWS_PER_TURN === 0) await clock.sleep(0);
+  }
+}
+
+/** Entries repeat their parents and selectors: one copy of each is kept, which more than halves a large directory. */
+function sharing(): (entry: Entry) => Entry {
+  const parents = new Map<SpiffeId, SpiffeId>();
+  const selectors = new Map<string, Selector>();
+  return (entry) => ({
+    ...entry,
+    parentId: one(parents, entry.parentId, entry.parentId),
+    selectors: entry.selectors.map((selector) => one(selectors, formatSelector(selector), selector)),
+    federatesWith: entry.federatesWith.length === 0 ? NONE : entry.federatesWith,
+    dnsNames: entry.dnsNames.length === 0 ? NONE : entry.dnsNames,
+  });
+}
+
+const NONE: readonly never[] = Object.freeze([]);
+
+function one<K, V>(held: Map<K, V>, key: K, value: V): V {
+  const known = held.get(key);
+  if (known !== undefined) return known;
+  held.set(key, value);
+  return value;
+}

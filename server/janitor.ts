@@ -1,0 +1,89 @@
+import { parseCertificate } from "../src/crypto/certificate.ts";
+import type { Clock } from "../src/runtime/clock.ts";
+import { Fault } from "../src/runtime/fault.ts";
+import type { Log } from "../src/runtime/log.ts";
+import { every } from "../src/runtime/task.ts";
+import type { Bundle } from "../src/spiffe/bundle.ts";
+import type { TrustDomain } from "../src/spiffe/id.ts";
+import type { Store } from "./store/store.ts";
+
+export interface JanitorOptions {
+  readonly store: Pick<Store, "entries" | "tokens" | "bundles" | "authorities" | "changes">;
+  readonly trustDomain: TrustDomain;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+const MINUTE_MS = 60_000;
+const HOUR_MS = 60 * MINUTE_MS;
+/** Between rounds: SPIRE's interval, spread so that servers that started together take turns. */
+const ROUND_MS = 5 * MINUTE_MS;
+const ENTRIES_PER_ROUND = 1000;
+/** How long an expired root stays in the bundle. */
+const ROOT_GRACE_MS = 24 * HOUR_MS;
+/** How long an expired authority stays in the journal. */
+const JOURNAL_GRACE_MS = 14 * 24 * HOUR_MS;
+/** A server that was cut off for longer loads everything again. */
+const CHANGES_KEPT_MS = HOUR_MS;
+
+/**
+ * Removes what has ended: entries, join tokens, roots, journal rows, change log. Each step is one transaction that does
+ * no harm when several servers take it at once, so no leader is needed.
+ */
+export async function runJanitor(options: JanitorOptions, signal: AbortSignal): Promise<void> {
+  const { clock } = options;
+  const pause = (): number => ROUND_MS * (0.8 + 0.4 * clock.random());
+  await clock.sleep(pause(), signal);
+  await every(clock, pause, () => tidy(options), signal);
+}
+
+/** One round. A step that fails is logged; the others are taken all the same. */
+export async function tidy({ store, trustDomain, clock, log }: JanitorOptions): Promise<void> {
+  const now = clock.now();
+  const ago = (ms: number): Date => new Date(now.getTime() - ms);
+  const steps: Readonly<Record<string, () => Promise<number>>> = {
+    "expired entries": () => pruneEntries(store, now, log),
+    "expired join tokens": () => store.tokens.prune(now),
+    "expired X.509 authorities": () => pruneRoots(store, trustDomain, ago(ROOT_GRACE_MS)),
+    "old journal records": () => store.authorities.prune(ago(JOURNAL_GRACE_MS)),
+    "old changes": () => store.changes.prune(ago(CHANGES_KEPT_MS)),
+  };
+  for (const [what, step] of Object.entries(steps)) {
+    try {
+      const removed = await step();
+      if (removed > 0) log.debug("Pruned the datastore", { what, removed });
+    } catch (error) {
+      log.warn("Could not prune the datastore", { what, error: Fault.from(error) });
+    }
+  }
+}
+
+async function pruneEntries(store: JanitorOptions["store"], now: Date, log: Log): Promise<number> {
+  let removed = 0;
+  for (;;) {
+    const pruned = await store.entries.prune(now, ENTRIES_PER_ROUND);
+    for (const { id, spiffeId, parentId } of pruned) {
+      log.info("Pruned an expired registration", { entry_id: id, spiffe_id: spiffeId, parent_id: parentId });
+    }
+    removed += pruned.length;
+    if (pruned.length < ENTRIES_PER_ROUND) return removed;
+  }
+}
+
+/** Never empties the bundle, and writes only when a root has ended. */
+async function pruneRoots(store: JanitorOptions["store"], trustDomain: TrustDomain, before: Date): Promise<number> {
+  const bundle = await store.bundles.find(trustDomain);
+  if (bundle === undefined || living(bundle, before).length === bundle.x509Authorities.length) return 0;
+  let removed = 0;
+  await store.bundles.change(trustDomain, (current) => {
+    const held = current ?? bundle;
+    const left = living(held, before);
+    removed = left.length === 0 ? 0 : held.x509Authorities.length - left.length;
+    return removed === 0 ? held : { ...held, x509Authorities: left };
+  });
+  return removed;
+}
+
+function living(bundle: Bundle, before: Date): Bundle["x509Authorities"] {
+  return bundle.x509Authorities.filter(({ asn1 }) => parseCertificate(asn1).notAfter >= before);
+}

@@ -1,0 +1,33 @@
+import { readFileSync } from "node:fs";
+import { cpus, totalmem } from "node:os";
+import { measureEntryToSvid, measureFetch } from "./agent.ts";
+import { measureCrypto } from "./crypto.ts";
+import { measureSigning } from "./signing.ts";
+import { measureStart } from "./start.ts";
+
+/**
+ * Figures of this machine at this moment. Absolute numbers move with the hour; what carries is a ratio, or a figure
+ * beside the reference measured in the same run.
+ */
+const benches = {
+  crypto: measureCrypto,
+  signing: measureSigning,
+  fetch: measureFetch,
+  "entry-to-svid": measureEntryToSvid,
+  start: measureStart,
+};
+
+const wanted = process.argv.slice(2);
+console.log(
+  `Node ${process.version}, ${cpus().length} cores (${cpus()[0]?.model.trim()}), ${Math.round(totalmem() / 2 ** 30)} GiB, load ${loadAverage()}\n`,
+);
+for (const [name, measure] of Object.entries(benches)) {
+  if (wanted.length > 0 && !wanted.includes(name)) continue;
+  console.log(`## ${name}`);
+  for (const line of await measure()) console.log(line);
+  console.log();
+}
+
+function loadAverage(): string {
+  return readFileSync("/proc/loadavg", "utf8").split(" ").slice(0, 1).join("");
+}

@@ -1,0 +1,28 @@
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { PROJECT, startServer } from "../support/server.ts";
+import { difference, readTranscript, runStep } from "../support/transcript.ts";
+
+const FOLDER = join(PROJECT, "test/e2e/cli");
+
+/** The commands that take the server's socket; the others run as they are written. */
+const ONLINE = /^server (agent|bundle|entry|healthcheck|token|x509)\b/;
+
+describe("command line transcripts", () => {
+  for (const file of readdirSync(FOLDER).filter((name) => name.endsWith(".script"))) {
+    test(file.replace(".script", ""), { timeout: 120_000 }, async () => {
+      await using server = await startServer();
+      const variables = new Map([["folder", server.folder]]);
+      for (const step of readTranscript(join(FOLDER, file))) {
+        const flags =
+          ONLINE.test(step.command) && !/--help/.test(step.command) ? ["-socketPath", server.socketPath] : [];
+        const ran = await runStep(step, variables, flags);
+        const where = `${file}:${step.line}: ${step.command}\n`;
+        expect(ran.status, `${where}status, with ${ran.stderr}${ran.stdout}`).toBe(step.status);
+        expect(difference(ran.stdout, step.stdout, variables), `${where}standard output`).toBeUndefined();
+        expect(difference(ran.stderr, step.stderr, variables), `${where}standard error`).toBeUndefined();
+      }
+    });
+  }
+});

@@ -1,0 +1,119 @@
+import { join } from "node:path";
+import { expect } from "vitest";
+import type { Authorities, AuthoritiesOptions } from "../../../server/ca/authorities.ts";
+import { Issuer } from "../../../server/ca/issue.ts";
+import type { Store } from "../../../server/store/store.ts";
+import { parseCertificate } from "../../../src/crypto/certificate.ts";
+import { generateKey } from "../../../src/crypto/key.ts";
+import { openDiskKeys } from "../../../src/keys/disk.ts";
+import { parseTrustDomain, type TrustDomain } from "../../../src/spiffe/id.ts";
+import { eventually } from "../../support/eventually.ts";
+import { RecordingLog } from "../../support/recording-log.ts";
+import { ManualClock, opensslVerify, openTestStore } from "./support.ts";
+
+export const HOUR = 3600;
+export const DAY = 24 * HOUR;
+
+export interface TestServer extends AuthoritiesOptions {
+  readonly clock: ManualClock;
+  readonly log: RecordingLog;
+}
+
+/** Servers of one trust domain on one database; each test takes a trust domain of its own. */
+export class Fleet implements AsyncDisposable {
+  readonly store: Store;
+  readonly #folder: string;
+  readonly #close: () => Promise<void>;
+  #trustDomain = parseTrustDomain("td-0.test");
+  #count = 0;
+
+  private constructor(store: Store, folder: string, close: () => Promise<void>) {
+    this.store = store;
+    this.#folder = folder;
+    this.#close = close;
+  }
+
+  static async open(): Promise<Fleet> {
+    const opened = await openTestStore();
+    return new Fleet(opened.store, opened.folder, async () => opened[Symbol.asyncDispose]());
+  }
+
+  get trustDomain(): TrustDomain {
+    return this.#trustDomain;
+  }
+
+  nextTrustDomain(): void {
+    this.#count += 1;
+    this.#trustDomain = parseTrustDomain(`td-${this.#count}.test`);
+  }
+
+  /** A server that keeps its keys on disk; called again, the same server after a restart. */
+  async server(options: Partial<TestServer> & { readonly keysFile?: string } = {}): Promise<TestServer> {
+    const { keysFile = "keys.json", ...given } = options;
+    return {
+      trustDomain: this.#trustDomain,
+      keys: await openDiskKeys(join(this.#folder, this.#trustDomain, keysFile)),
+      keyType: "ec-p256",
+      ttlSeconds: DAY,
+      subject: {},
+      bundles: this.store.bundles,
+      journal: this.store.authorities,
+      clock: new ManualClock(),
+      log: new RecordingLog(),
+      ...given,
+    };
+  }
+
+  /** Ids of the published authorities. */
+  async roots(): Promise<readonly string[]> {
+    const bundle = await this.store.bundles.find(this.#trustDomain);
+    return bundle?.x509Authorities.map(({ asn1 }) => parseCertificate(asn1).subjectKeyId) ?? [];
+  }
+
+  /** The journal's status of each published authority. */
+  async journal(): Promise<Readonly<Record<string, string>>> {
+    const ours = await this.roots();
+    const records = await this.store.authorities.list("x509");
+    const found = records.filter((row) => ours.includes(row.authorityId));
+    return Object.fromEntries(found.map((row) => [row.authorityId, row.status]));
+  }
+
+  async emptyBundle(): Promise<void> {
+    const empty = { x509Authorities: [], jwtAuthorities: [], witAuthorities: [], refreshHint: 0 };
+    await this.store.bundles.change(this.#trustDomain, () => empty);
+  }
+
+  /** Issues through the only door, and has openssl verify the result under a root of the stored bundle. */
+  async expectIssues(authorities: Authorities, { clock }: TestServer): Promise<void> {
+    const lifetimes = { defaultTtlSeconds: HOUR, agentTtlSeconds: HOUR };
+    const issuer = new Issuer({ trustDomain: this.#trustDomain, authorities, clock, ...lifetimes });
+    const { publicKey } = await generateKey("ec-p256");
+    const { chain } = await issuer.issueServer({ publicKey });
+    const signer = authorities.signing();
+    expect(await this.roots()).toContain(signer.id);
+    expect(await opensslVerify(chain[0] ?? new Uint8Array(), signer.certificate.raw, clock.now())).toContain("OK");
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#close();
+  }
+}
+
+/** Runs the ticks of a server while the test goes on. */
+export function ticking(authorities: Authorities): AsyncDisposable {
+  const stop = new AbortController();
+  const ended = authorities.run(stop.signal).catch(() => undefined);
+  return {
+    async [Symbol.asyncDispose]() {
+      stop.abort();
+      await ended;
+    },
+  };
+}
+
+/** Moves the clock, lets the tick that falls due run, and waits for the next one to be set. */
+export async function pass({ clock }: TestServer, seconds: number): Promise<void> {
+  await eventually("the tick sleeps", () => clock.sleepers > 0);
+  clock.move(seconds);
+  await eventually("the tick has run", () => clock.sleepers > 0);
+}

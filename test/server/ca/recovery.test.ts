@@ -1,0 +1,145 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { Authorities } from "../../../server/ca/authorities.ts";
+import { openMemoryKeys } from "../../../src/keys/memory.ts";
+import { DAY, Fleet, type TestServer } from "./fleet.ts";
+import { messagesOf } from "./support.ts";
+
+let fleet: Fleet;
+
+beforeAll(async () => {
+  fleet = await Fleet.open();
+});
+afterAll(() => fleet[Symbol.asyncDispose]());
+beforeEach(() => fleet.nextTrustDomain());
+
+describe("a restart", () => {
+  test("keeps the authority when the keys are on disk", async () => {
+    const before = await Authorities.open(await fleet.server());
+    const options = await fleet.server();
+    const after = await Authorities.open(options);
+    expect(after.signing().id).toBe(before.signing().id);
+    expect(await fleet.roots()).toEqual([before.signing().id]);
+    expect(messagesOf(options.log, "info")).toEqual(["X509 CA activated"]);
+    await fleet.expectIssues(after, options);
+  });
+
+  test("makes a new one when the keys were in memory; the old root stays", async () => {
+    const before = await Authorities.open(await fleet.server({ keys: openMemoryKeys() }));
+    const options = await fleet.server({ keys: openMemoryKeys() });
+    const after = await Authorities.open(options);
+    expect(after.signing().id).not.toBe(before.signing().id);
+    expect(await fleet.roots()).toEqual([before.signing().id, after.signing().id]);
+    await fleet.expectIssues(after, options);
+  });
+
+  test.each([
+    { title: "after the authority expired makes a new one at once", seconds: 3 * DAY, reason: "expired" },
+    {
+      title: "with a clock before the authority's start says so and makes a new one",
+      seconds: -30 * DAY,
+      reason: "not yet valid",
+    },
+  ])("$title", async ({ seconds, reason }) => {
+    const before = await Authorities.open(await fleet.server());
+    const options = await fleet.server();
+    options.clock.move(seconds);
+    const after = await Authorities.open(options);
+    expect(options.log.lines).toContainEqual(
+      expect.objectContaining({
+        level: "warn",
+        message: "X509CA slot unusable",
+        fields: expect.objectContaining({ slot: "A", reason }),
+      }),
+    );
+    expect(after.signing().id).not.toBe(before.signing().id);
+    expect(after.slots.current.name).toBe("B");
+    await fleet.expectIssues(after, options);
+  });
+
+  test("does not use an authority that the stored bundle lacks: publish, then use", async () => {
+    const before = await Authorities.open(await fleet.server());
+    const lost = before.signing().id;
+    await fleet.emptyBundle();
+    const options = await fleet.server();
+    const after = await Authorities.open(options);
+    expect(await fleet.roots()).toEqual([after.signing().id]);
+    expect(after.signing().id).not.toBe(lost);
+    await fleet.expectIssues(after, options);
+  });
+
+  test("two servers on one database each find their own again", async () => {
+    const one = await Authorities.open(await fleet.server({ keysFile: "one.json" }));
+    const two = await Authorities.open(await fleet.server({ keysFile: "two.json" }));
+    expect(new Set(await fleet.roots()).size).toBe(2);
+    const again = [
+      await Authorities.open(await fleet.server({ keysFile: "one.json" })),
+      await Authorities.open(await fleet.server({ keysFile: "two.json" })),
+    ];
+    expect(again.map((found) => found.signing().id)).toEqual([one.signing().id, two.signing().id]);
+    expect(await fleet.roots()).toHaveLength(2);
+  });
+});
+
+describe("a crash at any point of the first start", () => {
+  const crash = (): never => {
+    throw new Error("power cut");
+  };
+  /** The process ends when the work is done, before anybody learns of it. */
+  const thenCrash = async (work: Promise<unknown>): Promise<never> => {
+    await work;
+    return crash();
+  };
+  type Wrap = (options: TestServer) => Partial<TestServer>;
+  const POINTS: readonly { readonly point: string; readonly wrap: Wrap }[] = [
+    {
+      point: "after the key",
+      wrap: ({ keys }) => ({
+        keys: { ...keys, generate: (id, type) => thenCrash(keys.generate(id, type)) },
+      }),
+    },
+    {
+      point: "before the bundle",
+      wrap: ({ bundles }) => ({ bundles: { find: (td) => bundles.find(td), change: async () => crash() } }),
+    },
+    {
+      point: "after the bundle",
+      wrap: ({ bundles }) => ({
+        bundles: {
+          find: (td) => bundles.find(td),
+          change: (td, change) => thenCrash(bundles.change(td, change)),
+        },
+      }),
+    },
+    {
+      point: "after the journal says prepared",
+      wrap: ({ journal: real }) => ({
+        journal: {
+          list: (kind) => real.list(kind),
+          save: async (records) => {
+            if (records.some(({ status }) => status === "active")) crash();
+            await real.save(records);
+          },
+        },
+      }),
+    },
+    {
+      point: "before the journal",
+      wrap: ({ journal: real }) => ({ journal: { list: (kind) => real.list(kind), save: async () => crash() } }),
+    },
+  ];
+
+  test.each(POINTS)("$point leaves a sound next start, and one after it that changes nothing", async ({ wrap }) => {
+    const options = await fleet.server();
+    await Authorities.open({ ...options, ...wrap(options) }).catch((error: unknown) =>
+      expect(String(error)).toContain("power cut"),
+    );
+    const next = await fleet.server();
+    const authorities = await Authorities.open(next);
+    expect(await fleet.journal()).toEqual({ [authorities.signing().id]: "active" });
+    expect((await fleet.roots()).length).toBeLessThanOrEqual(2);
+    await fleet.expectIssues(authorities, next);
+    const settled = await fleet.roots();
+    const again = await Authorities.open(await fleet.server());
+    expect([again.signing().id, await fleet.roots()]).toEqual([authorities.signing().id, settled]);
+  });
+});

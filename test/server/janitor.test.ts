@@ -1,0 +1,165 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { Authorities } from "../../server/ca/authorities.ts";
+import { runJanitor, tidy } from "../../server/janitor.ts";
+import type { Store } from "../../server/store/store.ts";
+import { openMemoryKeys } from "../../src/keys/memory.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import { parseTrustDomain, spiffeId, type TrustDomain } from "../../src/spiffe/id.ts";
+import { eventually } from "../support/eventually.ts";
+import { RecordingLog } from "../support/recording-log.ts";
+import { ManualClock, makeEntry, messagesOf, openTestStore, START, type TestStore } from "./ca/support.ts";
+
+const DAY = 86_400;
+
+let opened: TestStore;
+let store: Store;
+let trustDomain: TrustDomain;
+let clock: ManualClock;
+let log: RecordingLog;
+let tests = 0;
+
+beforeAll(async () => {
+  opened = await openTestStore();
+  store = opened.store;
+});
+afterAll(() => opened[Symbol.asyncDispose]());
+
+beforeEach(() => {
+  tests += 1;
+  trustDomain = parseTrustDomain(`td-${tests}.test`);
+  clock = new ManualClock();
+  log = new RecordingLog();
+});
+
+const unixNow = (): number => Math.floor(clock.now().getTime() / 1000);
+const round = (): Promise<void> => tidy({ store, trustDomain, clock, log });
+
+async function addEntry(path: string, expiresAt: number): Promise<string> {
+  const id = spiffeId(trustDomain, path);
+  const { entry } = await store.entries.create(
+    makeEntry({ id: "", spiffeId: id, parentId: spiffeId(trustDomain, "/n"), expiresAt }),
+  );
+  return entry.id;
+}
+
+function openAuthorities(): Promise<Authorities> {
+  return Authorities.open({
+    trustDomain,
+    keys: openMemoryKeys(),
+    keyType: "ec-p256",
+    ttlSeconds: DAY,
+    subject: {},
+    bundles: store.bundles,
+    journal: store.authorities,
+    clock,
+    log: new RecordingLog(),
+  });
+}
+
+async function rootCount(): Promise<number> {
+  return (await store.bundles.find(trustDomain))?.x509Authorities.length ?? 0;
+}
+
+describe("one round", () => {
+  test("removes entries that have ended, says which, and keeps the others", async () => {
+    const ended = await addEntry("/ended", unixNow() - 1);
+    const kept = [await addEntry("/later", unixNow() + 60), await addEntry("/never", 0)];
+    await round();
+    expect(await store.entries.find(ended)).toBeUndefined();
+    expect(await Promise.all(kept.map((id) => store.entries.find(id)))).not.toContain(undefined);
+    const fields = {
+      entry_id: ended,
+      spiffe_id: `spiffe://${trustDomain}/ended`,
+      parent_id: `spiffe://${trustDomain}/n`,
+    };
+    expect(log.lines).toContainEqual({ level: "info", message: "Pruned an expired registration", fields });
+  });
+
+  test("removes join tokens that have ended", async () => {
+    await store.tokens.create({ token: `old-${tests}`, expiresAt: new Date(START.getTime() - 1000) });
+    await store.tokens.create({ token: `new-${tests}`, expiresAt: new Date(START.getTime() + 1000) });
+    await round();
+    expect(await store.tokens.consume(`old-${tests}`)).toBeUndefined();
+    expect(await store.tokens.consume(`new-${tests}`)).toBeDefined();
+  });
+
+  test("removes roots a day after their end, and never the last one", async () => {
+    await openAuthorities();
+    clock.move(2 * DAY - 60);
+    await openAuthorities();
+    await round();
+    expect(await rootCount()).toBe(2);
+    clock.move(120);
+    await round();
+    expect(await rootCount()).toBe(1);
+    clock.move(30 * DAY);
+    await round();
+    expect(await rootCount()).toBe(1);
+  });
+
+  test("removes journal records two weeks after their end", async () => {
+    const { id } = (await openAuthorities()).signing();
+    const held = async (): Promise<boolean> =>
+      (await store.authorities.list("x509")).some((row) => row.authorityId === id);
+    clock.move(14 * DAY);
+    await round();
+    expect(await held()).toBe(true);
+    clock.move(2 * DAY);
+    await round();
+    expect(await held()).toBe(false);
+  });
+
+  test("a step that fails is logged, and the others are taken all the same", async () => {
+    const ended = await addEntry("/ended", unixNow() - 1);
+    const tokens = {
+      ...store.tokens,
+      prune: () => Promise.reject(new Fault("unavailable", "away")),
+    } as Store["tokens"];
+    const bundles = {
+      ...store.bundles,
+      find: () => Promise.reject(new Fault("unavailable", "away")),
+    } as Store["bundles"];
+    await tidy({
+      store: { entries: store.entries, authorities: store.authorities, changes: store.changes, tokens, bundles },
+      trustDomain,
+      clock,
+      log,
+    });
+    const warnings = log.lines.filter(({ level }) => level === "warn").map(({ fields }) => fields["what"]);
+    expect(warnings).toEqual(["expired join tokens", "expired X.509 authorities"]);
+    expect(await store.entries.find(ended)).toBeUndefined();
+  });
+
+  test("several servers may tidy at once", async () => {
+    const ids = await Promise.all(Array.from({ length: 20 }, (_, n) => addEntry(`/e${n}`, unixNow() - 1)));
+    await openAuthorities();
+    clock.move(5 * DAY);
+    await openAuthorities();
+    await Promise.all([round(), round(), round()]);
+    expect(await Promise.all(ids.map((id) => store.entries.find(id)))).toEqual(ids.map(() => undefined));
+    expect(await rootCount()).toBe(1);
+    expect(messagesOf(log, "info")).toHaveLength(20);
+    expect(messagesOf(log, "warn")).toEqual([]);
+  });
+});
+
+test("rounds come about every five minutes, and end with the signal", async () => {
+  const stop = new AbortController();
+  const ended = runJanitor({ store, trustDomain, clock, log }, stop.signal);
+  await eventually("it waits before the first round", () => clock.sleepers === 1);
+  const first = await addEntry("/one", unixNow() - 1);
+  clock.move(300);
+  await eventually(
+    "the first round is over",
+    async () => (await store.entries.find(first)) === undefined && clock.sleepers === 1,
+  );
+  const second = await addEntry("/two", unixNow() - 1);
+  clock.move(300);
+  await eventually(
+    "the second round is over",
+    async () => (await store.entries.find(second)) === undefined && clock.sleepers === 1,
+  );
+  stop.abort();
+  await expect(ended).rejects.toThrow();
+  expect(clock.sleepers).toBe(0);
+});
