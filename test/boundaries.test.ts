@@ -56,7 +56,7 @@ const OWNED_PACKAGES: Readonly<Record<string, string>> = {
   "@grpc/grpc-js": "src/rpc/",
   "@grpc/proto-loader": "src/rpc/",
   "@grpc/reflection": "src/rpc/",
-  koffi: "src/rpc/",
+  koffi: "src/",
   pg: "server/store/",
   kysely: "server/store/",
   "@electric-sql/pglite": "server/store/",

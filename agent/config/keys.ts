@@ -1,0 +1,166 @@
+import { KEY_TYPES, type KeyType } from "../../src/crypto/key.ts";
+import {
+  block,
+  duration,
+  flag,
+  ignored,
+  integer,
+  oneOf,
+  parsed,
+  port,
+  text,
+  texts,
+  unsupported,
+} from "../../src/runtime/config-keys.ts";
+import { plugins } from "../../src/runtime/config-plugins.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import { filePath, logKeys, profilingKeys, sharedSections, socketPath } from "../../src/runtime/program-config.ts";
+import { parseTrustDomainOrId } from "../../src/spiffe/id.ts";
+
+/** SPIRE's. */
+export const AGENT_SOCKET = "/tmp/spire-agent/public/api.sock";
+const BUNDLE_FORMATS = ["pem", "spiffe"] as const;
+export type BundleFormat = (typeof BUNDLE_FORMATS)[number];
+
+const DAY_MS = 86_400_000;
+
+const workloadKeyType = parsed<KeyType>("key type", (spelling) => {
+  const found = KEY_TYPES.find((type) => type === spelling.toLowerCase());
+  if (found !== undefined && found !== "rsa-4096") return found;
+  const message = `key type ${JSON.stringify(spelling)} is unknown; must be one of [rsa-2048, ec-p256, ec-p384]`;
+  throw new Fault("invalid", message, { code: "config-invalid" });
+});
+
+const trustDomain = parsed("trust domain", parseTrustDomainOrId, "could not parse trust_domain");
+
+const experimental = block("Options that SPIRE counts as experimental.", {
+  sync_interval: duration(
+    100,
+    "100ms",
+  )({ doc: "Time between two synchronisations with the server.", default: 5000, shown: "5s" }),
+  jwt_svid_cache_hit_timeout: ignored("Time for a refresh while a cached JWT-SVID is at hand."),
+  use_sync_authorized_entries: ignored("Synchronisation by differences; Steeple always does."),
+  require_pq_kem: unsupported("Post-quantum hybrid key exchange only."),
+  ratelimit: unsupported("Limits per Workload API method."),
+  broker: unsupported("The SPIFFE Broker API's endpoint."),
+  feature_flags: unsupported("Feature flags, such as wit-svid."),
+  named_pipe_name: unsupported("Named pipe of the Workload API on Windows; use socket_path."),
+  admin_named_pipe_name: unsupported("Named pipe of the admin API on Windows; use admin_socket_path."),
+});
+
+const agent = block("The agent's core settings.", {
+  trust_domain: trustDomain({
+    doc: "Trust domain that the agent belongs to. Required in a file.",
+    shown: "example.org without a file",
+  }),
+  server_address: text({ doc: "Address of the server. Required in a file.", shown: "127.0.0.1 without a file" }),
+  server_port: port({ doc: "Port of the server. Required in a file.", shown: "8081 without a file" }),
+  data_dir: filePath({
+    doc: "Folder for the agent's SVID, the bundle and other state.",
+    shown:
+      "the current directory with a file; without, $STEEPLE_DATA_DIR/agent, /var/lib/steeple/agent for root, $XDG_STATE_HOME/steeple/agent otherwise",
+  }),
+  socket_path: socketPath({ doc: "Unix socket of the Workload API.", default: AGENT_SOCKET }),
+  admin_socket_path: socketPath({ doc: "Unix socket of the admin APIs, in a directory of its own. Default: none." }),
+  trust_bundle_path: filePath({ doc: "File with the bundle that the server is first recognised by." }),
+  trust_bundle_url: text({ doc: "https:// address of that bundle." }),
+  trust_bundle_url_roots_path: filePath({
+    doc: "PEM file with the only roots accepted for trust_bundle_url. Default: the system's.",
+    own: true,
+  }),
+  trust_bundle_format: oneOf(BUNDLE_FORMATS)({ doc: "Form of that bundle.", default: "pem" }),
+  trust_bundle_unix_socket: unsupported("Unix socket over which trust_bundle_url is fetched."),
+  trust_bundle_spiffe_workload_api: unsupported("Another Workload API that the bundle is fetched from."),
+  insecure_bootstrap: flag({ doc: "Believes whichever server answers first.", default: false }),
+  rebootstrap_mode: unsupported("Recovery when the server's authority is unknown: auto or always.", ["never"]),
+  rebootstrap_delay: ignored("Time before that recovery."),
+  join_token: text({ doc: "One-time token to attest with." }),
+  join_token_file: filePath({ doc: "File that holds the token." }),
+  ...logKeys,
+  log_selectors: texts({ doc: "Prefixes of selectors that may appear in the log, such as unix:user." }),
+  allow_unauthenticated_verifiers: flag({ doc: "Hands bundles to callers without an identity.", default: false }),
+  allowed_foreign_jwt_claims: ignored("Claims returned for JWT-SVIDs of other trust domains."),
+  authorized_delegates: unsupported("SPIFFE IDs that may use the Delegated Identity API."),
+  availability_target: duration(DAY_MS, "24h")({ doc: "How long SVIDs shall last at least while the server is away." }),
+  workload_x509_svid_key_type: workloadKeyType({
+    doc: "Key type of workloads: rsa-2048, ec-p256 or ec-p384.",
+    default: "ec-p256",
+  }),
+  x509_svid_cache_max_size: integer(
+    0,
+    1_000_000,
+  )({ doc: "X.509-SVIDs kept for workloads that are not connected; 0 is the default.", default: 1000 }),
+  jwt_svid_cache_max_size: ignored("JWT-SVIDs kept."),
+  max_streams_per_connection: integer(
+    1,
+    1_000_000,
+  )({ doc: "Most calls at once on one Workload API connection.", default: 1000, own: true }),
+  sds: ignored("Names of Envoy SDS resources; SDS is not served."),
+  disable_sds_api: ignored("Turns SDS off."),
+  disable_workload_api: unsupported("Turns the Workload API off."),
+  ...profilingKeys,
+  experimental,
+});
+
+/** Every key of an agent's configuration file. */
+export const agentKeys = {
+  agent,
+  plugins: plugins({
+    KeyManager: {
+      doc: "Where the agent's private key lives. Default: disk.",
+      plugins: {
+        disk: {
+          doc: "A file in a directory, mode 0600.",
+          keys: { directory: filePath({ doc: "The directory. SPIRE requires it.", shown: "data_dir" }) },
+        },
+        memory: { doc: "Memory: the agent attests anew after every start.", keys: {} },
+      },
+    },
+    NodeAttestor: {
+      doc: "How the agent proves who it is. Default: join_token.",
+      plugins: {
+        join_token: { doc: "A one-time token.", keys: {} },
+        aws_iid: undefined,
+        azure_imds: undefined,
+        azure_msi: undefined,
+        gcp_iit: undefined,
+        http_challenge: undefined,
+        k8s_psat: undefined,
+        sshpop: undefined,
+        tpm_devid: undefined,
+        x509pop: undefined,
+      },
+    },
+    WorkloadAttestor: {
+      doc: "How workloads are told apart. Default: unix.",
+      plugins: {
+        unix: {
+          doc: "User, groups and program of the calling process.",
+          keys: {
+            discover_workload_path: flag({
+              doc: "Adds the program's path and, unless the limit forbids, its SHA-256.",
+              default: false,
+            }),
+            workload_size_limit: integer(
+              -1,
+              Number.MAX_SAFE_INTEGER,
+            )({
+              doc: "Largest program that is hashed, in bytes; 0 is no limit, -1 hashes none.",
+              default: 0,
+            }),
+          },
+        },
+        docker: undefined,
+        k8s: undefined,
+        slurm: undefined,
+        systemd: undefined,
+        windows: undefined,
+      },
+    },
+    SVIDStore: {
+      doc: "Where SVIDs are stored for workloads that can't ask.",
+      plugins: { aws_secretsmanager: undefined, gcp_secretmanager: undefined },
+    },
+  }),
+  ...sharedSections,
+};

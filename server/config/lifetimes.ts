@@ -1,0 +1,37 @@
+import type { ConfigReader } from "../../src/runtime/config.ts";
+import { formatRoundDuration } from "../../src/runtime/duration.ts";
+
+/** SVIDs are never longer than this, so that a scheduled change of authority can't cut them short. */
+const LONGEST_SVID_MS = 7 * 24 * 3_600_000;
+/** The share of an authority's lifetime that is left when the next one takes over. */
+const SHARE_OF_CA_LIFETIME = 6;
+
+export interface SvidLifetime {
+  readonly key: string;
+  readonly ms: number;
+}
+
+/** Warns, in SPIRE's words, of each SVID lifetime that `ca_ttl` can't guarantee. */
+export function warnOfLifetimes(lifetimes: readonly SvidLifetime[], caMs: number, reader: ConfigReader): void {
+  for (const { key, ms } of lifetimes) {
+    if (ms > longestFor(caMs)) reader.warn(`server.${key}`, warning(key, ms, caMs));
+  }
+}
+
+function longestFor(caMs: number): number {
+  return Math.min(caMs / SHARE_OF_CA_LIFETIME, LONGEST_SVID_MS);
+}
+
+function warning(key: string, ms: number, caMs: number): string {
+  const longest = formatRoundDuration(longestFor(caMs));
+  const whole = `to guarantee the full ${key} lifetime when CA rotations are scheduled.`;
+  if (ms < LONGEST_SVID_MS) {
+    const neededCa = formatRoundDuration(ms * SHARE_OF_CA_LIFETIME);
+    return `${key} is too high for the configured ca_ttl value. SVIDs with shorter lifetimes may be issued. Please set ${key} to ${longest} or less, or the ca_ttl to ${neededCa} or more, ${whole}`;
+  }
+  if (caMs < LONGEST_SVID_MS * SHARE_OF_CA_LIFETIME) {
+    const neededCa = formatRoundDuration(LONGEST_SVID_MS * SHARE_OF_CA_LIFETIME);
+    return `${key} is too high and the ca_ttl is too low. SVIDs with shorter lifetimes may be issued. Please set ${key} to ${formatRoundDuration(LONGEST_SVID_MS)} or less, and the ca_ttl to ${neededCa} or more, ${whole}`;
+  }
+  return `${key} is too high. SVIDs with shorter lifetimes may be issued. Please set ${key} to ${longest} or less ${whole}`;
+}

@@ -1,0 +1,349 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { type AgentConfig, type AgentFlags, agentReference, loadAgentConfig } from "../../agent/config.ts";
+import { faultOf, refusal } from "../support/faults.ts";
+
+let folder = "";
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), "steeple-agent-config-"));
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+async function load(text: string, flags: AgentFlags = {}, name = "agent.conf"): Promise<AgentConfig> {
+  const path = join(folder, name);
+  await writeFile(path, text);
+  return loadAgentConfig({ path, flags, env: {} });
+}
+
+/** The message, with the path of the file left out. */
+async function refused(text: string, flags: AgentFlags = {}): Promise<string> {
+  const path = join(folder, "agent.conf");
+  await writeFile(path, text);
+  const fault = faultOf(() => loadAgentConfig({ path, flags, env: {} }));
+  expect(fault).toMatchObject(refusal("invalid", "config-invalid"));
+  return fault.message.replaceAll(path, "");
+}
+
+function agent(lines: string, bootstrap = "insecure_bootstrap = true"): string {
+  return `agent {\n trust_domain = "a.test"\n server_address = "s"\n server_port = 8081\n ${bootstrap}\n ${lines}\n}\n`;
+}
+
+const FULL = `
+agent {
+  trust_domain = "example.org"
+  server_address = "[::1]"
+  server_port = "8082"
+  data_dir = "/data"
+  socket_path = "/run/public/a.sock"
+  admin_socket_path = "/run/admin/a.sock"
+  trust_bundle_path = "/b.pem"
+  trust_bundle_format = "spiffe"
+  join_token = "t"
+  log_level = "DEBUG"
+  log_selectors = ["unix:user"]
+  allow_unauthenticated_verifiers = true
+  availability_target = "48h"
+  workload_x509_svid_key_type = "rsa-2048"
+  x509_svid_cache_max_size = 5
+  max_streams_per_connection = 9
+  experimental { sync_interval = "1s" }
+}
+plugins {
+  NodeAttestor "join_token" { plugin_data {} }
+  KeyManager "disk" { plugin_data { directory = "/keys" } }
+  WorkloadAttestor "unix" { plugin_data { discover_workload_path = true workload_size_limit = -1 } }
+}
+health_checks { listener_enabled = true bind_port = "8080" }
+`;
+
+const DEFAULTS = {
+  socketPath: "/tmp/spire-agent/public/api.sock",
+  log: { level: "info", format: "text", sourceLocation: false, fractionalSeconds: false },
+  workloadX509SvidKeyType: "ec-p256",
+  syncIntervalMs: 5000,
+  allowUnauthenticatedVerifiers: false,
+  nodeAttestor: { type: "join_token" },
+  workloadAttestors: [{ type: "unix", discoverWorkloadPath: false, workloadSizeLimit: 0 }],
+  healthChecks: {
+    listenerEnabled: false,
+    bindAddress: "localhost",
+    bindPort: 80,
+    livePath: "/live",
+    readyPath: "/ready",
+  },
+  x509SvidCacheMaxSize: 1000,
+  maxStreamsPerConnection: 1000,
+  warnings: [],
+};
+
+describe("SPIRE's keys", () => {
+  test("all that work become the configuration", async () => {
+    expect(await load(FULL)).toEqual({
+      trustDomain: "example.org",
+      serverAddress: "::1",
+      serverPort: 8082,
+      dataDir: "/data",
+      socketPath: "/run/public/a.sock",
+      adminSocketPath: "/run/admin/a.sock",
+      trustBundle: { kind: "path", path: "/b.pem", format: "spiffe" },
+      joinToken: "t",
+      log: { level: "debug", format: "text", sourceLocation: false, fractionalSeconds: false },
+      logSelectors: ["unix:user"],
+      allowUnauthenticatedVerifiers: true,
+      availabilityTargetMs: 172_800_000,
+      workloadX509SvidKeyType: "rsa-2048",
+      x509SvidCacheMaxSize: 5,
+      maxStreamsPerConnection: 9,
+      syncIntervalMs: 1000,
+      keyManager: { type: "disk", directory: "/keys" },
+      nodeAttestor: { type: "join_token" },
+      workloadAttestors: [{ type: "unix", discoverWorkloadPath: true, workloadSizeLimit: -1 }],
+      healthChecks: {
+        listenerEnabled: true,
+        bindAddress: "localhost",
+        bindPort: 8080,
+        livePath: "/live",
+        readyPath: "/ready",
+      },
+      warnings: [],
+    });
+  });
+
+  test("a small file gets SPIRE's defaults, with state in the current directory", async () => {
+    expect(await load(agent(""))).toEqual({
+      ...DEFAULTS,
+      trustDomain: "a.test",
+      serverAddress: "s",
+      serverPort: 8081,
+      dataDir: process.cwd(),
+      trustBundle: { kind: "insecure" },
+      keyManager: { type: "disk", directory: process.cwd() },
+    });
+  });
+
+  test("without a file, one on the same machine is meant, and bootstrap trust is still to be had", () => {
+    expect(loadAgentConfig({ env: { STEEPLE_DATA_DIR: "/state" } })).toEqual({
+      ...DEFAULTS,
+      trustDomain: "example.org",
+      serverAddress: "127.0.0.1",
+      serverPort: 8081,
+      dataDir: "/state/agent",
+      trustBundle: { kind: "none" },
+      keyManager: { type: "disk", directory: "/state/agent" },
+    });
+  });
+
+  test("YAML has the same keys", async () => {
+    const yaml =
+      "agent:\n  trust_domain: a.test\n  server_address: s\n  server_port: 8081\n  insecure_bootstrap: true\nplugins:\n  KeyManager: { memory: {} }\n";
+    expect((await load(yaml, {}, "agent.yaml")).keyManager).toEqual({ type: "memory" });
+  });
+
+  test.each(["ec-p256", "ec-p384", "rsa-2048"])("workload keys may be %s", async (type) => {
+    expect((await load(agent(`workload_x509_svid_key_type = "${type}"`))).workloadX509SvidKeyType).toBe(type);
+  });
+
+  test("a cache size of 0 is the default, as in SPIRE", async () => {
+    expect((await load(agent("x509_svid_cache_max_size = 0"))).x509SvidCacheMaxSize).toBe(1000);
+  });
+});
+
+describe("flags go before the file", () => {
+  test("each of them", async () => {
+    const flags: AgentFlags = {
+      dataDir: "/o",
+      joinTokenFile: "/t",
+      logFile: "/l",
+      logFormat: "json",
+      logLevel: "error",
+      logSourceLocation: true,
+      serverAddress: "o",
+      serverPort: 1,
+      socketPath: "/o.sock",
+      trustBundle: "/b",
+      trustBundleFormat: "spiffe",
+      trustDomain: "o.test",
+      allowUnauthenticatedVerifiers: true,
+      rebootstrapMode: "never",
+    };
+    expect(await load(agent("", ""), flags)).toMatchObject({
+      dataDir: "/o",
+      joinTokenFile: "/t",
+      log: { level: "error", format: "json", file: "/l", sourceLocation: true },
+      serverAddress: "o",
+      serverPort: 1,
+      socketPath: "/o.sock",
+      trustBundle: { kind: "path", path: "/b", format: "spiffe" },
+      trustDomain: "o.test",
+      allowUnauthenticatedVerifiers: true,
+    });
+  });
+
+  test("an unsupported one is refused by its name", async () => {
+    expect(await refused(agent(""), { disableWorkloadAPI: true })).toBe(
+      "-disableWorkloadAPI: agent.disable_workload_api is not supported by this version of Steeple",
+    );
+    expect(await refused(agent(""), { rebootstrapMode: "auto" })).toContain(
+      "-rebootstrapMode: agent.rebootstrap_mode is not supported",
+    );
+  });
+});
+
+describe("bootstrap trust", () => {
+  test.each([
+    { bootstrap: "insecure_bootstrap = true", trustBundle: { kind: "insecure" } },
+    { bootstrap: 'trust_bundle_path = "/b.pem"', trustBundle: { kind: "path", path: "/b.pem", format: "pem" } },
+    {
+      bootstrap: 'trust_bundle_url = "https://b.test/x"',
+      trustBundle: { kind: "url", url: "https://b.test/x", format: "pem" },
+    },
+    {
+      bootstrap:
+        'trust_bundle_url = "https://b.test/x"\n trust_bundle_url_roots_path = "/r.pem"\n trust_bundle_format = "spiffe"',
+      trustBundle: { kind: "url", url: "https://b.test/x", format: "spiffe", rootsPath: "/r.pem" },
+    },
+  ])("$bootstrap", async ({ bootstrap, trustBundle }) =>
+    expect((await load(agent("", bootstrap))).trustBundle).toEqual(trustBundle),
+  );
+
+  test.each([
+    {
+      bootstrap: "",
+      message: ":1:1: trust_bundle_path or trust_bundle_url must be configured unless insecure_bootstrap is set",
+    },
+    {
+      bootstrap: 'insecure_bootstrap = true\n trust_bundle_url = "https://x"',
+      message: ":5:2: only one of insecure_bootstrap or trust_bundle_url can be specified, not both",
+    },
+    {
+      bootstrap: 'insecure_bootstrap = true\n trust_bundle_path = "/x"',
+      message: ":5:2: only one of insecure_bootstrap or trust_bundle_path can be specified, not both",
+    },
+    {
+      bootstrap: 'trust_bundle_url = "https://x"\n trust_bundle_path = "/x"',
+      message: ":5:2: only one of trust_bundle_url or trust_bundle_path can be specified, not both",
+    },
+    {
+      bootstrap: 'insecure_bootstrap = true\n trust_bundle_url = "https://x"\n trust_bundle_path = "/x"',
+      message:
+        ":5:2: only one of insecure_bootstrap, trust_bundle_url, or trust_bundle_path can be specified, not the three options",
+    },
+    { bootstrap: 'trust_bundle_url = "http://x"', message: ":5:2: trust bundle URL must start with https://" },
+    { bootstrap: 'trust_bundle_url = "::"', message: ":5:2: unable to parse trust bundle URL" },
+    {
+      bootstrap: 'trust_bundle_path = "/x"\n trust_bundle_url_roots_path = "/r"',
+      message: ":6:2: if trust_bundle_url_roots_path is specified, so must be trust_bundle_url",
+    },
+    {
+      bootstrap: 'trust_bundle_path = "/x"\n trust_bundle_format = "der"',
+      message: ':6:2: agent.trust_bundle_format: "der" is not one of pem, spiffe',
+    },
+    {
+      bootstrap: 'trust_bundle_path = "/x"\n trust_bundle_unix_socket = "/s"',
+      message: ":6:2: agent.trust_bundle_unix_socket is not supported by this version of Steeple",
+    },
+  ])("$message", async ({ bootstrap, message }) => expect(await refused(agent("", bootstrap))).toBe(message));
+});
+
+describe("faults", () => {
+  test.each([
+    {
+      lines: 'join_token = "a"\n join_token_file = "/b"',
+      message: ":7:2: only one of join_token or join_token_file can be specified, not both",
+    },
+    {
+      lines: 'admin_socket_path = "/tmp/spire-agent/public/admin.sock"',
+      message:
+        ":6:2: admin socket cannot be in the same directory or a subdirectory as that containing the Workload API socket",
+    },
+    {
+      lines: 'admin_socket_path = "/tmp/spire-agent/public/a/admin.sock"',
+      message:
+        ":6:2: admin socket cannot be in the same directory or a subdirectory as that containing the Workload API socket",
+    },
+    {
+      lines: 'workload_x509_svid_key_type = "rsa-4096"',
+      message:
+        ':6:2: agent.workload_x509_svid_key_type: key type "rsa-4096" is unknown; must be one of [rsa-2048, ec-p256, ec-p384]',
+    },
+    { lines: 'availability_target = "1h"', message: ":6:2: agent.availability_target: must be at least 24h" },
+    {
+      lines: "x509_svid_cache_max_size = -1",
+      message: ":6:2: agent.x509_svid_cache_max_size: -1 is not between 0 and 1000000",
+    },
+    {
+      lines: 'experimental { sync_interval = "1ms" }',
+      message: ":6:17: agent.experimental.sync_interval: must be at least 100ms",
+    },
+    { lines: 'jion_token = "x"', message: ':6:2: unknown key "jion_token" in agent; did you mean "join_token"?' },
+    {
+      lines: 'authorized_delegates = ["spiffe://a.test/d"]',
+      message: ":6:2: agent.authorized_delegates is not supported by this version of Steeple",
+    },
+    {
+      lines: 'rebootstrap_mode = "auto"',
+      message: ":6:2: agent.rebootstrap_mode is not supported by this version of Steeple",
+    },
+    {
+      lines: "experimental { ratelimit { fetch_x509_svid = 5 } }",
+      message: ":6:17: agent.experimental.ratelimit is not supported by this version of Steeple",
+    },
+  ])("$message", async ({ lines, message }) => expect(await refused(agent(lines))).toBe(message));
+
+  test.each([
+    ["NodeAttestor", "k8s_psat"],
+    ["WorkloadAttestor", "k8s"],
+    ["WorkloadAttestor", "docker"],
+    ["SVIDStore", "aws_secretsmanager"],
+  ])('%s "%s" is not supported', async (type, name) => {
+    expect(await refused(`${agent("")}plugins { ${type} "${name}" {} }`)).toMatch(
+      /^:8:\d+: plugin .* is not supported by this version of Steeple$/,
+    );
+  });
+
+  test("a file names its server and trust domain; all that's missing is told at once", async () => {
+    expect(await refused("agent {}")).toBe(
+      [
+        "4 faults in the configuration:",
+        "  :1:1: server_address must be configured",
+        "  :1:1: server_port must be configured",
+        "  :1:1: trust_domain must be configured",
+        "  :1:1: trust_bundle_path or trust_bundle_url must be configured unless insecure_bootstrap is set",
+      ].join("\n"),
+    );
+  });
+
+  test("T-J8 a fault never repeats the join token", async () => {
+    expect(await refused(agent('join_token = "s3cret"\n join_token_file = "/b"'))).not.toContain("s3cret");
+  });
+});
+
+describe("what only tunes is accepted with a warning", () => {
+  test.each([
+    'sds { default_svid_name = "x" }',
+    "disable_sds_api = true",
+    'allowed_foreign_jwt_claims = ["x"]',
+    'rebootstrap_delay = "10m"',
+    "jwt_svid_cache_max_size = 5",
+    "profiling_enabled = true",
+    "experimental { use_sync_authorized_entries = true }",
+  ])("%s", async (lines) => {
+    const { warnings } = await load(agent(lines));
+    expect(warnings).toEqual([
+      expect.stringMatching(/agent\.conf:6:\d+: agent\..* has no effect in this version of Steeple$/),
+    ]);
+  });
+
+  test("and what changes nothing, without one", async () => {
+    expect((await load(agent('rebootstrap_mode = "never"\n disable_workload_api = false'))).warnings).toEqual([]);
+  });
+});
+
+test("the reference names the agent's keys, and which are Steeple's own", () => {
+  const text = agentReference();
+  expect(text).toMatch(/`trust_bundle_url_roots_path` .* Steeple only/);
+  expect(text).toMatch(/`authorized_delegates` .* not supported/);
+  expect(text).toContain('`WorkloadAttestor "unix"`');
+});

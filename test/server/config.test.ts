@@ -1,0 +1,546 @@
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { homedir, tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { loadServerConfig, type ServerConfig, type ServerFlags, serverReference } from "../../server/config.ts";
+import { faultOf, refusal } from "../support/faults.ts";
+
+let folder = "";
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), "steeple-server-config-"));
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+interface Load {
+  readonly name?: string;
+  readonly flags?: ServerFlags;
+  readonly env?: Record<string, string>;
+  readonly expandEnv?: boolean;
+}
+
+async function load(
+  text: string,
+  { name = "server.conf", flags = {}, env = {}, expandEnv = false }: Load = {},
+): Promise<ServerConfig> {
+  const path = join(folder, name);
+  await writeFile(path, text);
+  return loadServerConfig({ path, flags, env, expandEnv });
+}
+
+/** The message, with the path of the file left out. */
+async function refused(text: string, options: Load = {}): Promise<string> {
+  const path = join(folder, options.name ?? "server.conf");
+  await writeFile(path, text);
+  const fault = faultOf(() => loadServerConfig({ path, flags: options.flags ?? {}, env: {} }));
+  expect(fault).toMatchObject(refusal("invalid", "config-invalid"));
+  return fault.message.replaceAll(path, "");
+}
+
+function server(lines: string): string {
+  return `server {\n trust_domain = "a.test"\n data_dir = "/data"\n ${lines}\n}\n`;
+}
+
+function store(lines: string): string {
+  return `${server("")}plugins {\n DataStore "sql" {\n plugin_data {\n ${lines}\n}}}\n`;
+}
+
+const FULL = `
+server {
+  trust_domain = "spiffe://example.org"
+  bind_address = "[::1]"
+  bind_port = "8082"
+  socket_path = "/run/s.sock"
+  data_dir = "/data"
+  log_level = "WARN"
+  log_format = "json"
+  log_file = "/var/log/s.log"
+  log_source_location = true
+  ca_ttl = "168h"
+  ca_key_type = "rsa-4096"
+  ca_subject = { country = ["DE", "US"], organization = ["Org"], common_name = "CA" }
+  jwt_key_type = "ec-p384"
+  jwt_issuer = "https://issuer.test"
+  default_x509_svid_ttl = "6h"
+  default_jwt_svid_ttl = "10m"
+  agent_ttl = "12h"
+  admin_ids = ["spiffe://example.org/admin", "spiffe://other.test/admin"]
+  audit_log_enabled = true
+  ratelimit { attestation = false signing = false }
+  prune_attested_nodes_expired_for = "24h"
+  prune_attested_nodes_batch_size = 7
+  prune_tofu_nodes = true
+}
+plugins {
+  DataStore "sql" {
+    plugin_data {
+      database_type = "postgres"
+      connection_string = "dbname=spire host=db"
+      root_ca_path = "/ca.pem"
+      client_cert_path = "/c.pem"
+      client_key_path = "/k.pem"
+      max_open_conns = 10
+      max_idle_conns = 5
+      conn_max_lifetime = "1h"
+      disable_migration = true
+    }
+  }
+  KeyManager "disk" { plugin_data { keys_path = "/keys/k.json" } }
+  NodeAttestor "join_token" { plugin_data {} }
+}
+health_checks {
+  listener_enabled = true
+  bind_address = "[::]"
+  bind_port = "8080"
+  live_path = "/l"
+  ready_path = "/r"
+}
+`;
+
+const FULL_CONFIG = {
+  trustDomain: "example.org",
+  bindAddress: "::1",
+  bindPort: 8082,
+  socketPath: "/run/s.sock",
+  dataDir: "/data",
+  log: { level: "warn", format: "json", file: "/var/log/s.log", sourceLocation: true, fractionalSeconds: true },
+  caTtlSeconds: 604_800,
+  caKeyType: "rsa-4096",
+  caSubject: { country: ["DE", "US"], organization: ["Org"], commonName: "CA" },
+  defaultX509SvidTtlSeconds: 21_600,
+  defaultJwtSvidTtlSeconds: 600,
+  agentTtlSeconds: 43_200,
+  jwtKeyType: "ec-p384",
+  jwtIssuer: "https://issuer.test",
+  adminIds: ["spiffe://example.org/admin", "spiffe://other.test/admin"],
+  auditLogEnabled: true,
+  rateLimit: { attestation: false, signing: false },
+  pruneAttestedNodes: { expiredForMs: 86_400_000, batchSize: 7, includeNonReattestable: true },
+  dataStore: {
+    kind: "postgres",
+    connectionString: "dbname=spire host=db",
+    rootCaPath: "/ca.pem",
+    clientCertPath: "/c.pem",
+    clientKeyPath: "/k.pem",
+    maxOpenConns: 10,
+    maxIdleConns: 5,
+    connMaxLifetimeMs: 3_600_000,
+    disableMigration: true,
+  },
+  keyManager: { type: "disk", keysPath: "/keys/k.json" },
+  nodeAttestors: [{ type: "join_token" }],
+  healthChecks: { listenerEnabled: true, bindAddress: "::", bindPort: 8080, livePath: "/l", readyPath: "/r" },
+  warnings: [],
+};
+
+const DEFAULTS = {
+  bindAddress: "0.0.0.0",
+  bindPort: 8081,
+  socketPath: "/tmp/spire-server/private/api.sock",
+  log: { level: "info", format: "text", sourceLocation: false, fractionalSeconds: false },
+  caTtlSeconds: 86_400,
+  caKeyType: "ec-p256",
+  caSubject: {},
+  defaultX509SvidTtlSeconds: 3600,
+  defaultJwtSvidTtlSeconds: 300,
+  agentTtlSeconds: 3600,
+  jwtKeyType: "ec-p256",
+  jwtIssuer: "",
+  adminIds: [],
+  auditLogEnabled: false,
+  rateLimit: { attestation: true, signing: true },
+  nodeAttestors: [{ type: "join_token" }],
+  healthChecks: {
+    listenerEnabled: false,
+    bindAddress: "localhost",
+    bindPort: 80,
+    livePath: "/live",
+    readyPath: "/ready",
+  },
+  warnings: [],
+};
+
+describe("SPIRE's keys", () => {
+  test("all that work become the configuration", async () => expect(await load(FULL)).toEqual(FULL_CONFIG));
+
+  test("a file that names only the trust domain gets SPIRE's defaults and the embedded store", async () => {
+    expect(await load('server { trust_domain = "a.test" data_dir = "/data" }')).toEqual({
+      ...DEFAULTS,
+      trustDomain: "a.test",
+      dataDir: "/data",
+      dataStore: { kind: "embedded", directory: "/data/store" },
+      keyManager: { type: "disk", keysPath: "/data/keys.json" },
+    });
+  });
+
+  test("YAML and JSON have the same keys", async () => {
+    const yaml =
+      "server:\n  trust_domain: a.test\n  data_dir: /data\n  admin_ids: [spiffe://a.test/x]\nplugins:\n  KeyManager:\n    memory: {}\n";
+    const json =
+      '{"server": {"trust_domain": "a.test", "data_dir": "/data", "admin_ids": ["spiffe://a.test/x"]}, "plugins": {"KeyManager": [{"memory": {}}]}}';
+    const hcl =
+      'server { trust_domain = "a.test" data_dir = "/data" admin_ids = ["spiffe://a.test/x"] }\nplugins { KeyManager "memory" {} }';
+    const expected = await load(hcl);
+    expect(expected.keyManager).toEqual({ type: "memory" });
+    expect(await load(yaml, { name: "s.yaml" })).toEqual(expected);
+    expect(await load(json, { name: "s.json" })).toEqual(expected);
+    expect(await load(json)).toEqual(expected);
+  });
+
+  test("the result is frozen, to its leaves", async () => {
+    const config = await load(FULL);
+    expect(() => Object.assign(config.caSubject, { commonName: "x" })).toThrow(TypeError);
+    expect(() => Object.assign(config.adminIds, { length: 0 })).toThrow(TypeError);
+  });
+
+  test.each([
+    { file: "rsa-2048", type: "rsa-2048" },
+    { file: "rsa-4096", type: "rsa-4096" },
+    { file: "ec-p256", type: "ec-p256" },
+    { file: "EC-P384", type: "ec-p384" },
+  ])("ca_key_type $file is used for JWTs too", async ({ file, type }) => {
+    expect(await load(server(`ca_key_type = "${file}"`))).toMatchObject({ caKeyType: type, jwtKeyType: type });
+  });
+});
+
+describe("without a file", () => {
+  test("defaults are sound: example.org, the embedded store, keys on disk, join tokens", () => {
+    expect(loadServerConfig({ env: { STEEPLE_DATA_DIR: "/state" } })).toEqual({
+      ...DEFAULTS,
+      trustDomain: "example.org",
+      dataDir: "/state/server",
+      dataStore: { kind: "embedded", directory: "/state/server/store" },
+      keyManager: { type: "disk", keysPath: "/state/server/keys.json" },
+    });
+  });
+
+  test("state goes where the system wants it", () => {
+    const expected =
+      process.geteuid?.() === 0 ? "/var/lib/steeple/server" : join(homedir(), ".local/state/steeple/server");
+    expect(loadServerConfig({ env: {} }).dataDir).toBe(expected);
+  });
+
+  test("SPIRE's path in the current directory is taken when it's there", async () => {
+    await mkdir(join(folder, "conf", "server"), { recursive: true });
+    await writeFile(join(folder, "conf", "server", "server.conf"), server(""));
+    const script = `
+      import { loadServerConfig } from ${JSON.stringify(new URL("../../server/config.ts", import.meta.url).href)};
+      console.log(loadServerConfig({ env: {} }).trustDomain);`;
+    const { stdout } = spawnSync(process.execPath, ["--input-type=module", "-e", script], { cwd: folder });
+    expect(stdout.toString()).toBe("a.test\n");
+  });
+
+  test("a file that was asked for must be there", () => {
+    const fault = faultOf(() => loadServerConfig({ path: "/nowhere.conf" }));
+    expect(fault).toMatchObject(refusal("not_found", "config-not-found"));
+    expect(fault.message).toBe("could not find config file /nowhere.conf: please use the -config flag");
+  });
+});
+
+describe("flags go before the file", () => {
+  test("each of them", async () => {
+    const flags: ServerFlags = {
+      bindAddress: "10.0.0.1",
+      serverPort: 9000,
+      dataDir: "/other",
+      socketPath: "/o.sock",
+      trustDomain: "b.test",
+      logFile: "/o.log",
+      logFormat: "text",
+      logLevel: "debug",
+      logSourceLocation: true,
+    };
+    expect(await load(`${server("bind_port = 1")}`, { flags })).toMatchObject({
+      bindAddress: "10.0.0.1",
+      bindPort: 9000,
+      dataDir: "/other",
+      socketPath: "/o.sock",
+      trustDomain: "b.test",
+      log: { level: "debug", format: "text", file: "/o.log", sourceLocation: true },
+      dataStore: { kind: "embedded", directory: "/other/store" },
+    });
+  });
+
+  test("empty ones count as not given, as in SPIRE", async () => {
+    const flags = { bindAddress: "", serverPort: 0, trustDomain: "", logSourceLocation: false };
+    expect(await load(server("bind_port = 8085\nlog_source_location = true"), { flags })).toMatchObject({
+      bindAddress: "0.0.0.0",
+      bindPort: 8085,
+      trustDomain: "a.test",
+      log: { sourceLocation: true },
+    });
+  });
+
+  test("they can stand in for the file", () => {
+    expect(loadServerConfig({ flags: { trustDomain: "b.test", dataDir: "/d" }, env: {} })).toMatchObject({
+      trustDomain: "b.test",
+      dataDir: "/d",
+    });
+  });
+
+  test("a wrong one is named", () => {
+    const fault = faultOf(() => loadServerConfig({ flags: { logLevel: "loud", trustDomain: "B" }, env: {} }));
+    expect(fault.message).toContain("-logLevel: server.log_level: not a valid log level");
+    expect(fault.message).toContain(
+      '-trustDomain: server.trust_domain: could not parse trust_domain "B": trust domain characters',
+    );
+  });
+});
+
+describe("environment variables", () => {
+  test("are expanded when asked, and those that are not set are told", async () => {
+    const text = server('jwt_issuer = "$ISSUER"\n ca_ttl = "${TTL}"\n log_level = "$$x$NONE"').replace("$$x", "");
+    const { jwtIssuer, caTtlSeconds, warnings } = await load(text, {
+      env: { ISSUER: "i", TTL: "48h" },
+      expandEnv: true,
+    });
+    expect({ jwtIssuer, caTtlSeconds }).toEqual({ jwtIssuer: "i", caTtlSeconds: 172_800 });
+    expect(warnings).toEqual([expect.stringContaining("environment variable NONE is not set")]);
+  });
+
+  test("and stay as they are otherwise", async () => {
+    expect((await load(server('jwt_issuer = "$ISSUER"'), { env: { ISSUER: "i" } })).jwtIssuer).toBe("$ISSUER");
+  });
+});
+
+describe("faults", () => {
+  test.each([
+    {
+      lines: 'trust_domian = "x"',
+      message: ':4:2: unknown key "trust_domian" in server; did you mean "trust_domain"?',
+    },
+    { lines: "bind_prt = 1", message: ':4:2: unknown key "bind_prt" in server; did you mean "bind_port"?' },
+    {
+      lines: "ca_subject { countri = [] }",
+      message: ':4:15: unknown key "countri" in server.ca_subject; did you mean "country"?',
+    },
+    { lines: "experimental { wat = 1 }", message: ':4:17: unknown key "wat" in server.experimental' },
+    { lines: "bind_port = 70000", message: ":4:2: server.bind_port: 70000 is not between 0 and 65535" },
+    { lines: 'ca_ttl = "a day"', message: ':4:2: server.ca_ttl: invalid duration "a day"; write it like 24h or 1h30m' },
+    { lines: 'agent_ttl = "0s"', message: ":4:2: server.agent_ttl: must be at least 1s" },
+    {
+      lines: 'ca_key_type = "dsa"',
+      message:
+        ':4:2: server.ca_key_type: key type "dsa" is unknown; must be one of [rsa-2048, rsa-4096, ec-p256, ec-p384]',
+    },
+    { lines: 'log_level = "loud"', message: ':4:2: server.log_level: not a valid log level: "loud"' },
+    { lines: 'log_format = "xml"', message: ':4:2: server.log_format: "xml" is not one of text, json' },
+    {
+      lines: 'admin_ids = ["spiffe://A/x"]',
+      message:
+        ':4:2: server.admin_ids: could not parse admin ID "spiffe://A/x": trust domain characters are limited to lowercase letters, numbers, dots, dashes, and underscores',
+    },
+    {
+      lines: `socket_path = "/${"x".repeat(107)}"`,
+      message: `:4:2: server.socket_path: socket path "/${"x".repeat(107)}" is longer than 107 bytes`,
+    },
+    { lines: 'data_dir = "/x"', message: ":4:2: server.data_dir is set twice; the first is at :3:2" },
+  ])("$message", async ({ lines, message }) => expect(await refused(server(lines))).toBe(message));
+
+  test("all are told at once", async () => {
+    const text =
+      'server {\n bind_port = -1\n ca_ttl = "x"\n unknwon = 1\n}\nplugins {\n KeyManager "disk" {}\n KeyManager "memory" {}\n}\nsrever {}\n';
+    expect(await refused(text)).toBe(
+      [
+        "6 faults in the configuration:",
+        "  :1:1: trust_domain must be configured",
+        "  :2:2: server.bind_port: -1 is not between 0 and 65535",
+        '  :3:2: server.ca_ttl: invalid duration "x"; write it like 24h or 1h30m',
+        '  :4:2: unknown key "unknwon" in server',
+        '  :6:1: plugin type "KeyManager" constraint not satisfied: expected exactly 1 but got 2',
+        '  :10:1: unknown key "srever"; did you mean "server"?',
+      ].join("\n"),
+    );
+  });
+
+  test.each([
+    { text: "", message: ": trust_domain must be configured" },
+    { text: 'server { trust_domain = "" }', message: ":1:1: trust_domain must be configured" },
+  ])("a file names its trust domain: '$text'", async ({ text, message }) => expect(await refused(text)).toBe(message));
+});
+
+describe("what SPIRE has and Steeple hasn't", () => {
+  test.each([
+    { lines: 'federation { bundle_endpoint { address = "0.0.0.0" port = 8443 } }', key: "federation" },
+    { lines: 'proxy_protocol_trusted_cidrs = ["10.0.0.0/8"]', key: "proxy_protocol_trusted_cidrs" },
+    { lines: "experimental { require_pq_kem = true }", key: "experimental.require_pq_kem" },
+    { lines: "experimental { agent_spiffe_id_as_selector = true }", key: "experimental.agent_spiffe_id_as_selector" },
+    { lines: 'experimental { feature_flags = ["wit-svid"] }', key: "experimental.feature_flags" },
+    {
+      lines: 'experimental { auth_opa_policy_engine { local { rego_path = "x" } } }',
+      key: "experimental.auth_opa_policy_engine",
+    },
+    { lines: 'experimental { named_pipe_name = "x" }', key: "experimental.named_pipe_name" },
+  ])("$key would change behaviour, and is refused with its line", async ({ lines, key }) => {
+    expect(await refused(server(lines))).toMatch(
+      new RegExp(`^:4:\\d+: server\\.${key} is not supported by this version of Steeple$`),
+    );
+  });
+
+  test.each([
+    ["KeyManager", "aws_kms"],
+    ["NodeAttestor", "x509pop"],
+    ["NodeAttestor", "k8s_psat"],
+    ["UpstreamAuthority", "disk"],
+    ["Notifier", "k8sbundle"],
+    ["BundlePublisher", "aws_s3"],
+    ["CredentialComposer", "uniqueid"],
+  ])('so is %s "%s"', async (type, name) => {
+    const text = `${server("")}plugins {\n ${type} "${name}" { plugin_data { a = 1 } }\n}\n`;
+    expect(await refused(text)).toMatch(
+      new RegExp(`^:7:\\d+: plugin ${type} "${name}" is not supported by this version of Steeple$`),
+    );
+  });
+
+  test.each([
+    "profiling_enabled = true",
+    "profiling_port = 6060",
+    'max_attested_node_info_staleness = "1m"',
+    "disable_jwt_svids = true",
+    "experimental { events_based_cache = true }",
+    'experimental { cache_reload_interval = "5s" }',
+    'experimental { event_timeout = "15m" }',
+  ])("%s only tunes, and is accepted with one warning", async (lines) => {
+    const { warnings } = await load(server(lines));
+    expect(warnings).toEqual([
+      expect.stringMatching(/server\.conf:4:\d+: server\..* has no effect in this version of Steeple$/),
+    ]);
+  });
+
+  test("so are metrics", async () => {
+    const { warnings } = await load(`${server("")}telemetry { Prometheus { port = 9988 } }`);
+    expect(warnings).toHaveLength(1);
+  });
+
+  test("a value that changes nothing is accepted without a word", async () => {
+    expect((await load(server("federation {}\nexperimental { require_pq_kem = false }"))).warnings).toEqual([]);
+  });
+});
+
+describe("the store", () => {
+  test.each([
+    { what: "nothing", lines: "", directory: "/data/store" },
+    { what: "embedded", lines: 'database_type = "embedded"', directory: "/data/store" },
+  ])("$what is the embedded one in the data folder", async ({ lines, directory }) => {
+    expect((await load(store(lines))).dataStore).toEqual({ kind: "embedded", directory });
+  });
+
+  test.each([
+    { connection: "/x/spire/datastore.sqlite3", directory: "/x/spire/store" },
+    { connection: "file:/x/spire/d.db?cache=shared", directory: "/x/spire/store" },
+    { connection: "file:///x/spire/d.db", directory: "/x/spire/store" },
+    { connection: "./rel/d.db", directory: `${process.cwd()}/rel/store` },
+    { connection: ":memory:", directory: "/data/store" },
+    { connection: "file:memdb?mode=memory&cache=shared", directory: "/data/store" },
+  ])(
+    "sqlite3 $connection means the embedded one in that file's folder, and says so",
+    async ({ connection, directory }) => {
+      const { dataStore } = await load(store(`database_type = "sqlite3"\nconnection_string = "${connection}"`));
+      expect(dataStore).toEqual({ kind: "embedded", directory, notice: expect.stringContaining(directory) });
+    },
+  );
+
+  test("sqlite3 is refused when a SQLite file with data stands there, with the way to export", async () => {
+    const file = join(folder, "datastore.sqlite3");
+    await writeFile(file, Buffer.concat([Buffer.from("SQLite format 3\0"), Buffer.alloc(100_000)]));
+    const message = await refused(store(`database_type = "sqlite3"\nconnection_string = "${file}"`));
+    expect(message).toMatch(
+      /^:9:2: the SQLite database .*datastore\.sqlite3 holds data that this server would not see/,
+    );
+    expect(message).toContain("spire-server entry show -output json");
+    expect(existsSync(file)).toBe(true);
+  });
+
+  test.each([
+    { what: "an empty file", content: Buffer.alloc(0) },
+    {
+      what: "a database without tables",
+      content: Buffer.concat([Buffer.from("SQLite format 3\0"), Buffer.alloc(4080)]),
+    },
+    { what: "another file", content: Buffer.alloc(100_000, "x") },
+  ])("but not for $what", async ({ content }) => {
+    const file = join(folder, "datastore.sqlite3");
+    await writeFile(file, content);
+    const { dataStore } = await load(store(`database_type = "sqlite3"\nconnection_string = "${file}"`));
+    expect(dataStore.kind).toBe("embedded");
+  });
+
+  test.each([
+    {
+      lines: 'database_type = "mysql"\nconnection_string = "x"',
+      message: /:9:2: database_type "mysql" is not supported; write database_type = "postgres" with connection_string/,
+    },
+    {
+      lines: 'database_type "aws_postgres" { region = "x" }',
+      message: /:9:2: database_type "aws_postgres" is not supported by this version of Steeple/,
+    },
+    { lines: 'database_type = "oracle"', message: /:9:2: unknown database_type "oracle"; use postgres or embedded/ },
+    { lines: 'database_type = "postgres"', message: /^:7:12: connection_string must be set/ },
+    {
+      lines: 'database_type = "postgres"\nconnection_string = "x"\nclient_cert_path = "/c"',
+      message: /client_cert_path and client_key_path must be set together/,
+    },
+    { lines: "database_type { a {} b {} }", message: /exactly one database type is expected/ },
+    {
+      lines: 'database_typ = "postgres"',
+      message: /unknown key "database_typ" in plugins\.DataStore\.sql; did you mean "database_type"\?/,
+    },
+  ])("$lines is refused", async ({ lines, message }) => expect(await refused(store(lines))).toMatch(message));
+
+  test("T-J8 a fault never repeats the connection string", async () => {
+    expect(await refused(store('database_type = "mysql"\nconnection_string = "root:hunter2@tcp(db)/x"'))).not.toContain(
+      "hunter2",
+    );
+  });
+});
+
+describe("lifetimes that the CA's can't guarantee are warned of, in SPIRE's words", () => {
+  test.each([
+    { lines: 'default_x509_svid_ttl = "4h"', warning: undefined },
+    {
+      lines: 'default_x509_svid_ttl = "5h"',
+      warning:
+        "default_x509_svid_ttl is too high for the configured ca_ttl value. SVIDs with shorter lifetimes may be issued. Please set default_x509_svid_ttl to 4h or less, or the ca_ttl to 30h or more, to guarantee the full default_x509_svid_ttl lifetime when CA rotations are scheduled.",
+    },
+    {
+      lines: 'agent_ttl = "200h"',
+      warning:
+        "agent_ttl is too high and the ca_ttl is too low. SVIDs with shorter lifetimes may be issued. Please set agent_ttl to 168h or less, and the ca_ttl to 1008h or more, to guarantee the full agent_ttl lifetime when CA rotations are scheduled.",
+    },
+    {
+      lines: 'ca_ttl = "2000h"\n default_jwt_svid_ttl = "200h"',
+      warning:
+        "default_jwt_svid_ttl is too high. SVIDs with shorter lifetimes may be issued. Please set default_jwt_svid_ttl to 168h or less to guarantee the full default_jwt_svid_ttl lifetime when CA rotations are scheduled.",
+    },
+  ])("$lines", async ({ lines, warning }) => {
+    const { warnings } = await load(server(lines));
+    expect(warnings.map((one) => one.replace(/^.*?: /, ""))).toEqual(warning === undefined ? [] : [warning]);
+  });
+
+  test("an empty ca_subject is warned of too", async () => {
+    const { warnings, caSubject } = await load(server('ca_subject { common_name = "" }'));
+    expect(warnings).toEqual([
+      expect.stringContaining("ca_subject configurable is set but empty; the default will be used"),
+    ]);
+    expect(caSubject).toEqual({});
+  });
+});
+
+describe("the reference", () => {
+  const text = serverReference();
+
+  test.each([
+    "`trust_domain`",
+    "`ca_subject.common_name`",
+    '`DataStore "sql"`',
+    "`connection_string`",
+    "`health_checks`",
+    "`x509pop`",
+  ])("names %s", (key) => expect(text).toContain(key));
+
+  test("says what has no effect and what is not supported", () => {
+    expect(text).toMatch(/`experimental\.events_based_cache` .* accepted, no effect/);
+    expect(text).toMatch(/`federation` .* not supported/);
+  });
+});
