@@ -13,7 +13,7 @@ import { systemClock } from "../../src/runtime/clock.ts";
 import { Fault, isFault } from "../../src/runtime/fault.ts";
 import { writePrivateFile, writePublicFile } from "../../src/runtime/files.ts";
 import { outputFlag } from "../../src/runtime/flags.ts";
-import type { Io } from "../../src/runtime/terminal.ts";
+import { type Io, withProgress } from "../../src/runtime/terminal.ts";
 import { trustDomainOf } from "../../src/spiffe/id.ts";
 import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
 import { socketFlags, socketPathFrom } from "./connection.ts";
@@ -37,7 +37,8 @@ const fetchX509 = command({
   examples: ["api fetch x509", "api fetch x509 -write /run/my-service", "api fetch x509 -output json"],
   async run({ flags, io, signal }) {
     const started = systemClock.monotonic();
-    const message = await fetchOnce(socketPathFrom(flags, io.env), flags.timeout, signal);
+    const answer = fetchOnce(socketPathFrom(flags, io.env), flags.timeout, signal);
+    const message = await withProgress(io, "waiting for the agent", answer);
     const afterMs = systemClock.monotonic() - started;
     if (flags.output === "json") return void io.stdout.write(`${protoJson(message)}\n`);
     const context = readX509Context(message);

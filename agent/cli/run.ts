@@ -7,7 +7,6 @@ import { raiseUmask } from "../../src/runtime/process.ts";
 import type { Io } from "../../src/runtime/terminal.ts";
 import { packageVersion } from "../../src/runtime/version.ts";
 import { type AgentConfig, agentFlags, agentReference, loadAgentConfig } from "../config.ts";
-import { runAgent } from "../run.ts";
 
 const configFlags = {
   config: {
@@ -31,6 +30,8 @@ export const run = command({
     await using log = createLog(config.log);
     raiseUmask(log);
     try {
+      // Only running needs the whole program; every other command starts quicker without it.
+      const { runAgent } = await import("../run.ts");
       await runAgent({ config, log, clock: systemClock, version: packageVersion(), signal });
     } catch (error) {
       if (signal.aborted && isFault(error, "cancelled")) return;

@@ -1,4 +1,3 @@
-import type { Channel } from "../../src/rpc/dial.ts";
 import type { ListAgentsRequest } from "../../src/rpc/gen/spire/api/server/agent/v1/ListAgentsRequest.ts";
 import type { Agent__Output } from "../../src/rpc/gen/spire/api/types/Agent.ts";
 import { escapeHtml } from "../../src/rpc/proto-json.ts";
@@ -8,7 +7,7 @@ import { type Clock, systemClock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { type FlagSpecs, type FlagValues, outputFlag } from "../../src/runtime/flags.ts";
 import type { TextOutput } from "../../src/runtime/terminal.ts";
-import { call, serverCommand } from "./connection.ts";
+import { type ServerConnection, serverCommand } from "./connection.ts";
 import { usage } from "./entry-message.ts";
 import { idFrom, matchFrom, matchSelectorsFlag, selectorFrom } from "./match.ts";
 import { idText, plural, print, printAgent } from "./print.ts";
@@ -63,11 +62,11 @@ function filterFrom(flags: FlagValues<typeof filterFlags>): Filter {
   };
 }
 
-async function listAgents(server: Channel, request: ListAgentsRequest): Promise<Agent__Output[]> {
+async function listAgents(server: ServerConnection, request: ListAgentsRequest): Promise<Agent__Output[]> {
   const agents: Agent__Output[] = [];
   let token = "";
   do {
-    const page = await call(
+    const page = await server.ask(
       server.client(AgentApi).ListAgents({ ...request, page_size: PAGE_SIZE, page_token: token }),
     );
     agents.push(...page.agents);
@@ -95,7 +94,7 @@ const count = serverCommand({
   flags: { ...filterFlags, output: outputFlag },
   examples: ["agent count", "agent count -banned true"],
   async run({ flags, io, server }) {
-    const message = await call(server.client(AgentApi).CountAgents({ filter: filterFrom(flags) }));
+    const message = await server.ask(server.client(AgentApi).CountAgents({ filter: filterFrom(flags) }));
     print({ io, output: flags.output, message }, () => {
       io.stdout.write(`${plural(message.count, "attested agent", "attested agents")}\n`);
     });
@@ -117,7 +116,7 @@ const show = serverCommand({
   flags: agentFlags,
   examples: ["agent show -spiffeID spiffe://example.org/spire/agent/join_token/…"],
   async run({ flags, io, server }) {
-    const agent = await call(server.client(AgentApi).GetAgent({ id: agentIdFrom(flags) }));
+    const agent = await server.ask(server.client(AgentApi).GetAgent({ id: agentIdFrom(flags) }));
     print({ io, output: flags.output, message: agent }, () => {
       io.stdout.write("Found an attested agent given its SPIFFE ID\n\n");
       printAgent(io.stdout, agent);
@@ -131,7 +130,7 @@ const ban = serverCommand({
   flags: agentFlags,
   examples: ["agent ban -spiffeID spiffe://example.org/spire/agent/join_token/…"],
   async run({ flags, io, server }) {
-    const message = await call(server.client(AgentApi).BanAgent({ id: agentIdFrom(flags) }));
+    const message = await server.ask(server.client(AgentApi).BanAgent({ id: agentIdFrom(flags) }));
     print({ io, output: flags.output, message }, () => void io.stdout.write("Agent banned successfully\n"));
   },
 });
@@ -141,7 +140,7 @@ const evict = serverCommand({
   flags: agentFlags,
   examples: ["agent evict -spiffeID spiffe://example.org/spire/agent/join_token/…"],
   async run({ flags, io, server }) {
-    const message = await call(server.client(AgentApi).DeleteAgent({ id: agentIdFrom(flags) }));
+    const message = await server.ask(server.client(AgentApi).DeleteAgent({ id: agentIdFrom(flags) }));
     print({ io, output: flags.output, message }, () => void io.stdout.write("Agent evicted successfully\n"));
   },
 });
@@ -176,9 +175,9 @@ function isExpired(agent: Agent__Output, forMs: number, clock: Clock): boolean {
   return clock.now().getTime() - Number(agent.x509svid_expires_at) * 1000 > forMs;
 }
 
-async function remove(server: Channel, agent: Agent__Output): Promise<Purged> {
+async function remove(server: ServerConnection, agent: Agent__Output): Promise<Purged> {
   try {
-    await call(server.client(AgentApi).DeleteAgent({ id: agent.id }));
+    await server.ask(server.client(AgentApi).DeleteAgent({ id: agent.id }));
     return { agent_id: idText(agent.id), deleted: true };
   } catch (error) {
     return { agent_id: idText(agent.id), deleted: false, error: Fault.from(error).message };

@@ -6,7 +6,7 @@ import { group } from "../../src/runtime/cli.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { outputFlag } from "../../src/runtime/flags.ts";
 import { encodeBundleDocument } from "../../src/spiffe/bundle.ts";
-import { call, serverCommand } from "./connection.ts";
+import { serverCommand } from "./connection.ts";
 import { plural, print } from "./print.ts";
 
 const FORMATS: Readonly<Record<string, (bundle: Bundle__Output) => string>> = {
@@ -33,7 +33,7 @@ const show = serverCommand({
         hint: "choose pem or spiffe",
       });
     }
-    const message = await call(server.client(BundleApi).GetBundle({}));
+    const message = await server.ask(server.client(BundleApi).GetBundle({}));
     print({ io, output: flags.output, message }, () => void io.stdout.write(format(message)));
   },
 });
@@ -43,7 +43,7 @@ const count = serverCommand({
   flags: { output: outputFlag },
   examples: ["bundle count"],
   async run({ flags, io, server }) {
-    const message = await call(server.client(BundleApi).CountBundles({}));
+    const message = await server.ask(server.client(BundleApi).CountBundles({}));
     print(
       { io, output: flags.output, message },
       () => void io.stdout.write(`${plural(message.count, "bundle", "bundles")}\n`),

@@ -3,6 +3,7 @@ import { codeNameOf, codeOf } from "../../src/rpc/status.ts";
 import { type CommandCall, type CommandNode, type CommandSpec, command } from "../../src/runtime/cli.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { FlagSpecs } from "../../src/runtime/flags.ts";
+import { withProgress } from "../../src/runtime/terminal.ts";
 
 export const DEFAULT_SOCKET_PATH = "/tmp/spire-server/private/api.sock";
 const SOCKET_VARIABLE = "SPIRE_SERVER_PRIVATE_SOCKET";
@@ -20,7 +21,17 @@ const connectionFlags = {
 type WithConnection<F extends FlagSpecs> = F & typeof connectionFlags;
 
 export interface ServerCall<F extends FlagSpecs> extends CommandCall<F> {
-  readonly server: Channel;
+  readonly server: ServerConnection;
+}
+
+/** The admin socket, and the way to ask it something. */
+export interface ServerConnection {
+  readonly client: Channel["client"];
+  /**
+   * Waits for an answer, with a sign of life on a terminal when it takes over a second. A failed call reads as SPIRE's
+   * commands print it: `rpc error: code = NotFound desc = …`, after the context.
+   */
+  ask<T>(answer: Promise<T>, context?: string): Promise<T>;
 }
 
 export interface ServerCommandSpec<F extends FlagSpecs> extends Omit<CommandSpec<F>, "run"> {
@@ -33,8 +44,10 @@ export function serverCommand<const F extends FlagSpecs>(spec: ServerCommandSpec
     ...spec,
     flags: { ...spec.flags, ...connectionFlags },
     async run(call) {
-      using server = dialUnix(socketPathFrom(call.flags as Readonly<Record<string, unknown>>, call.io.env));
-      return await spec.run({ ...call, server });
+      using channel = dialUnix(socketPathFrom(call.flags as Readonly<Record<string, unknown>>, call.io.env));
+      const ask: ServerConnection["ask"] = (answer, context) =>
+        asRpcError(withProgress(call.io, "waiting for the server", answer), context);
+      return await spec.run({ ...call, server: { client: (service) => channel.client(service), ask } });
     },
   });
 }
@@ -60,8 +73,7 @@ export function socketPathFrom(
   return env[SOCKET_VARIABLE] || DEFAULT_SOCKET_PATH;
 }
 
-/** An answer of the server as SPIRE's commands print a failed call: `rpc error: code = NotFound desc = …`. */
-export async function call<T>(answer: Promise<T>, context?: string): Promise<T> {
+async function asRpcError<T>(answer: Promise<T>, context: string | undefined): Promise<T> {
   try {
     return await answer;
   } catch (error) {

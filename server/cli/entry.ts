@@ -1,5 +1,4 @@
 import { readFile } from "node:fs/promises";
-import type { Channel } from "../../src/rpc/dial.ts";
 import type { ListEntriesRequest } from "../../src/rpc/gen/spire/api/server/entry/v1/ListEntriesRequest.ts";
 import type { Entry, Entry__Output } from "../../src/rpc/gen/spire/api/types/Entry.ts";
 import type { Status__Output } from "../../src/rpc/gen/spire/api/types/Status.ts";
@@ -8,7 +7,7 @@ import { group } from "../../src/runtime/cli.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import { type FlagSpecs, type FlagValues, outputFlag } from "../../src/runtime/flags.ts";
 import { type Io, readStdin, type TextOutput } from "../../src/runtime/terminal.ts";
-import { call, serverCommand } from "./connection.ts";
+import { type ServerConnection, serverCommand } from "./connection.ts";
 import { checkEntryFlags, entriesFromJson, entryFlags, entryFromFlags, sortEntries, usage } from "./entry-message.ts";
 import { idFrom, matchFrom, matchSelectorsFlag, selectorFrom } from "./match.ts";
 import { plural, print, printEntry, statusText } from "./print.ts";
@@ -109,7 +108,7 @@ const create = serverCommand({
   ],
   async run({ flags, io, server }) {
     const entries = flags.data === "" ? [newEntry(flags)] : entriesFromJson(await readData(flags.data, io));
-    const answer = await call(server.client(EntryApi).BatchCreateEntry({ entries }));
+    const answer = await server.ask(server.client(EntryApi).BatchCreateEntry({ entries }));
     const message = { ...answer, results: withSent(answer.results, entries) };
     print({ io, output: flags.output, message }, () => printResults(io, "create", answer.results, entries));
     return failures(answer.results) === 0 ? 0 : 1;
@@ -141,7 +140,7 @@ const update = serverCommand({
   async run({ flags, io, server }) {
     const entries =
       flags.data === "" ? [await changedEntry(flags, server)] : entriesFromJson(await readData(flags.data, io));
-    const answer = await call(server.client(EntryApi).BatchUpdateEntry({ entries }));
+    const answer = await server.ask(server.client(EntryApi).BatchUpdateEntry({ entries }));
     const message = { ...answer, results: withSent(answer.results, entries) };
     print({ io, output: flags.output, message }, () => printResults(io, "update", answer.results, entries));
     return failures(answer.results) === 0 ? 0 : 1;
@@ -149,14 +148,14 @@ const update = serverCommand({
 });
 
 /** An update replaces the whole entry, save attributes that were not named: those stay as they are. */
-async function changedEntry(flags: FlagValues<typeof entryFlags>, server: Channel): Promise<Entry> {
+async function changedEntry(flags: FlagValues<typeof entryFlags>, server: ServerConnection): Promise<Entry> {
   if (flags.entryID === "") throw usage("entry ID is required", "add -entryID; entry show lists them");
   if (flags.selector.length === 0) throw usage("at least one selector is required", "add -selector type:value");
   if (flags.parentID === "") throw usage("a parent ID is required", "add -parentID spiffe://…");
   checkEntryFlags(flags);
   const entry = entryFromFlags(flags);
   if (entry.additional_attributes === undefined) return entry;
-  const existing = await call(
+  const existing = await server.ask(
     server.client(EntryApi).GetEntry({ id: flags.entryID }),
     "failed to fetch existing entry to merge additional attributes",
   );
@@ -231,19 +230,19 @@ const show = serverCommand({
   },
 });
 
-function fetchEntry(server: Channel, id: string): Promise<Entry__Output> {
-  return call(server.client(EntryApi).GetEntry({ id }), `error fetching entry ID ${id}`);
+function fetchEntry(server: ServerConnection, id: string): Promise<Entry__Output> {
+  return server.ask(server.client(EntryApi).GetEntry({ id }), `error fetching entry ID ${id}`);
 }
 
 async function listEntries(
-  server: Channel,
+  server: ServerConnection,
   filter: NonNullable<ListEntriesRequest["filter"]>,
 ): Promise<Entry__Output[]> {
   const entries: Entry__Output[] = [];
   let token = "";
   do {
     const request = { page_size: PAGE_SIZE, page_token: token, filter };
-    const page = await call(server.client(EntryApi).ListEntries(request), "error fetching entries");
+    const page = await server.ask(server.client(EntryApi).ListEntries(request), "error fetching entries");
     entries.push(...page.entries);
     token = page.next_page_token;
   } while (token !== "");
@@ -255,7 +254,7 @@ const count = serverCommand({
   flags: { ...filterFlags, output: outputFlag },
   examples: ["entry count", "entry count -parentID spiffe://example.org/my-node"],
   async run({ flags, io, server }) {
-    const message = await call(server.client(EntryApi).CountEntries({ filter: filterFrom(flags) }));
+    const message = await server.ask(server.client(EntryApi).CountEntries({ filter: filterFrom(flags) }));
     print({ io, output: flags.output, message }, () => {
       io.stdout.write(`${plural(message.count, "registration entry", "registration entries")}\n`);
     });
@@ -278,7 +277,7 @@ const remove = serverCommand({
     if (flags.file === "" && flags.entryID === "")
       throw usage("an entry ID is required", "add -entryID; entry show lists them");
     const ids = flags.file === "" ? [flags.entryID] : idsFromJson(await readData(flags.file, io));
-    const answer = await call(server.client(EntryApi).BatchDeleteEntry({ ids }));
+    const answer = await server.ask(server.client(EntryApi).BatchDeleteEntry({ ids }));
     print({ io, output: flags.output, message: answer }, () => printDeleted(io, answer.results));
     return failures(answer.results) === 0 ? 0 : 1;
   },

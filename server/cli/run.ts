@@ -7,7 +7,6 @@ import { raiseUmask } from "../../src/runtime/process.ts";
 import type { Io } from "../../src/runtime/terminal.ts";
 import { packageVersion } from "../../src/runtime/version.ts";
 import { loadServerConfig, type ServerConfig, serverFlags, serverReference } from "../config.ts";
-import { runServer } from "../run.ts";
 
 const configFlags = {
   config: {
@@ -31,6 +30,8 @@ export const run = command({
     await using log = createLog(config.log);
     raiseUmask(log);
     try {
+      // Only running needs the whole program; every other command starts quicker without it.
+      const { runServer } = await import("../run.ts");
       await runServer({ config, log, clock: systemClock, version: packageVersion(), signal });
     } catch (error) {
       if (signal.aborted && isFault(error, "cancelled")) return;

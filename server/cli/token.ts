@@ -1,7 +1,7 @@
 import { AgentApi } from "../../src/rpc/protos.ts";
 import { group } from "../../src/runtime/cli.ts";
 import { outputFlag } from "../../src/runtime/flags.ts";
-import { call, serverCommand } from "./connection.ts";
+import { serverCommand } from "./connection.ts";
 import { idFrom } from "./match.ts";
 import { print } from "./print.ts";
 
@@ -15,7 +15,7 @@ const generate = serverCommand({
   examples: ["token generate -spiffeID spiffe://example.org/my-node"],
   async run({ flags, io, server }) {
     const owner = flags.spiffeID === "" ? {} : { agent_id: idFrom(flags.spiffeID) };
-    const token = await call(server.client(AgentApi).CreateJoinToken({ ttl: flags.ttl, ...owner }));
+    const token = await server.ask(server.client(AgentApi).CreateJoinToken({ ttl: flags.ttl, ...owner }));
     print({ io, output: flags.output, message: token }, () => {
       io.stdout.write(`Token: ${token.value}\n`);
       if (flags.spiffeID === "") io.stdout.write("Warning: Missing SPIFFE ID.\n");

@@ -10,7 +10,7 @@ import { writePrivateFile, writePublicFile } from "../../src/runtime/files.ts";
 import { outputFlag } from "../../src/runtime/flags.ts";
 import type { Io } from "../../src/runtime/terminal.ts";
 import { parseSpiffeId } from "../../src/spiffe/id.ts";
-import { call, serverCommand } from "./connection.ts";
+import { serverCommand } from "./connection.ts";
 import { usage } from "./entry-message.ts";
 
 interface Minted {
@@ -38,12 +38,12 @@ const mint = serverCommand({
       dnsNames: flags.dns,
     });
     const ttl = Math.ceil(flags.ttl / 1000);
-    const { svid } = await call(
+    const { svid } = await server.ask(
       server.client(SvidApi).MintX509SVID({ csr: Buffer.from(csr), ttl }),
       "unable to mint SVID",
     );
     if (svid === null || svid.cert_chain.length === 0) throw incomplete("server response missing SVID chain");
-    const bundle = await call(server.client(BundleApi).GetBundle({}), "unable to get bundle");
+    const bundle = await server.ask(server.client(BundleApi).GetBundle({}), "unable to get bundle");
     if (bundle.x509_authorities.length === 0) throw incomplete("server response missing X509 Authorities");
 
     const end = new Date(Number(svid.expires_at) * 1000);

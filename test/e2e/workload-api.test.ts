@@ -1,0 +1,82 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { X509SVIDResponse__Output } from "../../src/rpc/gen/X509SVIDResponse.ts";
+import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
+import { RawClient } from "../support/raw-client.ts";
+import { startServer, type TestServer } from "../support/server.ts";
+
+let server: TestServer;
+let agent: TestAgent;
+let client: RawClient;
+beforeAll(async () => {
+  server = await startServer();
+  agent = await startAgent(server);
+  client = new RawClient(agent.socketPath);
+});
+afterAll(async () => {
+  await client?.[Symbol.asyncDispose]();
+  await agent?.[Symbol.asyncDispose]();
+  await server?.[Symbol.asyncDispose]();
+});
+
+const create = (path: string, selectors: readonly string[] = [OWN_SELECTOR]) =>
+  server.createEntry({ spiffeId: `spiffe://example.org${path}`, parentId: agent.id(), selectors });
+const remove = (...ids: readonly string[]) => server.admin.entry.BatchDeleteEntry({ ids: [...ids] });
+const idsOf = ({ svids }: X509SVIDResponse__Output) => svids.map(({ spiffe_id }) => spiffe_id);
+
+describe("from the server's entries to a workload's open stream", () => {
+  test("WAPI-29 WAPI-34 without an entry both X.509 methods answer PermissionDenied", async () => {
+    for (const call of [client.svids(), client.bundles()]) {
+      expect(await call.status).toEqual({ code: 7, message: "no identity issued" });
+    }
+  });
+
+  test("WAPI-10 WAPI-32 a created entry arrives on the open stream, a removed one leaves it, the last one ends it", async () => {
+    const web = await create("/web");
+    const watch = await firstAnswer();
+    expect(idsOf(await watch.x509Svids())).toEqual(["spiffe://example.org/web"]);
+    const bundles = client.bundles();
+    expect(Object.keys((await bundles.x509Bundles()).bundles)).toEqual(["spiffe://example.org"]);
+
+    const api = await create("/api");
+    expect(idsOf(await watch.x509Svids(2))).toEqual(["spiffe://example.org/web", "spiffe://example.org/api"]);
+
+    await create("/other", ["unix:uid:4242"]);
+    await remove(api.id);
+    expect(idsOf(await watch.x509Svids(3))).toEqual(["spiffe://example.org/web"]);
+
+    await remove(web.id);
+    expect(await watch.status).toEqual({ code: 7, message: "no identity issued" });
+    expect(await bundles.status).toEqual({ code: 7, message: "no identity issued" });
+    expect([watch.messages.length, bundles.messages.length]).toEqual([3, 1]);
+  });
+
+  test("WAPI-06 WEP-20 two selectors must both hold", async () => {
+    const both = await create("/both", [OWN_SELECTOR, "unix:gid:4242"]);
+    const mine = await create("/mine");
+    const watch = await firstAnswer();
+    expect(idsOf(await watch.x509Svids())).toEqual(["spiffe://example.org/mine"]);
+    await remove(both.id, mine.id);
+    expect((await watch.status).code).toBe(7);
+  });
+
+  test("an updated entry gives a new SVID on the open stream", async () => {
+    const entry = await create("/updated");
+    const watch = await firstAnswer();
+    const { svids } = await watch.x509Svids();
+    expect(svids[0]?.hint).toBe("");
+    await server.admin.entry.BatchUpdateEntry({ entries: [{ ...entry, hint: "primary" }] });
+    const second = await watch.x509Svids(2);
+    expect(second.svids[0]).toMatchObject({ spiffe_id: "spiffe://example.org/updated", hint: "primary" });
+    await remove(entry.id);
+    expect((await watch.status).code).toBe(7);
+  });
+});
+
+/** Asks until the agent has heard of the entry. */
+async function firstAnswer() {
+  for (;;) {
+    const call = client.svids();
+    const refused = await Promise.race([call.first().then(() => false), call.status.then(({ code }) => code === 7)]);
+    if (!refused) return call;
+  }
+}
