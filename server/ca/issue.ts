@@ -1,10 +1,6 @@
 import { randomBytes } from "node:crypto";
-import {
-  type Certificate,
-  type CertificateTemplate,
-  parseCertificate,
-  signCertificate,
-} from "../../src/crypto/certificate.ts";
+import { type Certificate, parseCertificate } from "../../src/crypto/certificate.ts";
+import { type CertificateTemplate, signCertificate } from "../../src/crypto/certificate-template.ts";
 import type { Signer } from "../../src/crypto/key.ts";
 import { type DistinguishedName, parseName } from "../../src/crypto/name.ts";
 import type { Clock } from "../../src/runtime/clock.ts";

@@ -1,7 +1,9 @@
-import type { Certificate, CertificateTemplate } from "../../src/crypto/certificate.ts";
+import type { Certificate } from "../../src/crypto/certificate.ts";
+import type { CertificateTemplate } from "../../src/crypto/certificate-template.ts";
 import { EXT_KEY_USAGE, EXTENSION, type KeyUsage } from "../../src/crypto/extensions.ts";
-import { checkPublicKey, hexOf, subjectKeyId } from "../../src/crypto/key.ts";
+import { hexOf, subjectKeyId } from "../../src/crypto/key.ts";
 import { encodeName } from "../../src/crypto/name.ts";
+import { checkPublicKey } from "../../src/crypto/public-key.ts";
 import { Fault, isFault } from "../../src/runtime/fault.ts";
 import { checkDnsNames } from "../../src/spiffe/dns-name.ts";
 import {

@@ -1,4 +1,5 @@
-import { type CertificateTemplate, EXT_KEY_USAGE } from "../../src/crypto/certificate.ts";
+import type { CertificateTemplate } from "../../src/crypto/certificate-template.ts";
+import { EXT_KEY_USAGE } from "../../src/crypto/extensions.ts";
 import { subjectKeyId } from "../../src/crypto/key.ts";
 import type { DistinguishedName } from "../../src/crypto/name.ts";
 import { type SpiffeId, type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";

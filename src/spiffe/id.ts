@@ -9,10 +9,12 @@ export type SpiffeId = string & { readonly [brand]: "SpiffeId" };
 const SCHEME = "spiffe://";
 /** SPIFFE-ID, section 2.3. */
 export const MAX_ID_BYTES = 2048;
-export const MAX_TRUST_DOMAIN_BYTES = 255;
+const MAX_TRUST_DOMAIN_BYTES = 255;
 
 const TRUST_DOMAIN = /^[a-z0-9._-]+$/;
 const SEGMENT = /^[A-Za-z0-9._-]+$/;
+const TRAILING_SLASH = "path cannot have a trailing slash";
+const EMPTY_SEGMENT = "path cannot contain empty segments";
 
 /** Throws `invalid`. */
 export function parseTrustDomain(text: string): TrustDomain {
@@ -66,9 +68,9 @@ export function spiffeId(trustDomain: TrustDomain, path: string): SpiffeId {
 
 function checkPath(path: string): void {
   if (!path.startsWith("/")) throw bad("path must have a leading slash", "spiffe-id-path");
-  if (path.endsWith("/")) throw bad("path cannot have a trailing slash", "spiffe-id-path");
-  for (const segment of path.slice(1).split("/")) {
-    if (segment === "") throw bad("path cannot contain empty segments", "spiffe-id-path");
+  const segments = path.slice(1).split("/");
+  for (const [index, segment] of segments.entries()) {
+    if (segment === "") throw bad(index === segments.length - 1 ? TRAILING_SLASH : EMPTY_SEGMENT, "spiffe-id-path");
     if (segment === "." || segment === "..") throw bad("path cannot contain dot segments", "spiffe-id-path");
     if (!SEGMENT.test(segment)) {
       throw bad(
@@ -123,4 +125,23 @@ export function isReserved(id: SpiffeId): boolean {
 
 export function isAgentId(id: SpiffeId): boolean {
   return pathOf(id).startsWith("/spire/agent/");
+}
+
+/** Throws `invalid` unless the ID has a path and lies in the trust domain. */
+export function checkMemberId(id: SpiffeId, trustDomain: TrustDomain): void {
+  const member = `a member of trust domain "${trustDomain}"`;
+  if (!isMember(id, trustDomain)) throw misplaced(id, member);
+  if (pathOf(id) === "") throw misplaced(id, `${member}; path is empty`);
+}
+
+/** Throws `invalid` unless the ID can name a workload of the trust domain: with a path, and not a reserved one. */
+export function checkWorkloadId(id: SpiffeId, trustDomain: TrustDomain): void {
+  const workload = `a workload in trust domain "${trustDomain}"`;
+  if (!isMember(id, trustDomain)) throw misplaced(id, `a member of trust domain "${trustDomain}"`);
+  if (pathOf(id) === "") throw misplaced(id, `${workload}; path is empty`);
+  if (isReserved(id)) throw misplaced(id, `${workload}; path is in the reserved namespace`);
+}
+
+function misplaced(id: SpiffeId, wanted: string): Fault {
+  return new Fault("invalid", `"${id}" is not ${wanted}`, { code: "spiffe-id-role" });
 }

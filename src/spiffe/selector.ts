@@ -6,6 +6,10 @@ export interface Selector {
   readonly value: string;
 }
 
+/** Beyond any selector that an attestor makes; paths and labels are the longest. */
+const MAX_TYPE_BYTES = 255;
+const MAX_VALUE_BYTES = 8192;
+
 /** Reads `type:value`. Throws `invalid`. */
 export function parseSelector(text: string): Selector {
   const colon = text.indexOf(":");
@@ -23,6 +27,12 @@ export function checkSelector(selector: Selector): Selector {
   if (selector.type === "") throw new Fault("invalid", "missing selector type", { code: "selector-type" });
   if (selector.type.includes(":")) throw new Fault("invalid", "selector type contains ':'", { code: "selector-type" });
   if (selector.value === "") throw new Fault("invalid", "missing selector value", { code: "selector-value" });
+  if (Buffer.byteLength(selector.type) > MAX_TYPE_BYTES) {
+    throw new Fault("invalid", `selector type is longer than ${MAX_TYPE_BYTES} bytes`, { code: "selector-type" });
+  }
+  if (Buffer.byteLength(selector.value) > MAX_VALUE_BYTES) {
+    throw new Fault("invalid", `selector value is longer than ${MAX_VALUE_BYTES} bytes`, { code: "selector-value" });
+  }
   if (selector.type.includes("\0") || selector.value.includes("\0")) {
     throw new Fault("invalid", "selector contains a NUL byte", { code: "selector-value" });
   }

@@ -2,7 +2,8 @@ import { generateKeyPairSync, sign, verify, webcrypto } from "node:crypto";
 import "reflect-metadata";
 import { parseCertificate } from "../../src/crypto/certificate.ts";
 import { createCertificateRequest, parseCertificateRequest, verifyCertificateRequest } from "../../src/crypto/csr.ts";
-import { checkPublicKey, generateKey } from "../../src/crypto/key.ts";
+import { generateKey } from "../../src/crypto/key.ts";
+import { checkPublicKey } from "../../src/crypto/public-key.ts";
 import { createCa } from "../support/pki.ts";
 import { perSecond, perSecondInFlight } from "./stats.ts";
 

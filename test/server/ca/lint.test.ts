@@ -5,13 +5,9 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { type Intent, lintCertificate, lintTemplate, RULES } from "../../../server/ca/lint.ts";
 import type { X509SigningAuthority } from "../../../server/ca/slots.ts";
 import { leafTemplate, rootTemplate } from "../../../server/ca/template.ts";
-import {
-  type Certificate,
-  type CertificateTemplate,
-  EXT_KEY_USAGE,
-  parseCertificate,
-  signCertificate,
-} from "../../../src/crypto/certificate.ts";
+import { type Certificate, parseCertificate } from "../../../src/crypto/certificate.ts";
+import { type CertificateTemplate, signCertificate } from "../../../src/crypto/certificate-template.ts";
+import { EXT_KEY_USAGE } from "../../../src/crypto/extensions.ts";
 import { generateKey, subjectKeyId } from "../../../src/crypto/key.ts";
 import { parseSpiffeId, type SpiffeId } from "../../../src/spiffe/id.ts";
 import { faultOf } from "../../support/faults.ts";

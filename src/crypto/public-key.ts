@@ -1,0 +1,99 @@
+import { createPublicKey, type KeyObject } from "node:crypto";
+import { Fault } from "../runtime/fault.ts";
+import { type DerReader, integerBytes, readOctets, readOid, readOnly, TAG } from "./der.ts";
+
+const MIN_RSA_BITS = 2048;
+const MAX_RSA_BITS = 4096;
+const MAX_RSA_EXPONENT = 2 ** 31 - 1;
+/** No accepted key comes near this; what is larger is not looked at. */
+const MAX_SPKI_BYTES = 1024;
+
+/** Named curves and the length of an uncompressed point on each. */
+const CURVES: ReadonlyMap<string, number> = new Map([
+  ["1.2.840.10045.3.1.7", 65],
+  ["1.3.132.0.34", 97],
+  ["1.3.132.0.35", 133],
+]);
+
+const CHECKS: ReadonlyMap<string, (parameters: DerReader, key: Uint8Array) => void> = new Map([
+  ["1.2.840.10045.2.1", checkEc],
+  ["1.2.840.113549.1.1.1", checkRsa],
+  ["1.3.101.112", checkEd25519],
+]);
+
+/**
+ * The one gate for foreign public keys: ECDSA on P-256, P-384 or P-521 (named, uncompressed, on the curve), RSA of
+ * 2048 to 4096 bits with an odd exponent from 3 to 2^31-1, Ed25519 outside the small subgroup. Throws `invalid`. T-X6.
+ */
+export function checkPublicKey(spki: Uint8Array): KeyObject {
+  if (spki.length > MAX_SPKI_BYTES) throw weak("public key is too large");
+  const info = readOnly(spki);
+  const algorithm = info.enter();
+  const check = CHECKS.get(readOid(algorithm.read(TAG.oid)));
+  if (check === undefined) throw weak("unsupported public key algorithm");
+  const key = readOctets(info.read(TAG.bitString));
+  info.end();
+  check(algorithm, key);
+  algorithm.end();
+  try {
+    return createPublicKey({ key: Buffer.from(spki), format: "der", type: "spki" });
+  } catch (cause) {
+    throw weak("public key is not valid", cause);
+  }
+}
+
+function checkEc(parameters: DerReader, key: Uint8Array): void {
+  const size = CURVES.get(readOid(parameters.read(TAG.oid)));
+  if (size === undefined) throw weak("unsupported elliptic curve");
+  if (key.length !== size || key[0] !== 0x04) throw weak("elliptic curve point is not in the uncompressed form");
+}
+
+function checkRsa(parameters: DerReader, key: Uint8Array): void {
+  if (parameters.read(TAG.null).body.length > 0) throw weak("malformed RSA key parameters");
+  const pair = readOnly(key);
+  const modulus = magnitude(integerBytes(pair.read(TAG.integer)));
+  const exponent = magnitude(integerBytes(pair.read(TAG.integer)));
+  pair.end();
+  const bits = bitLength(modulus);
+  if (bits < MIN_RSA_BITS || bits > MAX_RSA_BITS)
+    throw weak(`RSA key has ${bits} bits; ${MIN_RSA_BITS} to ${MAX_RSA_BITS} are allowed`);
+  if (isEven(modulus)) throw weak("RSA modulus is even");
+  const value =
+    bitLength(exponent) > 31 ? Number.POSITIVE_INFINITY : Number.parseInt(Buffer.from(exponent).toString("hex"), 16);
+  if (value < 3 || value > MAX_RSA_EXPONENT || isEven(exponent))
+    throw weak("RSA exponent must be odd, at least 3 and at most 2^31-1");
+}
+
+function magnitude(integer: Uint8Array): Uint8Array {
+  if ((integer[0] ?? 0) >= 0x80) throw weak("RSA key holds a negative number");
+  return integer[0] === 0 && integer.length > 1 ? integer.subarray(1) : integer;
+}
+
+function bitLength(bytes: Uint8Array): number {
+  return bytes.length * 8 - (Math.clz32(bytes[0] ?? 0) - 24);
+}
+
+function isEven(bytes: Uint8Array): boolean {
+  return ((bytes.at(-1) ?? 0) & 1) === 0;
+}
+
+const ED25519_PRIME = 2n ** 255n - 19n;
+/** y of the points of order 8; with it and its negative, the y of all points whose order divides 8. */
+const ORDER_8_Y = 2707385501144840649318225287225658788936804267575313519463743609750303402022n;
+/** Under such a key a signature can hold for any message. */
+const SMALL_ORDER_Y: ReadonlySet<bigint> = new Set([0n, 1n, ED25519_PRIME - 1n, ORDER_8_Y, ED25519_PRIME - ORDER_8_Y]);
+
+function checkEd25519(_parameters: DerReader, key: Uint8Array): void {
+  if (key.length !== 32) throw weak("Ed25519 key has a wrong length");
+  const y = BigInt(`0x${Buffer.from(key).reverse().toString("hex")}`) & (2n ** 255n - 1n);
+  if (y >= ED25519_PRIME) throw weak("Ed25519 key is not canonical");
+  if (SMALL_ORDER_Y.has(y)) throw weak("Ed25519 key has a small order");
+}
+
+function weak(message: string, cause?: unknown): Fault {
+  return new Fault("invalid", message, {
+    code: "public-key",
+    hint: "use an ECDSA key on P-256 or P-384, or an RSA key of 2048 to 4096 bits",
+    ...(cause === undefined ? {} : { cause }),
+  });
+}

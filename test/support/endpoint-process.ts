@@ -1,0 +1,86 @@
+/**
+ * The agent's public endpoint as a process of its own: the real services, attestor and cache, the latter filled by the
+ * test over IPC. Started by `startEndpoint`.
+ */
+import { readdirSync } from "node:fs";
+import { workloadServices } from "../../agent/api/routes.ts";
+import { IdentityCache } from "../../agent/cache/entries.ts";
+import type { CachedEntry } from "../../agent/cache/entry.ts";
+import type { HeldSvid } from "../../agent/cache/svid.ts";
+import type { TrustBundles } from "../../agent/cache/update.ts";
+import { workloadApiProbe } from "../../agent/health.ts";
+import { WorkloadAttestor } from "../../agent/workload/attest.ts";
+import { UnixAttestor } from "../../agent/workload/unix.ts";
+import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
+import { RpcServer } from "../../src/rpc/serve.ts";
+import { systemClock as clock } from "../../src/runtime/clock.ts";
+import { RecordingLog } from "./recording-log.ts";
+
+export interface EndpointOrders {
+  readonly path: string;
+  readonly bundles: TrustBundles;
+  readonly allowUnauthenticatedVerifiers?: boolean;
+  readonly logSelectors?: readonly string[];
+  readonly discoverWorkloadPath?: boolean;
+  readonly workloadSizeLimit?: number;
+  readonly maxStreamsPerConnection?: number;
+}
+
+export type EndpointCommand =
+  | { readonly do: "replace"; readonly entries: ReadonlyMap<string, CachedEntry>; readonly bundles: TrustBundles }
+  | { readonly do: "accept"; readonly svids: ReadonlyMap<string, HeldSvid> }
+  | { readonly do: "look" };
+
+/** What `look` answers. */
+export interface EndpointView {
+  readonly attestations: number;
+  readonly descriptors: number;
+  readonly lines: readonly { readonly level: string; readonly message: string; readonly fields: object }[];
+}
+
+/** Counts what the real attestor is asked. */
+class CountingAttestor extends WorkloadAttestor {
+  asked = 0;
+
+  override attest(peer: PeerProcess, signal: AbortSignal) {
+    this.asked += 1;
+    return super.attest(peer, signal);
+  }
+}
+
+process.once("message", (orders) => void serve(orders as EndpointOrders));
+
+async function serve(orders: EndpointOrders): Promise<void> {
+  const { discoverWorkloadPath = false, workloadSizeLimit = 0, maxStreamsPerConnection } = orders;
+  const log = new RecordingLog();
+  const cache = new IdentityCache({ clock, log, maxSvids: 1000, bundles: orders.bundles });
+  const { signal } = new AbortController();
+  const unix = new UnixAttestor({ discoverWorkloadPath, workloadSizeLimit, clock, signal });
+  const attestor = new CountingAttestor({ attestors: [unix], clock, log });
+  const { services, admit } = workloadServices({
+    attestor,
+    identities: cache,
+    allowUnauthenticatedVerifiers: orders.allowUnauthenticatedVerifiers ?? false,
+    logSelectors: orders.logSelectors ?? [],
+    clock,
+    probe: workloadApiProbe(orders.path),
+  });
+  const server = new RpcServer({
+    services,
+    admit,
+    log,
+    clock,
+    ...(maxStreamsPerConnection && { maxStreamsPerConnection }),
+  });
+  await server.listenUnix({ path: orders.path, mode: 0o777 });
+  process.on("message", (message) => {
+    const command = message as EndpointCommand;
+    if (command.do === "replace") cache.replace(command.entries, command.bundles);
+    if (command.do === "accept") cache.accept(command.svids);
+    const descriptors = readdirSync("/proc/self/fd").length;
+    const lines = JSON.parse(JSON.stringify(log.lines)) as EndpointView["lines"];
+    process.send?.({ attestations: attestor.asked, descriptors, lines } satisfies EndpointView);
+  });
+  process.once("disconnect", () => process.exit(0));
+  process.send?.("ready");
+}

@@ -1,0 +1,129 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { chmod } from "node:fs/promises";
+import { join } from "node:path";
+import type { CachedEntry } from "../../agent/cache/entry.ts";
+import type { HeldSvid } from "../../agent/cache/svid.ts";
+import type { TrustBundles } from "../../agent/cache/update.ts";
+import type { Bundle } from "../../src/spiffe/bundle.ts";
+import { parseSpiffeId, parseTrustDomain } from "../../src/spiffe/id.ts";
+import { parseSelector, selectorSet } from "../../src/spiffe/selector.ts";
+import type { EndpointCommand, EndpointOrders, EndpointView } from "./endpoint-process.ts";
+import type { Issued, TestCa } from "./pki.ts";
+import { temporaryDirectory } from "./workload.ts";
+
+/** The agent's endpoint under test, in another process, with a cache that the test fills. */
+export class Endpoint implements AsyncDisposable {
+  readonly path: string;
+  readonly #child: ChildProcess;
+  readonly #scope: AsyncDisposableStack;
+
+  private constructor(path: string, child: ChildProcess, scope: AsyncDisposableStack) {
+    this.path = path;
+    this.#child = child;
+    this.#scope = scope;
+  }
+
+  static async start(options: Omit<EndpointOrders, "path">): Promise<Endpoint> {
+    await using scope = new AsyncDisposableStack();
+    const { path: folder } = scope.use(await temporaryDirectory());
+    await chmod(folder, 0o777);
+    const path = join(folder, "api.sock");
+    const script = new URL("./endpoint-process.ts", import.meta.url);
+    const child = fork(script, {
+      execArgv: [],
+      serialization: "advanced",
+      stdio: ["ignore", "inherit", "inherit", "ipc"],
+    });
+    scope.defer(async () => {
+      if (child.exitCode === null && child.kill("SIGKILL")) await once(child, "exit");
+    });
+    child.send({ path, ...options } satisfies EndpointOrders);
+    await once(child, "message");
+    return new Endpoint(path, child, scope.move());
+  }
+
+  get folder(): string {
+    return join(this.path, "..");
+  }
+
+  /** The state as after a sync and the signing that follows. */
+  async replace(entries: readonly CachedEntry[], bundles: TrustBundles): Promise<void> {
+    await this.#order({ do: "replace", entries: new Map(entries.map((entry) => [entry.id, entry])), bundles });
+  }
+
+  async accept(...svids: readonly (readonly [CachedEntry, Issued])[]): Promise<void> {
+    const held = svids.map(([entry, issued]) => [entry.id, heldSvid(entry, issued)] as const);
+    await this.#order({ do: "accept", svids: new Map(held) });
+  }
+
+  look(): Promise<EndpointView> {
+    return this.#order({ do: "look" });
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#scope.disposeAsync();
+  }
+
+  async #order(command: EndpointCommand): Promise<EndpointView> {
+    this.#child.send(command);
+    const [view] = await once(this.#child, "message");
+    return view as EndpointView;
+  }
+}
+
+export function bundleOf(...authorities: readonly TestCa[]): Bundle {
+  return {
+    trustDomain: parseTrustDomain(authorities[0]?.trustDomain ?? ""),
+    x509Authorities: authorities.map(({ der }) => ({ asn1: Buffer.from(der), tainted: false })),
+    jwtAuthorities: [],
+    witAuthorities: [],
+    refreshHint: 0,
+    sequenceNumber: 0n,
+  };
+}
+
+export function bundlesOf(own: TestCa, ...foreign: readonly TestCa[]): TrustBundles {
+  return {
+    own: bundleOf(own),
+    federated: new Map(foreign.map((ca) => [parseTrustDomain(ca.trustDomain), bundleOf(ca)])),
+  };
+}
+
+export interface EntrySketch extends Partial<Omit<CachedEntry, "id" | "spiffeId" | "selectors">> {
+  readonly id: string;
+  readonly selectors: readonly string[];
+}
+
+/** `spiffe://example.org/<id>`. */
+export function cachedEntry({ id, selectors, ...rest }: EntrySketch): CachedEntry {
+  return {
+    id,
+    spiffeId: parseSpiffeId(`spiffe://example.org/${id}`),
+    selectors: selectorSet(selectors.map(parseSelector)),
+    federatesWith: [],
+    admin: false,
+    downstream: false,
+    storeSvid: false,
+    hint: "",
+    disableX509SvidPrefetch: false,
+    jwtSvidIncludeJti: false,
+    revisionNumber: 0,
+    createdAt: 1000,
+    ...rest,
+  };
+}
+
+function heldSvid(entry: CachedEntry, issued: Issued): HeldSvid {
+  const { notAfter } = issued.certificate;
+  return {
+    spiffeId: entry.spiffeId,
+    revisionNumber: entry.revisionNumber,
+    createdAt: entry.createdAt,
+    chain: issued.chain.map((der) => Buffer.from(der)),
+    privateKey: Buffer.from(issued.privateKey),
+    expiresAt: notAfter,
+    rotation: { renewAt: notAfter, soonest: 0, latest: Number.POSITIVE_INFINITY },
+    authorityKeyId: "",
+  };
+}

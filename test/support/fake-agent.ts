@@ -1,0 +1,181 @@
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import {
+  createServer,
+  type Http2Server,
+  type IncomingHttpHeaders,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from "node:http2";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { X509BundlesResponse } from "../../src/rpc/gen/X509BundlesResponse.ts";
+import type { X509SVIDResponse } from "../../src/rpc/gen/X509SVIDResponse.ts";
+import { type MethodsOf, WorkloadApi } from "../../src/rpc/protos.ts";
+import type { Clock } from "../../src/runtime/clock.ts";
+
+type Method = MethodsOf<typeof WorkloadApi>;
+
+export interface FakeCall {
+  readonly method: string;
+  /** By the clock of the test. */
+  readonly at: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly stream: FakeStream;
+}
+
+/** What the agent does with one call. */
+export type Step = (stream: FakeStream) => void;
+
+/**
+ * A Workload API that does what the test says, down to the frames, and remembers every call. It shares no code with the
+ * real one but the message definitions.
+ */
+export class FakeAgent implements AsyncDisposable {
+  readonly path: string;
+  readonly calls: FakeCall[] = [];
+  readonly #clock: Clock;
+  readonly #sessions = new Set<ServerHttp2Session>();
+  readonly #steps: Step[] = [];
+  #server: Http2Server | undefined;
+
+  private constructor(path: string, clock: Clock) {
+    this.path = path;
+    this.#clock = clock;
+  }
+
+  /** Each call takes the next step; the last one serves all that follow. */
+  static async start(clock: Clock, ...steps: readonly Step[]): Promise<FakeAgent> {
+    const agent = await FakeAgent.absent(clock, ...steps);
+    await agent.listen();
+    return agent;
+  }
+
+  /** Only the path; nobody listens yet. */
+  static async absent(clock: Clock, ...steps: readonly Step[]): Promise<FakeAgent> {
+    const folder = await mkdtemp(join(tmpdir(), "steeple-fa-"));
+    const agent = new FakeAgent(join(folder, "api.sock"), clock);
+    agent.script(...steps);
+    return agent;
+  }
+
+  get socket(): string {
+    return `unix://${this.path}`;
+  }
+
+  /** Adds steps. */
+  script(...steps: readonly Step[]): void {
+    this.#steps.push(...steps);
+  }
+
+  async listen(): Promise<void> {
+    const server = createServer();
+    server.on("session", (session) => {
+      this.#sessions.add(session);
+      session.on("close", () => this.#sessions.delete(session)).on("error", () => undefined);
+    });
+    server.on("stream", (stream, headers) => this.#take(stream as ServerHttp2Stream, headers));
+    server.listen(this.path);
+    await once(server, "listening");
+    this.#server = server;
+  }
+
+  /** Closes the listener and resets every connection. */
+  async stop(): Promise<void> {
+    const server = this.#server;
+    this.#server = undefined;
+    if (server === undefined) return;
+    const closed = new Promise((resolve) => server.close(resolve));
+    for (const session of this.#sessions) session.destroy();
+    await closed;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+    await rm(join(this.path, ".."), { recursive: true, force: true });
+  }
+
+  #take(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): void {
+    stream.on("error", () => undefined);
+    stream.resume();
+    const call = {
+      method: String(headers[":path"]),
+      at: this.#clock.monotonic(),
+      headers,
+      stream: new FakeStream(stream, String(headers[":path"])),
+    };
+    this.calls.push(call);
+    const step = this.#steps[Math.min(this.calls.length, this.#steps.length) - 1];
+    step?.(call.stream);
+  }
+}
+
+/** The agent's end of one call. */
+export class FakeStream {
+  readonly #stream: ServerHttp2Stream;
+  readonly #method: string;
+  #trailers: Record<string, string> = { "grpc-status": "0" };
+  /** Resolves when the client ends it, or the connection. */
+  readonly closed: Promise<unknown>;
+
+  constructor(stream: ServerHttp2Stream, path: string) {
+    this.#stream = stream;
+    this.#method = path.slice(path.lastIndexOf("/") + 1);
+    this.closed = new Promise((resolve) => stream.once("close", resolve));
+  }
+
+  get isOpen(): boolean {
+    return !this.#stream.closed && !this.#stream.destroyed;
+  }
+
+  /** Bytes are sent as they are, as the message of the call's method. */
+  send(message: X509SVIDResponse | X509BundlesResponse | Uint8Array): this {
+    const payload = message instanceof Uint8Array ? message : this.#encode(message);
+    const frame = Buffer.alloc(5 + payload.length);
+    frame.writeUInt32BE(payload.length, 1);
+    frame.set(payload, 5);
+    this.#open();
+    this.#stream.write(frame);
+    return this;
+  }
+
+  /** Ends the call with a status. */
+  end(code: number, message = ""): void {
+    this.#trailers = { "grpc-status": String(code), "grpc-message": encodeURIComponent(message) };
+    this.#open();
+    this.#stream.end();
+  }
+
+  goaway(): void {
+    this.#stream.session?.goaway();
+  }
+
+  /** Without a word. */
+  dropConnection(): void {
+    this.#stream.session?.destroy();
+  }
+
+  #open(): void {
+    if (this.#stream.headersSent) return;
+    this.#stream.on("wantTrailers", () => this.#stream.sendTrailers(this.#trailers));
+    this.#stream.respond({ ":status": 200, "content-type": "application/grpc" }, { waitForTrailers: true });
+  }
+
+  #encode(message: object): Uint8Array {
+    const definition = WorkloadApi.methods()[this.#method as Method];
+    if (definition === undefined) throw new Error(`no method ${this.#method}`);
+    return definition.responseSerialize(message);
+  }
+}
+
+/** Ends a call with this status and nothing else. */
+export function refuse(code: number, message = ""): Step {
+  return (stream) => stream.end(code, message);
+}
+
+/** Sends these messages and keeps the stream open. */
+export function hold(...messages: readonly (X509SVIDResponse | X509BundlesResponse)[]): Step {
+  return (stream) => {
+    for (const message of messages) stream.send(message);
+  };
+}
