@@ -1,0 +1,287 @@
+import type { Clock } from "../../src/runtime/clock.ts";
+import { Feed } from "../../src/runtime/feed.ts";
+import type { Log } from "../../src/runtime/log.ts";
+import { formatSelector, type Selector } from "../../src/spiffe/selector.ts";
+import { duplicateHintIgnored, entryCreated, entryRemoved, entryUpdated, svidEvicted } from "../events.ts";
+import { msUntilDue, OVERDUE } from "../node/rotation.ts";
+import { byAge, type CachedEntry, withUniqueHints } from "./entry.ts";
+import { SelectorIndex } from "./matching.ts";
+import { type HeldSvid, isCurrent, isUsable, type SigningRequest, urgency } from "./svid.ts";
+import {
+  sameBundles,
+  sameUpdate,
+  type TrustBundles,
+  updateFor,
+  type WorkloadUpdate,
+  type X509Identity,
+} from "./update.ts";
+
+export interface IdentityCacheOptions {
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Soft: an SVID that a subscriber uses is never dropped. */
+  readonly maxSvids: number;
+  /** Bundles to start with; the first sync replaces them. */
+  readonly bundles: TrustBundles;
+}
+
+/** Everything known of one entry. Owned by the cache. */
+interface Holding {
+  entry: CachedEntry;
+  svid: HeldSvid | undefined;
+  /** A signing attempt has failed, so others need not wait for it. */
+  failed: boolean;
+  /** The server refused it by name: not asked for again before the next sync. */
+  refused: boolean;
+  /** Grows with use: the lowest is dropped first. */
+  lastUsed: number;
+}
+
+/** Callers with the same selectors, who always get the same answer. */
+interface Audience {
+  readonly texts: ReadonlySet<string>;
+  readonly feed: Feed<WorkloadUpdate | undefined>;
+  matched: readonly CachedEntry[];
+  ignored: readonly CachedEntry[];
+  watchers: number;
+}
+
+/**
+ * Which workload gets which identity, in memory. Filled by the sync and the signer; asked by the local APIs, which it
+ * never keeps waiting for what it holds.
+ */
+export class IdentityCache {
+  /** False until the first sync: nobody's entitlement is known before. */
+  readonly ready = new Feed(false);
+  readonly bundle: Feed<TrustBundles>;
+  /** Ticks when there may be something new to sign: after a sync, and when a caller waits. */
+  readonly work = new Feed(0);
+  readonly #options: IdentityCacheOptions;
+  readonly #holdings = new Map<string, Holding>();
+  readonly #index = new SelectorIndex();
+  readonly #audiences = new Map<string, Audience>();
+  #uses = 0;
+
+  constructor(options: IdentityCacheOptions) {
+    this.#options = options;
+    this.bundle = new Feed(options.bundles);
+  }
+
+  get svidCount(): number {
+    return this.#withSvid().length;
+  }
+
+  /**
+   * The full state now, when all of it is held, and again after each change that the caller would notice. Waits for
+   * what is being signed, and for the first sync. Ends when the signal is aborted.
+   */
+  async *subscribe(
+    selectors: readonly Selector[],
+    signal: AbortSignal,
+  ): AsyncGenerator<WorkloadUpdate, void, undefined> {
+    const texts = new Set(selectors.map(formatSelector));
+    const key = [...texts].sort().join("\0");
+    const audience = this.#audiences.get(key) ?? {
+      texts,
+      feed: new Feed(undefined),
+      matched: [],
+      ignored: [],
+      watchers: 0,
+    };
+    this.#audiences.set(key, audience);
+    audience.watchers += 1;
+    try {
+      this.#refresh(audience);
+      this.#touch(audience);
+      for await (const update of audience.feed.watch(signal)) if (update !== undefined) yield update;
+    } finally {
+      audience.watchers -= 1;
+      if (audience.watchers === 0) this.#audiences.delete(key);
+    }
+  }
+
+  /** What is held for these selectors at this moment; SVIDs yet to be signed are missing. */
+  current(selectors: readonly Selector[]): WorkloadUpdate {
+    return this.#compose(this.#matching(new Set(selectors.map(formatSelector))).kept);
+  }
+
+  /** Takes a synced state whole. What is unchanged must be the same object: it costs nothing then. */
+  replace(entries: ReadonlyMap<string, CachedEntry>, bundles: TrustBundles): void {
+    const gone = [...this.#holdings.values()].filter(({ entry }) => !entries.has(entry.id));
+    for (const { entry } of gone) this.#remove(entry);
+    const put = [...entries.values()].filter((entry) => this.#put(entry));
+    const isNew = !this.ready.value || !sameBundles(bundles, this.bundle.value);
+    if (isNew) this.bundle.set(bundles);
+    if (!this.ready.value) this.ready.set(true);
+    if (isNew || gone.length + put.length > 0) {
+      this.#evict();
+      this.#refreshAll();
+    }
+    this.work.set(this.work.value + 1);
+  }
+
+  /** What wants signing, the most urgent first. Of what nobody waits for, no more than fits. */
+  due(): readonly SigningRequest[] {
+    const { clock } = this.#options;
+    const inUse = this.#inUse();
+    let room = this.#options.maxSvids - this.svidCount;
+    const wanted: SigningRequest[] = [];
+    for (const { entry, svid, refused } of this.#holdings.values()) {
+      if (refused || entry.storeSvid || (svid !== undefined && isCurrent(svid, entry, clock))) continue;
+      const waitedFor = svid === undefined && inUse.has(entry.id);
+      if (svid === undefined && !waitedFor && (entry.disableX509SvidPrefetch || room <= 0)) continue;
+      if (svid === undefined) room -= 1;
+      wanted.push({ entry, waitedFor, ...(svid === undefined ? {} : { expiresAt: svid.expiresAt }) });
+    }
+    return wanted.sort(urgency);
+  }
+
+  /** Until the next SVID that is held becomes due; infinite when none is held. */
+  msUntilDue(): number {
+    const held = this.#withSvid().filter(({ refused }) => !refused);
+    return held.reduce(
+      (least, { svid }) => Math.min(least, msUntilDue(svid.rotation, this.#options.clock)),
+      Number.POSITIVE_INFINITY,
+    );
+  }
+
+  /** When the next SVID that is held and still valid expires. */
+  nextExpiry(): Date | undefined {
+    const now = this.#options.clock.now();
+    const times = this.#withSvid().map(({ svid }) => svid.expiresAt);
+    return times
+      .filter((time) => time > now)
+      .reduce<Date | undefined>((first, time) => (first === undefined || time < first ? time : first), undefined);
+  }
+
+  /** Takes what was signed. An SVID for an entry that has gone meanwhile is dropped. */
+  accept(svids: ReadonlyMap<string, HeldSvid>): void {
+    for (const [id, svid] of svids) {
+      const holding = this.#holdings.get(id);
+      if (holding !== undefined) Object.assign(holding, { svid, failed: false });
+    }
+    this.#evict();
+    this.#refreshAll();
+  }
+
+  /** Signing failed for these: whoever waits for them gets the rest. `refused` are left alone until the next sync. */
+  fail(ids: Iterable<string>, refused: boolean): void {
+    for (const id of ids) {
+      const holding = this.#holdings.get(id);
+      if (holding !== undefined) Object.assign(holding, { failed: true, refused });
+    }
+    this.#refreshAll();
+  }
+
+  /** SVIDs under these authorities are due at once; they are served until their successors are here. */
+  taint(authorityKeyIds: ReadonlySet<string>): number {
+    const tainted = this.#withSvid().filter(({ svid }) => authorityKeyIds.has(svid.authorityKeyId));
+    for (const holding of tainted) holding.svid = { ...holding.svid, rotation: OVERDUE };
+    return tainted.length;
+  }
+
+  /** False when the entry is the one that is held. */
+  #put(entry: CachedEntry): boolean {
+    const holding = this.#holdings.get(entry.id);
+    if (holding?.entry === entry) {
+      holding.refused = false;
+      return false;
+    }
+    if (holding === undefined) {
+      this.#holdings.set(entry.id, { entry, svid: undefined, failed: false, refused: false, lastUsed: 0 });
+      entryCreated(this.#options.log, entry);
+    } else {
+      this.#index.delete(holding.entry);
+      Object.assign(holding, { entry, failed: false, refused: false });
+      if (entry.storeSvid || holding.svid?.spiffeId !== entry.spiffeId) holding.svid = undefined;
+      entryUpdated(this.#options.log, entry);
+    }
+    if (!entry.storeSvid) this.#index.add(entry);
+    return true;
+  }
+
+  #remove(entry: CachedEntry): void {
+    this.#index.delete(entry);
+    this.#holdings.delete(entry.id);
+    entryRemoved(this.#options.log, entry);
+  }
+
+  #matching(texts: ReadonlySet<string>): ReturnType<typeof withUniqueHints> {
+    return withUniqueHints(this.#index.match(texts).sort(byAge));
+  }
+
+  #compose(matched: readonly CachedEntry[]): WorkloadUpdate {
+    const now = this.#options.clock.now();
+    const identities = matched.flatMap((entry): X509Identity[] => {
+      const svid = this.#holdings.get(entry.id)?.svid;
+      if (!isUsable(svid, now)) return [];
+      return [{ entry, chain: svid.chain, privateKey: svid.privateKey, expiresAt: svid.expiresAt }];
+    });
+    return updateFor(identities, this.bundle.value, matched.length > 0);
+  }
+
+  #refreshAll(): void {
+    for (const audience of this.#audiences.values()) this.#refresh(audience);
+  }
+
+  /** Publishes the audience's new state, unless it is the old one or a first answer that is still incomplete. */
+  #refresh(audience: Audience): void {
+    if (!this.ready.value) return;
+    const { kept, ignored } = this.#matching(audience.texts);
+    this.#warnOfDuplicates(audience, ignored);
+    audience.matched = kept;
+    const next = this.#compose(kept);
+    const last = audience.feed.value;
+    const incomplete = kept.some(({ id }) => this.#isAwaited(id));
+    if (next.entitled && next.identities.length === 0) {
+      if (last !== undefined) audience.feed.set(undefined);
+    } else if (!(incomplete && last === undefined) && !(last !== undefined && sameUpdate(last, next))) {
+      audience.feed.set(next);
+    }
+  }
+
+  #isAwaited(id: string): boolean {
+    const holding = this.#holdings.get(id);
+    return holding !== undefined && !holding.failed && !isUsable(holding.svid, this.#options.clock.now());
+  }
+
+  #warnOfDuplicates(audience: Audience, ignored: readonly CachedEntry[]): void {
+    for (const entry of ignored) if (!audience.ignored.includes(entry)) duplicateHintIgnored(this.#options.log, entry);
+    audience.ignored = ignored;
+  }
+
+  /** Marks the audience's entries as used, and asks for those that lack an SVID. */
+  #touch(audience: Audience): void {
+    this.#uses += 1;
+    let missing = false;
+    for (const { id } of audience.matched) {
+      const holding = this.#holdings.get(id);
+      if (holding === undefined) continue;
+      holding.lastUsed = this.#uses;
+      missing ||= !isUsable(holding.svid, this.#options.clock.now());
+    }
+    if (missing) this.work.set(this.work.value + 1);
+  }
+
+  #inUse(): ReadonlySet<string> {
+    return new Set([...this.#audiences.values()].flatMap(({ matched }) => matched.map(({ id }) => id)));
+  }
+
+  #withSvid(): (Holding & { svid: HeldSvid })[] {
+    return [...this.#holdings.values()].filter(
+      (holding): holding is Holding & { svid: HeldSvid } => holding.svid !== undefined,
+    );
+  }
+
+  #evict(): void {
+    const held = this.#withSvid();
+    const surplus = held.length - this.#options.maxSvids;
+    if (surplus <= 0) return;
+    const inUse = this.#inUse();
+    const idle = held.filter(({ entry }) => !inUse.has(entry.id)).sort((a, b) => a.lastUsed - b.lastUsed);
+    for (const holding of idle.slice(0, surplus) as Holding[]) {
+      holding.svid = undefined;
+      svidEvicted(this.#options.log, holding.entry);
+    }
+  }
+}

@@ -1,0 +1,194 @@
+import { type Fault, messageOf } from "../src/runtime/fault.ts";
+import type { Log, LogFields } from "../src/runtime/log.ts";
+import type { SpiffeId, TrustDomain } from "../src/spiffe/id.ts";
+
+// One function per event of the agent's life, in SPIRE's words and under SPIRE's field names, so that scripts and
+// runbooks find what they wait for. None of them throws.
+
+interface EntryName {
+  readonly id: string;
+  readonly spiffeId: SpiffeId;
+}
+
+export function agentStarting(log: Log, fields: { readonly data_dir: string; readonly version: string }): void {
+  log.info("Starting agent", fields);
+}
+
+export function apisStarted(log: Log, socketPath: string): void {
+  log.info("Starting Workload and SDS APIs", { address: socketPath, network: "unix" });
+}
+
+export function apisStopping(log: Log): void {
+  log.info("Stopping Workload and SDS APIs");
+}
+
+// Node
+
+export function bundleLoaded(log: Log, trustDomain: SpiffeId | undefined): void {
+  if (trustDomain === undefined) log.info("Bundle is not found");
+  else log.info("Bundle loaded", { trust_domain_id: trustDomain });
+}
+
+export function svidLoaded(log: Log, id: SpiffeId): void {
+  log.info("SVID loaded", { spiffe_id: id });
+}
+
+export function svidUnusable(log: Log, reason: string, fields?: LogFields): void {
+  log.warn(`${reason}. Generating new keypair`, fields);
+}
+
+export function attestationStarting(log: Log): void {
+  log.info("SVID is not found. Starting node attestation");
+}
+
+export function attested(log: Log, id: SpiffeId, reattestable: boolean): void {
+  log.info("Node attestation was successful", { spiffe_id: id, reattestable });
+}
+
+export function insecureBootstrap(log: Log): void {
+  log.warn("Insecure bootstrap enabled; skipping server certificate verification");
+}
+
+export function startRetried(log: Log, what: string, error: unknown, delayMs: number): void {
+  log.warn(what, { error: messageOf(error), retry_interval: `${Math.round(delayMs / 100) / 10}s` });
+}
+
+export function keysWillBeLost(log: Log): void {
+  log.warn(
+    "Node attestation is not reattestable and the 'memory' key manager is in use; if the agent process is restarted, it will be unable to obtain a new SVID and will need to be manually evicted to be able to re-attest.",
+  );
+}
+
+export function rotated(log: Log, id: SpiffeId, how: "renewed" | "reattested"): void {
+  log.info(how === "renewed" ? "Successfully rotated agent SVID" : "Successfully reattested node", { spiffe_id: id });
+}
+
+export function rotationFailed(log: Log, reattestable: boolean, error: unknown): void {
+  log.error(reattestable ? "Could not reattest agent" : "Could not rotate agent SVID", { error: messageOf(error) });
+}
+
+export function agentTainted(log: Log): void {
+  log.info("Agent SVID is tainted by a root authority, forcing rotation");
+}
+
+export function agentBanned(log: Log, error: Fault): void {
+  log.error("Agent is banned: removing SVID and shutting down", { error: error.message });
+}
+
+export function agentRefusedAtStart(log: Log, error: Fault): void {
+  log.error("Agent needs to re-attest: removing SVID and shutting down", { error: error.message });
+}
+
+export function reattesting(log: Log, error: Fault): void {
+  log.warn("Agent needs to re-attest; will attempt to re-attest", { error: error.message });
+}
+
+export function reattestationFailed(log: Log, error: unknown): void {
+  log.error("Agent failed re-attestation; removing SVID and shutting down", { error: messageOf(error) });
+}
+
+export function stateNotStored(log: Log, what: "SVID" | "bundle", error: unknown): void {
+  log.error(`Could not store ${what}`, { error: messageOf(error) });
+}
+
+export function statusNotPosted(log: Log, version: string, error: unknown): void {
+  log.error("Failed to post agent status", { agent_version: version, error: messageOf(error) });
+}
+
+export function clockTooEarly(log: Log, what: string, notBefore: Date): void {
+  log.warn(`The clock of this machine is earlier than the start of ${what}`, { not_before: rfc3339(notBefore) });
+}
+
+// Sync
+
+export function syncFailed(log: Log, error: unknown): void {
+  log.error("Synchronize failed", { error: messageOf(error) });
+}
+
+export function syncRecovered(log: Log, failures: number): void {
+  log.info("Synchronize recovered", { failures });
+}
+
+export function federatedBundleMissing(log: Log, trustDomain: TrustDomain): void {
+  log.warn("Federated bundle not found", { federated_bundle: trustDomain });
+}
+
+export function malformedBundle(log: Log, error: unknown): void {
+  log.warn("Received malformed bundle from SPIRE server; are the server and agent versions compatible?", {
+    error: messageOf(error),
+  });
+}
+
+export function malformedEntry(
+  log: Log,
+  entry: { readonly id: string; readonly revision: string; readonly problem: string },
+): void {
+  log.warn("Received malformed entry from SPIRE server; are the server and agent versions compatible?", {
+    entry_id: entry.id,
+    revision_number: entry.revision,
+    error: entry.problem,
+  });
+}
+
+export function authoritiesTainted(log: Log, keyIds: ReadonlySet<string>, svids: number): void {
+  log.info("Tainted X.509 SVIDs", { subject_key_ids: [...keyIds].join(","), tainted_x509_svids: svids });
+}
+
+// Entries and SVIDs
+
+export function entryCreated(log: Log, entry: EntryName): void {
+  log.info("Entry created", { entry: entry.id, spiffe_id: entry.spiffeId });
+}
+
+export function entryUpdated(log: Log, entry: EntryName): void {
+  log.info("Entry updated", { entry: entry.id, spiffe_id: entry.spiffeId });
+}
+
+export function entryRemoved(log: Log, entry: EntryName): void {
+  log.info("Entry removed", { entry: entry.id, spiffe_id: entry.spiffeId });
+}
+
+export function duplicateHintIgnored(log: Log, entry: { readonly id: string; readonly hint: string }): void {
+  log.warn("Ignoring entry with duplicate hint", { hint: entry.hint, entry_id: entry.id });
+}
+
+export function svidRequested(log: Log, entry: EntryName, expiresAt: Date | undefined): void {
+  const fields = { entry_id: entry.id, spiffe_id: entry.spiffeId };
+  if (expiresAt === undefined) log.info("Creating X509-SVID", fields);
+  else log.info("Renewing X509-SVID", { ...fields, expires_at: rfc3339(expiresAt) });
+}
+
+export function svidUpdated(log: Log, entry: EntryName): void {
+  log.debug("SVID updated", { entry: entry.id, spiffe_id: entry.spiffeId });
+}
+
+export function svidEvicted(log: Log, entry: EntryName): void {
+  log.debug("Removing SVID record", { record_id: entry.id });
+}
+
+export function svidRefused(
+  log: Log,
+  entryId: string,
+  problem: { readonly status: number; readonly error: string },
+): void {
+  log.warn("Failed to mint X509 SVID", { entry_id: entryId, status: problem.status, error: problem.error });
+}
+
+export function signingFailed(log: Log, error: unknown): void {
+  log.error("SVID sync failed", { error: messageOf(error) });
+}
+
+export function targetNotMet(log: Log, entry: EntryName): void {
+  log.warn(
+    "X509 SVID lifetime isn't long enough to guarantee the availability_target, falling back to the default rotation strategy",
+    {
+      entry_id: entry.id,
+      spiffe_id: entry.spiffeId,
+    },
+  );
+}
+
+/** To the second, as SPIRE writes times. */
+export function rfc3339(time: Date): string {
+  return `${time.toISOString().slice(0, 19)}Z`;
+}

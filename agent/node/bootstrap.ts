@@ -1,0 +1,93 @@
+import { open } from "node:fs/promises";
+import { parseCertificate } from "../../src/crypto/certificate.ts";
+import { decodePem } from "../../src/crypto/pem.ts";
+import type { Clock } from "../../src/runtime/clock.ts";
+import { Fault, messageOf } from "../../src/runtime/fault.ts";
+import { type Bundle, parseBundleDocument } from "../../src/spiffe/bundle.ts";
+import type { TrustDomain } from "../../src/spiffe/id.ts";
+import type { AgentConfig } from "../config.ts";
+import { downloadTrustBundle } from "./download.ts";
+
+/** How the agent learns whom to trust before it has met the server. Exactly one way. */
+export type TrustBundleSource = AgentConfig["trustBundle"];
+type BundleFormat = Extract<TrustBundleSource, { readonly kind: "path" }>["format"];
+
+/** `undefined` authorities mean that the first server to show the right SPIFFE ID is believed. */
+export type Trust = { readonly kind: "bundle"; readonly bundle: Bundle } | { readonly kind: "insecure" };
+
+export interface BootstrapOptions {
+  readonly source: TrustBundleSource;
+  readonly trustDomain: TrustDomain;
+  readonly clock: Clock;
+}
+
+const MAX_BUNDLE_BYTES = 4 * 1024 * 1024;
+
+/** The trust to start with. A bundle that is kept from an earlier run takes precedence; that is the caller's choice. */
+export async function bootstrapTrust(
+  { source, trustDomain, clock }: BootstrapOptions,
+  signal: AbortSignal,
+): Promise<Trust> {
+  switch (source.kind) {
+    case "insecure":
+      return { kind: "insecure" };
+    case "none":
+      throw new Fault("invalid", "load bundle: no certs in bundle", {
+        code: "trust-bundle-missing",
+        hint: "set trust_bundle_path, trust_bundle_url or insecure_bootstrap",
+      });
+    case "path":
+      return read(await readFileCapped(source.path), source.format, trustDomain);
+    case "url": {
+      const roots = source.rootsPath === undefined ? undefined : await readFileCapped(source.rootsPath);
+      return read(
+        await downloadTrustBundle({ url: source.url, roots, clock, maxBytes: MAX_BUNDLE_BYTES }, signal),
+        source.format,
+        trustDomain,
+      );
+    }
+  }
+}
+
+/** A bundle of X.509 authorities alone, such as a PEM file or a former run leaves behind. */
+export function bundleOf(trustDomain: TrustDomain, ders: readonly Uint8Array[]): Bundle {
+  return {
+    trustDomain,
+    x509Authorities: ders.map((asn1) => ({ asn1, tainted: false })),
+    jwtAuthorities: [],
+    witAuthorities: [],
+    refreshHint: 0,
+    sequenceNumber: 0n,
+  };
+}
+
+function read(text: string, format: BundleFormat, trustDomain: TrustDomain): Trust {
+  const bundle =
+    format === "pem" ? bundleOf(trustDomain, pemAuthorities(text)) : parseBundleDocument(trustDomain, text);
+  if (bundle.x509Authorities.length === 0) {
+    throw new Fault("invalid", "no certificates found in trust bundle", {
+      code: "trust-bundle-empty",
+      hint: `check that the bundle is in the format "${format}", or set trust_bundle_format`,
+    });
+  }
+  return { kind: "bundle", bundle };
+}
+
+function pemAuthorities(text: string): readonly Uint8Array[] {
+  return decodePem(text, "CERTIFICATE").map((der) => parseCertificate(der).raw);
+}
+
+async function readFileCapped(path: string): Promise<string> {
+  try {
+    await using file = await open(path, "r");
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(MAX_BUNDLE_BYTES + 1), 0, MAX_BUNDLE_BYTES + 1, 0);
+    if (bytesRead > MAX_BUNDLE_BYTES) throw new Fault("invalid", "larger than 4 MiB");
+    return buffer.toString("utf8", 0, bytesRead);
+  } catch (error) {
+    throw new Fault("invalid", `could not parse trust bundle: ${path}: ${messageOf(error)}`, {
+      code: "trust-bundle-unreadable",
+      hint: 'write it with "steeple-server bundle show"',
+      cause: error,
+    });
+  }
+}

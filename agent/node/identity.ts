@@ -1,0 +1,320 @@
+import { createCertificateRequest } from "../../src/crypto/csr.ts";
+import type { ExportingKeyManager, ManagedKey } from "../../src/keys/keys.ts";
+import { denialReason } from "../../src/rpc/status.ts";
+import type { Clock } from "../../src/runtime/clock.ts";
+import { Fault, isFault, messageOf } from "../../src/runtime/fault.ts";
+import type { Log } from "../../src/runtime/log.ts";
+import { Backoff } from "../../src/runtime/task.ts";
+import type { Bundle } from "../../src/spiffe/bundle.ts";
+import { type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
+import * as events from "../events.ts";
+import type { NodeAttestor } from "./attestor.ts";
+import { bootstrapTrust, bundleOf, type Trust, type TrustBundleSource } from "./bootstrap.ts";
+import type { AgentIdentity, Credentials } from "./credentials.ts";
+import { msUntilDue, OVERDUE } from "./rotation.ts";
+import type { AgentData, AgentState } from "./state.ts";
+import { findKey, nextKeyId, readSvid } from "./svid.ts";
+import type { Upstream } from "./upstream.ts";
+import { wait } from "./wait.ts";
+
+export interface NodeIdentityOptions {
+  readonly trustDomain: TrustDomain;
+  /** Used only when no bundle is kept from an earlier run. */
+  readonly trustBundle: TrustBundleSource;
+  readonly attestor: NodeAttestor;
+  readonly keys: ExportingKeyManager;
+  readonly state: AgentState;
+  readonly upstream: Upstream;
+  readonly credentials: Credentials;
+  readonly availabilityTargetMs?: number | undefined;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** No longer without a look at the clock: it may have been set. */
+const CHECK_MS = 5_000;
+const RETRY = { firstMs: CHECK_MS, maxMs: 24 * CHECK_MS } as const;
+/** As SPIRE: what expires within the second is no good any more. */
+const EXPIRY_SKEW_MS = 1_000;
+
+/**
+ * The agent's own identity: found on disk or gained by attestation, renewed in time, given up when the server says so.
+ * Sets the credentials that `Upstream` connects with, and keeps them in the data directory.
+ */
+export class NodeIdentity {
+  readonly #options: NodeIdentityOptions;
+
+  constructor(options: NodeIdentityOptions) {
+    this.#options = options;
+  }
+
+  /** Takes up the kept SVID, or attests. Throws `denied` when the server refuses this node for good. */
+  async open(signal: AbortSignal): Promise<void> {
+    const { clock, log, credentials, trustDomain } = this.#options;
+    const trust = await this.#trust(signal);
+    events.bundleLoaded(log, trust.kind === "bundle" ? trustDomainId(trustDomain) : undefined);
+    const { kept, keyId } = await this.#loadKept();
+    if (kept === undefined) {
+      events.attestationStarting(log);
+      const identity = await this.#attest({ trust, keyId }, signal);
+      events.attested(log, identity.id, identity.reattestable);
+      return;
+    }
+    if (trust.kind === "insecure") throw svidWithoutBundle();
+    if (clock.now() < kept.leaf.notBefore) events.clockTooEarly(log, "the agent's SVID", kept.leaf.notBefore);
+    credentials.bundle.set(trust.bundle);
+    credentials.identity.set(kept);
+    events.svidLoaded(log, kept.id);
+  }
+
+  /** Renews or re-attests around half of the SVID's lifetime. Throws when the agent has to stop. */
+  async run(signal: AbortSignal): Promise<never> {
+    const { clock, credentials } = this.#options;
+    const backoff = new Backoff(clock, RETRY);
+    for (;;) {
+      const current = this.#current();
+      const left = msUntilDue(current.rotation, clock);
+      if (left > 0) {
+        await wait(
+          {
+            clock,
+            feed: credentials.identity,
+            until: (identity) => identity !== current,
+            ms: Math.min(CHECK_MS, left),
+          },
+          signal,
+        );
+      } else if (await this.#tryRotation(current, signal)) {
+        backoff.reset();
+      } else {
+        await clock.sleep(backoff.next(), signal);
+      }
+    }
+  }
+
+  async acceptBundle(bundle: Bundle): Promise<void> {
+    this.#options.credentials.bundle.set(bundle);
+    await this.#store({ bundle: bundle.x509Authorities.map(({ asn1 }) => asn1) });
+  }
+
+  taint(authorityKeyIds: ReadonlySet<string>): void {
+    const { log, credentials } = this.#options;
+    const current = this.#current();
+    if (!authorityKeyIds.has(current.authorityKeyId)) return;
+    events.agentTainted(log);
+    credentials.identity.set({ ...current, rotation: OVERDUE });
+  }
+
+  /** What the server's refusal of a call asks for. Returns when there's nothing to do, or it is done. */
+  async recover(error: Fault, signal: AbortSignal): Promise<void> {
+    const { log } = this.#options;
+    const reason = denialReason(error);
+    if (reason === undefined) return;
+    if (reason === "banned") return this.#giveUp(error, () => events.agentBanned(log, error));
+    events.reattesting(log, error);
+    try {
+      if (!this.#current().reattestable && reason !== "must_reattest") throw notReattestable();
+      await this.#rotate("reattested", signal);
+    } catch (failure) {
+      signal.throwIfAborted();
+      return this.#giveUp(error, () => events.reattestationFailed(log, failure));
+    }
+  }
+
+  /** For a refusal before the first sync: the SVID goes, and the next start attests anew. Returns for other errors. */
+  async refusedAtStart(error: Fault): Promise<void> {
+    const { log } = this.#options;
+    const reason = denialReason(error);
+    if (reason === undefined) return;
+    const say = reason === "banned" ? events.agentBanned : events.agentRefusedAtStart;
+    return this.#giveUp(error, () => say(log, error));
+  }
+
+  /** True when the agent has a new SVID. */
+  async #tryRotation(current: AgentIdentity, signal: AbortSignal): Promise<boolean> {
+    const { log } = this.#options;
+    try {
+      await this.#rotate(current.reattestable ? "reattested" : "renewed", signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      events.rotationFailed(log, current.reattestable, error);
+      await this.recover(Fault.from(error), signal);
+      if (this.#current() === current && this.#isExpired(current)) await this.#startOver(current, error, signal);
+    }
+    return this.#current() !== current;
+  }
+
+  /**
+   * With an expired SVID only a fresh attestation helps. It's tried for as long as the server is away; the agent stops
+   * when the server is there and refuses.
+   */
+  async #startOver(expired: AgentIdentity, error: unknown, signal: AbortSignal): Promise<void> {
+    const what = expired.reattestable ? "reattest agent" : "rotate agent SVID";
+    const failure = expired.reattestable ? error : await this.#reattestAnew(signal);
+    if (failure === undefined || !isRefusal(failure)) return;
+    throw new Fault("denied", `current SVID has already expired and ${what} failed: ${messageOf(error)}`, {
+      code: "agent-svid-expired",
+      hint: "start the agent with a new join token",
+      cause: failure,
+    });
+  }
+
+  async #reattestAnew(signal: AbortSignal): Promise<unknown> {
+    try {
+      await this.#rotate("reattested", signal);
+      return undefined;
+    } catch (error) {
+      signal.throwIfAborted();
+      events.rotationFailed(this.#options.log, true, error);
+      return error;
+    }
+  }
+
+  async #rotate(how: "renewed" | "reattested", signal: AbortSignal): Promise<void> {
+    const { upstream, log } = this.#options;
+    const identity = await upstream.exclusively(() =>
+      how === "renewed" ? this.#renew(signal) : this.#reattest(signal),
+    );
+    events.rotated(log, identity.id, how);
+  }
+
+  async #renew(signal: AbortSignal): Promise<AgentIdentity> {
+    const { key, csr } = await this.#newKey(this.#current().keyId);
+    const svid = await this.#options.upstream.renew(csr, signal);
+    return this.#adopt({ svid, reattestable: false }, key);
+  }
+
+  #reattest(signal: AbortSignal): Promise<AgentIdentity> {
+    const { credentials } = this.#options;
+    return this.#attest(
+      { trust: { kind: "bundle", bundle: credentials.bundle.value }, keyId: this.#current().keyId },
+      signal,
+    );
+  }
+
+  async #attest(
+    { trust, keyId }: { readonly trust: Trust; readonly keyId: string | undefined },
+    signal: AbortSignal,
+  ): Promise<AgentIdentity> {
+    const { upstream, attestor, credentials } = this.#options;
+    const { key, csr } = await this.#newKey(keyId);
+    const { chain, reattestable, bundle } = await upstream.attest({ attestor, csr, trust }, signal);
+    this.#checkBundle(bundle);
+    credentials.bundle.set(bundle);
+    return this.#adopt({ svid: chain, reattestable, bundle: bundle.x509Authorities.map(({ asn1 }) => asn1) }, key);
+  }
+
+  async #adopt(
+    data: Partial<AgentData> & Pick<AgentData, "svid" | "reattestable">,
+    key: ManagedKey,
+  ): Promise<AgentIdentity> {
+    const { credentials, clock, log } = this.#options;
+    const identity = await readSvid({ ...data, key, from: "server" }, this.#options);
+    if (clock.now() < identity.leaf.notBefore) events.clockTooEarly(log, "the agent's SVID", identity.leaf.notBefore);
+    await this.#store(data);
+    credentials.identity.set(identity);
+    return identity;
+  }
+
+  /** In the slot that the current key does not use, so that the current one survives a failure. */
+  async #newKey(currentKeyId: string | undefined): Promise<{ readonly key: ManagedKey; readonly csr: Uint8Array }> {
+    const key = await this.#options.keys.generate(nextKeyId(currentKeyId), "ec-p256");
+    const csr = await createCertificateRequest({ signer: key, subject: { country: "US", organization: "SPIRE" } });
+    return { key, csr };
+  }
+
+  async #trust(signal: AbortSignal): Promise<Trust> {
+    const { state, trustDomain, trustBundle, clock } = this.#options;
+    if (state.data.bundle.length > 0) return { kind: "bundle", bundle: bundleOf(trustDomain, state.data.bundle) };
+    return bootstrapTrust({ source: trustBundle, trustDomain, clock }, signal);
+  }
+
+  /** The kept SVID when it can still be used, and where its key lives in any case. */
+  async #loadKept(): Promise<{ readonly kept: AgentIdentity | undefined; readonly keyId: string | undefined }> {
+    const { state, keys, log } = this.#options;
+    const all = await keys.list();
+    const key = findKey(all, state.data.svid);
+    if (state.data.svid.length === 0) {
+      if (all.length > 0) events.svidUnusable(log, "Keys recovered, but no SVID found");
+      return { kept: undefined, keyId: undefined };
+    }
+    if (key === undefined) {
+      events.svidUnusable(
+        log,
+        all.length === 0 ? "SVID recovered, but no keys found" : "SVID recovered, but no SVID key found",
+      );
+      return { kept: undefined, keyId: undefined };
+    }
+    const kept = await this.#readKept(key);
+    if (!this.#isExpired(kept)) return { kept, keyId: key.id };
+    events.svidUnusable(log, "SVID key recovered, but SVID is expired", { expiry: events.rfc3339(kept.leaf.notAfter) });
+    return { kept: undefined, keyId: key.id };
+  }
+
+  async #readKept(key: ManagedKey): Promise<AgentIdentity> {
+    const { state, trustDomain } = this.#options;
+    try {
+      return await readSvid({ ...state.data, key, from: "disk" }, this.#options);
+    } catch (error) {
+      throw new Fault("precondition", `the kept SVID cannot be used: ${messageOf(error)}`, {
+        code: "kept-svid-unusable",
+        hint: `use a data_dir of its own for trust domain ${trustDomain}, or remove agent-data.json from this one`,
+        cause: error,
+      });
+    }
+  }
+
+  #isExpired({ leaf }: AgentIdentity): boolean {
+    return this.#options.clock.now().getTime() + EXPIRY_SKEW_MS >= leaf.notAfter.getTime();
+  }
+
+  #checkBundle(bundle: Bundle): void {
+    if (bundle.trustDomain === this.#options.trustDomain && bundle.x509Authorities.length > 0) return;
+    throw new Fault("internal", "the server's bundle is empty or names another trust domain", {
+      code: "bundle-unusable",
+    });
+  }
+
+  #current(): AgentIdentity {
+    const identity = this.#options.credentials.identity.value;
+    if (identity === undefined)
+      throw new Fault("precondition", "the agent has no SVID yet", { code: "agent-not-attested" });
+    return identity;
+  }
+
+  async #giveUp(error: Fault, say: () => void): Promise<never> {
+    say();
+    await this.#options.state.deleteSvid();
+    const hint =
+      denialReason(error) === "banned"
+        ? 'an administrator has banned this agent: "steeple-server agent evict" lets it attest again'
+        : "start the agent again, with a new join token if that is how it attests";
+    throw new Fault(error.kind, error.message, { code: error.code, hint, details: error.details, cause: error });
+  }
+
+  /** What cannot be kept is still good until the next start. */
+  async #store(change: Partial<AgentData>): Promise<void> {
+    const { state, log } = this.#options;
+    try {
+      await state.update(change);
+    } catch (error) {
+      events.stateNotStored(log, change.svid === undefined ? "bundle" : "SVID", error);
+    }
+  }
+}
+
+/** The server has answered, and the answer is no. */
+function isRefusal(error: unknown): boolean {
+  return (isFault(error, "denied") || isFault(error, "invalid")) && error.code !== "join-token-missing";
+}
+
+function notReattestable(): Fault {
+  return new Fault("precondition", "attestation method is not re-attestable", { code: "not-reattestable" });
+}
+
+function svidWithoutBundle(): Fault {
+  return new Fault("precondition", "SVID loaded but no bundle in cache", {
+    code: "bundle-missing",
+    hint: "set trust_bundle_path, or remove agent-data.json so that the agent attests anew",
+  });
+}

@@ -1,0 +1,277 @@
+import { type Certificate, parseCertificate } from "../../src/crypto/certificate.ts";
+import { bundleFromProto } from "../../src/rpc/convert.ts";
+import { type Channel, dialTls } from "../../src/rpc/dial.ts";
+import type { AttestAgentRequest } from "../../src/rpc/gen/spire/api/server/agent/v1/AttestAgentRequest.ts";
+import type { SyncAuthorizedEntriesRequest } from "../../src/rpc/gen/spire/api/server/entry/v1/SyncAuthorizedEntriesRequest.ts";
+import type { SyncAuthorizedEntriesResponse__Output } from "../../src/rpc/gen/spire/api/server/entry/v1/SyncAuthorizedEntriesResponse.ts";
+import { AgentApi, BundleApi, EntryApi, SvidApi } from "../../src/rpc/protos.ts";
+import type { Clock } from "../../src/runtime/clock.ts";
+import { Fault, isAbort, isFault } from "../../src/runtime/fault.ts";
+import type { Log } from "../../src/runtime/log.ts";
+import type { Bundle } from "../../src/spiffe/bundle.ts";
+import type { TrustDomain } from "../../src/spiffe/id.ts";
+import { insecureBootstrap } from "../events.ts";
+import type { NodeAttestor } from "./attestor.ts";
+import type { Trust } from "./bootstrap.ts";
+import type { AgentIdentity, Credentials } from "./credentials.ts";
+import { Gate } from "./gate.ts";
+import { Outbox } from "./outbox.ts";
+import { verifyServer, verifyServerIdOnly } from "./verify.ts";
+
+export interface UpstreamOptions {
+  readonly trustDomain: TrustDomain;
+  readonly address: string;
+  readonly port: number;
+  readonly credentials: Credentials;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+export interface SigningParam {
+  readonly entryId: string;
+  readonly csr: Uint8Array;
+}
+
+export type SignedX509 =
+  | { readonly kind: "signed"; readonly chain: readonly Uint8Array[] }
+  | { readonly kind: "refused"; readonly status: number; readonly error: string };
+
+export interface Attestation {
+  readonly chain: readonly Uint8Array[];
+  readonly reattestable: boolean;
+  readonly bundle: Bundle;
+}
+
+const DEADLINE_MS = 30_000;
+/** The server queues attestations from one address, one a second. */
+const ATTESTATION_DEADLINE_MS = 120_000;
+const MAX_VERSION_LENGTH = 255;
+
+interface Connection {
+  readonly channel: Channel;
+  readonly identity: AgentIdentity;
+  readonly bundle: Bundle;
+  users: number;
+  retired: boolean;
+}
+
+/**
+ * The server, as typed calls. One connection with the agent's SVID is shared by all; it is made anew after an error and
+ * when the SVID or the bundle has changed, and calls that are under way finish on the old one.
+ */
+export class Upstream implements Disposable {
+  readonly #options: UpstreamOptions;
+  readonly #gate = new Gate();
+  #connection: Connection | undefined;
+
+  constructor(options: UpstreamOptions) {
+    this.#options = options;
+  }
+
+  /** While `work` replaces the agent's SVID no other call is under way: the server would find it without one. */
+  exclusively<T>(work: () => Promise<T>): Promise<T> {
+    return this.#gate.exclusive(work);
+  }
+
+  /** Over a connection of its own, without a client certificate. */
+  async attest(
+    request: { readonly attestor: NodeAttestor; readonly csr: Uint8Array; readonly trust: Trust },
+    signal: AbortSignal,
+  ): Promise<Attestation> {
+    const { address, port } = this.#options;
+    using channel = dialTls({ address, port, verifyServer: (chain) => this.#verifyBy(request.trust, chain) });
+    const { chain, reattestable } = await runAttestation(channel, request, signal);
+    return { chain, reattestable, bundle: await this.#bundleAfterAttestation(channel, request.trust, signal) };
+  }
+
+  /** For use inside `exclusively`. Returns the new chain, DER, leaf first. */
+  renew(csr: Uint8Array, signal: AbortSignal): Promise<readonly Uint8Array[]> {
+    return this.#call("failed to renew agent", async (channel) => {
+      const { svid } = await channel
+        .client(AgentApi)
+        .RenewAgent({ params: { csr: Buffer.from(csr) } }, options(signal));
+      return chainOf(svid?.cert_chain, "failed to renew agent");
+    });
+  }
+
+  async postStatus(agentVersion: string, signal: AbortSignal): Promise<void> {
+    await this.#sharedCall("failed to post agent status", (channel) =>
+      channel
+        .client(AgentApi)
+        .PostStatus({ agent_version: agentVersion.slice(0, MAX_VERSION_LENGTH) }, options(signal)),
+    );
+  }
+
+  /** Hands `work` the stream; the call lasts as long as `work` does. */
+  syncEntries<T>(
+    work: (
+      open: (
+        requests: AsyncIterable<SyncAuthorizedEntriesRequest>,
+      ) => AsyncIterable<SyncAuthorizedEntriesResponse__Output>,
+    ) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<T> {
+    return this.#sharedCall("failed to fetch authorized entries", (channel) =>
+      work((requests) => channel.client(EntryApi).SyncAuthorizedEntries(requests, options(signal))),
+    );
+  }
+
+  /** Throws `invalid` when the answer does not parse. */
+  async bundle(signal: AbortSignal): Promise<Bundle> {
+    return bundleFromProto(
+      await this.#sharedCall("failed to fetch bundle", (channel) =>
+        channel.client(BundleApi).GetBundle({}, options(signal)),
+      ),
+    );
+  }
+
+  /** Throws `not_found` when the server holds none, `invalid` when the answer does not parse. */
+  async federatedBundle(trustDomain: TrustDomain, signal: AbortSignal): Promise<Bundle> {
+    const message = await this.#sharedCall("failed to fetch federated bundle", (channel) =>
+      channel.client(BundleApi).GetFederatedBundle({ trust_domain: trustDomain }, options(signal)),
+    );
+    return bundleFromProto(message);
+  }
+
+  /** At most 500 at once. One answer per param, in order. */
+  async signX509(params: readonly SigningParam[], signal: AbortSignal): Promise<readonly SignedX509[]> {
+    const { results } = await this.#sharedCall("failed to batch new X509 SVID(s)", (channel) =>
+      channel
+        .client(SvidApi)
+        .BatchNewX509SVID(
+          { params: params.map(({ entryId, csr }) => ({ entry_id: entryId, csr: Buffer.from(csr) })) },
+          options(signal),
+        ),
+    );
+    return results.map(({ status, svid }): SignedX509 => {
+      const code = status?.code ?? 0;
+      if (code === 0 && svid !== null) return { kind: "signed", chain: svid.cert_chain };
+      return { kind: "refused", status: code, error: status?.message ?? "the server left out the SVID" };
+    });
+  }
+
+  [Symbol.dispose](): void {
+    this.#retire(this.#connection);
+  }
+
+  #verifyBy(trust: Trust, chain: readonly Certificate[]): void {
+    const { trustDomain, clock, log } = this.#options;
+    if (trust.kind === "bundle") {
+      verifyServer({ chain, bundle: trust.bundle, at: clock.now() });
+    } else {
+      insecureBootstrap(log);
+      verifyServerIdOnly(chain, trustDomain);
+    }
+  }
+
+  /** The SVID is issued by now and a token spent, so a failure here must not throw it away when that can be helped. */
+  async #bundleAfterAttestation(channel: Channel, trust: Trust, signal: AbortSignal): Promise<Bundle> {
+    try {
+      return bundleFromProto(await channel.client(BundleApi).GetBundle({}, options(signal)));
+    } catch (error) {
+      signal.throwIfAborted();
+      if (trust.kind === "bundle") return trust.bundle;
+      throw during("failed to get updated bundle", error);
+    }
+  }
+
+  #sharedCall<T>(what: string, work: (channel: Channel) => Promise<T>): Promise<T> {
+    return this.#gate.shared(() => this.#call(what, work));
+  }
+
+  async #call<T>(what: string, work: (channel: Channel) => Promise<T>): Promise<T> {
+    const connection = this.#connect();
+    connection.users += 1;
+    try {
+      return await work(connection.channel);
+    } catch (error) {
+      if (!isFault(error, "not_found")) this.#retire(connection);
+      throw during(what, error);
+    } finally {
+      connection.users -= 1;
+      closeIfUnused(connection);
+    }
+  }
+
+  #connect(): Connection {
+    const { credentials, address, port, clock } = this.#options;
+    const identity = credentials.identity.value;
+    const bundle = credentials.bundle.value;
+    if (identity === undefined)
+      throw new Fault("precondition", "the agent has no SVID yet", { code: "agent-not-attested" });
+    const current = this.#connection;
+    if (current?.identity === identity && current.bundle === bundle) return current;
+    this.#retire(current);
+    const channel = dialTls({
+      address,
+      port,
+      identity,
+      verifyServer: (chain) => verifyServer({ chain, bundle, at: clock.now() }),
+    });
+    this.#connection = { channel, identity, bundle, users: 0, retired: false };
+    return this.#connection;
+  }
+
+  #retire(connection: Connection | undefined): void {
+    if (connection === undefined) return;
+    if (this.#connection === connection) this.#connection = undefined;
+    connection.retired = true;
+    closeIfUnused(connection);
+  }
+}
+
+function closeIfUnused(connection: Connection): void {
+  if (connection.retired && connection.users === 0) connection.channel[Symbol.dispose]();
+}
+
+async function runAttestation(
+  channel: Channel,
+  { attestor, csr }: { readonly attestor: NodeAttestor; readonly csr: Uint8Array },
+  signal: AbortSignal,
+): Promise<{ readonly chain: readonly Uint8Array[]; readonly reattestable: boolean }> {
+  const payload = Buffer.from(await attestor.evidence(signal));
+  const requests = new Outbox<AttestAgentRequest>();
+  requests.push({ params: { data: { type: attestor.type, payload }, params: { csr: Buffer.from(csr) } } });
+  try {
+    const responses = channel.client(AgentApi).AttestAgent(requests, { signal, deadlineMs: ATTESTATION_DEADLINE_MS });
+    for await (const response of responses) {
+      if (response.step !== "challenge") {
+        const chain = chainOf(response.result?.svid?.cert_chain, "failed to parse attestation response");
+        return { chain, reattestable: response.result?.reattestable ?? false };
+      }
+      requests.push({
+        challenge_response: Buffer.from(await attestor.respond(response.challenge ?? new Uint8Array(), signal)),
+      });
+    }
+    throw new Fault("unavailable", "the server ended the stream without an answer", {
+      code: "attestation-ended-early",
+    });
+  } catch (error) {
+    signal.throwIfAborted();
+    throw during("failed to receive attestation response", error);
+  } finally {
+    requests.end();
+  }
+}
+
+function chainOf(ders: readonly Uint8Array[] | undefined, what: string): readonly Uint8Array[] {
+  if (ders === undefined || ders.length === 0)
+    throw new Fault("internal", `${what}: empty SVID cert chain`, { code: "svid-chain-empty" });
+  return ders.map((der) => parseCertificate(der).raw);
+}
+
+function options(signal: AbortSignal): { readonly signal: AbortSignal; readonly deadlineMs: number } {
+  return { signal, deadlineMs: DEADLINE_MS };
+}
+
+/** The same fault, saying what was being done. Details stay: the agent acts on them. An abort stays an abort. */
+function during(what: string, error: unknown): unknown {
+  if (isAbort(error)) return error;
+  const { kind, message, code, hint, details } = Fault.from(error);
+  return new Fault(kind, `${what}: ${message}`, {
+    code,
+    details,
+    cause: error,
+    ...(hint === undefined ? {} : { hint }),
+  });
+}

@@ -1,0 +1,66 @@
+import { join } from "node:path";
+import { openDiskKeys } from "../src/keys/disk.ts";
+import type { ExportingKeyManager } from "../src/keys/keys.ts";
+import { openMemoryKeys } from "../src/keys/memory.ts";
+import type { Clock } from "../src/runtime/clock.ts";
+import type { Log } from "../src/runtime/log.ts";
+import type { AgentConfig, UnixAttestorConfig } from "./config.ts";
+import type { NodeAttestor } from "./node/attestor.ts";
+import { joinTokenAttestor } from "./node/join-token.ts";
+import type { Attestor } from "./workload/attest.ts";
+import { UnixAttestor } from "./workload/unix.ts";
+
+/*
+ * What can be chosen by name in the configuration. Another key manager or attestor is its file, one row here and its
+ * test.
+ */
+
+type KeyManagerConfig = AgentConfig["keyManager"];
+type KeyManagerOf<T extends KeyManagerConfig["type"]> = Extract<KeyManagerConfig, { readonly type: T }>;
+
+const keyManagers: {
+  readonly [T in KeyManagerConfig["type"]]: (config: KeyManagerOf<T>, log: Log) => Promise<ExportingKeyManager>;
+} = {
+  memory: async () => openMemoryKeys(),
+  disk: async ({ directory }, log) => {
+    const keys = await openDiskKeys(join(directory, "keys.json"));
+    for (const notice of keys.notices) log.warn(notice);
+    return keys;
+  },
+};
+
+export function openKeyManager(config: KeyManagerConfig, log: Log): Promise<ExportingKeyManager> {
+  return config.type === "disk" ? keyManagers.disk(config, log) : keyManagers.memory(config, log);
+}
+
+const nodeAttestors: { readonly [T in AgentConfig["nodeAttestor"]["type"]]: (config: AgentConfig) => NodeAttestor } = {
+  join_token: joinTokenAttestor,
+};
+
+export function openNodeAttestor(config: AgentConfig): NodeAttestor {
+  return nodeAttestors[config.nodeAttestor.type](config);
+}
+
+export interface WorkloadAttestorParts {
+  readonly clock: Clock;
+  /** The attestors' own life. */
+  readonly signal: AbortSignal;
+}
+
+type WorkloadAttestorConfig = AgentConfig["workloadAttestors"][number];
+
+const workloadAttestors: {
+  readonly [T in WorkloadAttestorConfig["type"]]: (
+    config: UnixAttestorConfig,
+    parts: WorkloadAttestorParts,
+  ) => Attestor;
+} = {
+  unix: (config, parts) => new UnixAttestor({ ...config, ...parts }),
+};
+
+export function openWorkloadAttestors(
+  configs: AgentConfig["workloadAttestors"],
+  parts: WorkloadAttestorParts,
+): readonly Attestor[] {
+  return configs.map((config) => workloadAttestors[config.type](config, parts));
+}

@@ -1,0 +1,214 @@
+import type { Call } from "../src/rpc/caller.ts";
+import { WorkloadApi } from "../src/rpc/protos.ts";
+import { RpcServer } from "../src/rpc/serve.ts";
+import { denialReason } from "../src/rpc/status.ts";
+import type { Clock } from "../src/runtime/clock.ts";
+import { Fault, isFault } from "../src/runtime/fault.ts";
+import { Feed } from "../src/runtime/feed.ts";
+import { ensurePrivateDirectory, lockDirectory } from "../src/runtime/files.ts";
+import type { Log } from "../src/runtime/log.ts";
+import { type RetryOptions, retry, supervise } from "../src/runtime/task.ts";
+import type { LocalCaller } from "./api/caller.ts";
+import { workloadServices } from "./api/routes.ts";
+import { IdentityCache } from "./cache/entries.ts";
+import { SvidSigner } from "./cache/signer.ts";
+import { Synchronizer } from "./cache/sync.ts";
+import type { AgentConfig } from "./config.ts";
+import * as events from "./events.ts";
+import { AgentHealth, workloadApiProbe } from "./health.ts";
+import { bundleOf } from "./node/bootstrap.ts";
+import type { AgentIdentity, Credentials } from "./node/credentials.ts";
+import { NodeIdentity } from "./node/identity.ts";
+import { AgentState } from "./node/state.ts";
+import { Upstream } from "./node/upstream.ts";
+import { openKeyManager, openNodeAttestor, openWorkloadAttestors } from "./parts.ts";
+import { WorkloadAttestor } from "./workload/attest.ts";
+
+export interface RunAgentOptions {
+  readonly config: AgentConfig;
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly version: string;
+  /** Ends the agent in an orderly way. */
+  readonly signal: AbortSignal;
+}
+
+/** Every local process may ask; what it gets depends on who it is. */
+const PUBLIC_SOCKET_MODE = 0o777;
+/** While the server is away at start: then the supervisor of the process has a say. */
+const START_RETRY = { firstMs: 5_000, maxMs: 60_000, giveUpAfterMs: 60_000 } as const;
+/** What no waiting changes. */
+const FINAL_CODES: ReadonlySet<string> = new Set([
+  "join-token-missing",
+  "trust-bundle-missing",
+  "bundle-missing",
+  "kept-svid-unusable",
+]);
+
+/** Runs an agent until the signal. Opened from top to bottom; disposal closes in the opposite order. */
+export async function runAgent(options: RunAgentOptions): Promise<void> {
+  const { config, log, version, signal } = options;
+  for (const warning of config.warnings) log.warn(warning);
+  events.agentStarting(log, { data_dir: config.dataDir, version });
+  await using scope = new AsyncDisposableStack();
+  await ensurePrivateDirectory(config.dataDir);
+  scope.use(await lockDirectory(config.dataDir));
+  const node = await openNode(options, scope);
+  const identities = openIdentities(options, node);
+  const health = scope.use(await serveWorkloads(options, identities.cache, scope));
+  const isReady = (stop: AbortSignal): Promise<boolean> => identities.cache.ready.until((ready) => ready, stop);
+  await supervise(
+    [
+      (stop) => start(options, { ...node, ...identities }, stop),
+      (stop) => isReady(stop).then(() => node.identity.run(stop)),
+      (stop) => isReady(stop).then(() => identities.synchronizer.run(stop)),
+      (stop) => identities.signer.run(stop),
+      (stop) => health.run(stop),
+    ],
+    stopperOf(signal),
+  );
+  events.apisStopping(part(log, "endpoints"));
+}
+
+function part(log: Log, name: string): Log {
+  return log.child({ subsystem_name: name });
+}
+
+/** An abort of the agent's signal stops the tasks; a task's failure stops the others and not the caller's signal. */
+function stopperOf(signal: AbortSignal): AbortController {
+  const stop = new AbortController();
+  const abort = (): void => stop.abort(signal.reason);
+  if (signal.aborted) abort();
+  signal.addEventListener("abort", abort, { once: true });
+  return stop;
+}
+
+interface Node {
+  readonly identity: NodeIdentity;
+  readonly upstream: Upstream;
+  readonly credentials: Credentials;
+}
+
+async function openNode({ config, log, clock }: RunAgentOptions, scope: AsyncDisposableStack): Promise<Node> {
+  const { trustDomain, serverAddress: address, serverPort: port, trustBundle, availabilityTargetMs } = config;
+  const keys = scope.use(await openKeyManager(config.keyManager, part(log, "key_manager")));
+  const state = await AgentState.load(config.dataDir);
+  const credentials: Credentials = {
+    identity: new Feed<AgentIdentity | undefined>(undefined),
+    bundle: new Feed(bundleOf(trustDomain, [])),
+  };
+  const attestorLog = part(log, "attestor");
+  const upstream = scope.use(new Upstream({ trustDomain, address, port, credentials, clock, log: attestorLog }));
+  const identity = new NodeIdentity({
+    ...{ trustDomain, trustBundle, attestor: openNodeAttestor(config), keys, state },
+    ...{ upstream, credentials, availabilityTargetMs, clock, log: attestorLog },
+  });
+  return { identity, upstream, credentials };
+}
+
+interface Identities {
+  readonly cache: IdentityCache;
+  readonly signer: SvidSigner;
+  readonly synchronizer: Synchronizer;
+}
+
+function openIdentities(
+  { config, log, clock }: RunAgentOptions,
+  { identity, upstream, credentials }: Node,
+): Identities {
+  const { workloadX509SvidKeyType: keyType, availabilityTargetMs, x509SvidCacheMaxSize: maxSvids } = config;
+  const manager = part(log, "manager");
+  const bundles = { own: credentials.bundle.value, federated: new Map() };
+  const cache = new IdentityCache({ clock, log: part(log, "cache_manager"), maxSvids, bundles });
+  const signer = new SvidSigner({ cache, upstream, keyType, availabilityTargetMs, clock, log: manager });
+  const { syncIntervalMs: intervalMs } = config;
+  const synchronizer = new Synchronizer({ cache, upstream, trust: identity, intervalMs, clock, log: manager });
+  return { cache, signer, synchronizer };
+}
+
+/** The socket is there from the start and says that it is not ready, so that callers need not guess. */
+async function serveWorkloads(
+  { config, log, clock, signal }: RunAgentOptions,
+  cache: IdentityCache,
+  scope: AsyncDisposableStack,
+): Promise<AgentHealth> {
+  const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, signal });
+  const probe = workloadApiProbe(config.socketPath);
+  const { services, admit } = workloadServices({
+    attestor: new WorkloadAttestor({ attestors, clock, log: part(log, "workload_attestor") }),
+    identities: cache,
+    allowUnauthenticatedVerifiers: config.allowUnauthenticatedVerifiers,
+    logSelectors: config.logSelectors ?? [],
+    clock,
+    probe,
+  });
+  const { maxStreamsPerConnection } = config;
+  const admitWhenReady = async (call: Call): Promise<LocalCaller> => {
+    const caller = await admit(call);
+    if (!cache.ready.value && call.method.startsWith(`/${WorkloadApi.name}/`)) throw notReady();
+    return caller;
+  };
+  const rpc = new RpcServer({
+    services,
+    admit: admitWhenReady,
+    log: part(log, "endpoints"),
+    clock,
+    maxStreamsPerConnection,
+  });
+  scope.use(rpc);
+  await rpc.listenUnix({ path: config.socketPath, mode: PUBLIC_SOCKET_MODE });
+  const health = new AgentHealth({ probe, started: () => cache.ready.value, clock, log: part(log, "health") });
+  if (config.healthChecks.listenerEnabled) await health.listen(config.healthChecks);
+  return health;
+}
+
+/** SPIFFE Workload Endpoint, section 6. */
+function notReady(): Fault {
+  return new Fault("unavailable", "the agent is not ready yet", {
+    code: "agent-not-ready",
+    hint: "it has yet to reach its server: try again, and see the agent's log",
+  });
+}
+
+/** Everything up to the moment at which workloads can be served. */
+async function start(options: RunAgentOptions, parts: Node & Identities, signal: AbortSignal): Promise<void> {
+  const { config, log, clock } = options;
+  const { identity, credentials } = parts;
+  const retrying = (what: string, retryable: (error: unknown) => boolean): RetryOptions => ({
+    ...START_RETRY,
+    retryable,
+    onRetry: (error, delayMs) => events.startRetried(log, what, error, delayMs),
+  });
+  const open = retrying("Failed to retrieve attestation result", (error) => !isFinal(error));
+  await retry(clock, open, (stop) => identity.open(stop), signal);
+  if (config.keyManager.type === "memory" && credentials.identity.value?.reattestable === false)
+    events.keysWillBeLost(log);
+  const initialize = retrying("Failed to initialize manager", (error) => denialReason(Fault.from(error)) === undefined);
+  try {
+    await retry(clock, initialize, (stop) => firstSync(options, parts, stop), signal);
+  } catch (error) {
+    signal.throwIfAborted();
+    await identity.refusedAtStart(Fault.from(error));
+    throw error;
+  }
+  events.apisStarted(part(log, "endpoints"), config.socketPath);
+}
+
+/** A server that does not know the call, or fails it, is no reason not to start. */
+async function firstSync(
+  { log, version }: RunAgentOptions,
+  parts: Node & Identities,
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    await parts.upstream.postStatus(version, signal);
+  } catch (error) {
+    signal.throwIfAborted();
+    events.statusNotPosted(log, version, error);
+  }
+  await parts.synchronizer.sync(signal);
+}
+
+function isFinal(error: unknown): boolean {
+  return isFault(error, "denied") || (error instanceof Fault && FINAL_CODES.has(error.code));
+}
