@@ -1,8 +1,10 @@
+import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { dirname } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { X509SVIDResponse__Output } from "../../src/rpc/gen/X509SVIDResponse.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { RawClient } from "../support/raw-client.ts";
-import { startServer, type TestServer } from "../support/server.ts";
+import { entryMessage, startServer, type TestServer } from "../support/server.ts";
 
 let server: TestServer;
 let agent: TestAgent;
@@ -71,6 +73,63 @@ describe("from the server's entries to a workload's open stream", () => {
     expect((await watch.status).code).toBe(7);
   });
 });
+
+describe("hints", () => {
+  test.each([
+    { id: "WAPI-63", what: "1024 bytes", hint: "h".repeat(1024), code: 0 },
+    { id: "WAPI-63", what: "1025 bytes", hint: "h".repeat(1025), code: 3 },
+    { id: "WAPI-63", what: "512 characters of two bytes", hint: "é".repeat(512), code: 0 },
+    { id: "WAPI-63", what: "513 characters of two bytes", hint: "é".repeat(513), code: 3 },
+  ])("$id a hint of $what is registered with code $code", async ({ hint, code }) => {
+    const parentId = agent.id();
+    const entry = entryMessage({
+      spiffeId: "spiffe://example.org/hinted",
+      parentId,
+      selectors: ["unix:uid:4242"],
+      hint,
+    });
+    const { results } = await server.admin.entry.BatchCreateEntry({ entries: [entry] });
+    expect(results[0]?.status?.code).toBe(code);
+    if (results[0]?.entry != null) await remove(results[0].entry.id);
+  });
+});
+
+describe("where the endpoint listens", () => {
+  test("WEP-01 WEP-02 WEP-05 WEP-06 on its Unix socket, and on no port", () => {
+    expect(statSync(agent.socketPath).isSocket()).toBe(true);
+    expect(listeningPorts(server.pid)).toEqual([server.port]);
+    expect(listeningPorts(agent.pid)).toEqual([]);
+  });
+
+  test("T-W10 with a socket that everybody may call, in a folder that nobody else may change", () => {
+    expect(statSync(agent.socketPath).mode & 0o777).toBe(0o777);
+    const folder = statSync(dirname(agent.socketPath));
+    expect(folder.mode & 0o022).toBe(0);
+    expect(folder.uid).toBe(process.getuid?.());
+  });
+});
+
+/** TCP ports on which the process listens, by its own descriptors. */
+function listeningPorts(pid: number): readonly number[] {
+  const links = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkOf(`/proc/${pid}/fd/${fd}`));
+  const tables = ["tcp", "tcp6"].flatMap((name) =>
+    readFileSync(`/proc/${pid}/net/${name}`, "utf8").split("\n").slice(1),
+  );
+  return tables.flatMap((line) => {
+    const [, local = "", , state, , , , , , inode] = line.trim().split(/\s+/);
+    const listening = state === "0A" && links.includes(`socket:[${inode}]`);
+    return listening ? [Number.parseInt(local.slice(local.lastIndexOf(":") + 1), 16)] : [];
+  });
+}
+
+/** A descriptor may close while it is looked at. */
+function readlinkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return "";
+  }
+}
 
 /** Asks until the agent has heard of the entry. */
 async function firstAnswer() {

@@ -1,0 +1,52 @@
+import type { Call } from "../../src/rpc/caller.ts";
+import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import type { Log } from "../../src/runtime/log.ts";
+
+/** A local process that may ask; who it is for the purpose of identities is up to attestation. */
+export interface LocalCaller {
+  readonly process: PeerProcess;
+  /** The agent asking itself whether it works: not worth a line in the log. */
+  readonly isAgent: boolean;
+  /** Carries the PID. */
+  readonly log: Log;
+}
+
+const HEADER = "workload.spiffe.io";
+/** What stock health checks call without the header; it says nothing about anybody. */
+const WITHOUT_HEADER = "/grpc.health.v1.Health/";
+
+/**
+ * Lets local processes in that send the security header: a request that a confused web client was made to send has
+ * none. Runs before anything is asked about the caller. SPIFFE Workload Endpoint, section 3; T-W5.
+ */
+export async function admitLocalCaller(call: Call): Promise<LocalCaller> {
+  if (!call.method.startsWith(WITHOUT_HEADER) && !hasSecurityHeader(call)) {
+    throw new Fault("invalid", "security header missing from request", {
+      code: "security-header-missing",
+      hint: `send the metadata "${HEADER}: true" with every request`,
+    });
+  }
+  const { process: peer } = call.caller;
+  if (peer === undefined) {
+    throw new Fault("unavailable", "workload attestation failed", { code: "caller-unknown" });
+  }
+  const log = call.log.child({ service: loggedService(call.method), pid: peer.pid });
+  return { process: peer, isAgent: peer.pid === process.pid, log };
+}
+
+/** Services as SPIRE's logs name them. */
+const LOGGED_SERVICES: Readonly<Record<string, string>> = {
+  SpiffeWorkloadAPI: "WorkloadAPI",
+  "grpc.health.v1.Health": "Health",
+};
+
+function loggedService(method: string): string {
+  const name = method.slice(1, method.lastIndexOf("/"));
+  return LOGGED_SERVICES[name] ?? name;
+}
+
+function hasSecurityHeader(call: Call): boolean {
+  const values = call.metadata.get(HEADER);
+  return values.length === 1 && values[0] === "true";
+}

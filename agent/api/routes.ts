@@ -1,0 +1,28 @@
+import type { Call } from "../../src/rpc/caller.ts";
+import { healthService } from "../../src/rpc/health.ts";
+import { HealthApi, WorkloadApi } from "../../src/rpc/protos.ts";
+import { reflectionServices } from "../../src/rpc/reflection.ts";
+import type { ServiceImplementation } from "../../src/rpc/service.ts";
+import { admitLocalCaller, type LocalCaller } from "./caller.ts";
+import { type WorkloadApiOptions, workloadApi } from "./workload.ts";
+
+export interface WorkloadServicesOptions extends WorkloadApiOptions {
+  /** Resolves when the agent's own Workload API answers; for `grpc.health.v1`. */
+  readonly probe: (signal: AbortSignal) => Promise<void>;
+}
+
+/** What the agent serves to local processes on its public socket, and who is let in. */
+export interface WorkloadServices {
+  readonly services: readonly ServiceImplementation<LocalCaller>[];
+  admit(call: Call): Promise<LocalCaller>;
+}
+
+export function workloadServices(options: WorkloadServicesOptions): WorkloadServices {
+  const isReady = async (call: Call<LocalCaller>): Promise<boolean> => {
+    await options.probe(call.signal);
+    return true;
+  };
+  const health = healthService<LocalCaller>({ isReady, clock: options.clock });
+  const reflection = reflectionServices<LocalCaller>([WorkloadApi, HealthApi]);
+  return { services: [workloadApi(options), health, ...reflection], admit: admitLocalCaller };
+}

@@ -1,0 +1,119 @@
+import { isUtf8 } from "node:buffer";
+import { constants } from "node:fs";
+import { type FileHandle, open, readlink, stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
+import { Fault, messageOf } from "../../src/runtime/fault.ts";
+
+const PROC = "/proc";
+/** 65,536 supplementary groups of ten digits still fit. */
+const MAX_STATUS_BYTES = 1024 * 1024;
+/** Linux; not among Node's constants. Reaches a file without the right to read it. */
+const O_PATH = 0o10000000;
+
+/** What the kernel says of a process, by effective ids. */
+export interface ProcessStatus {
+  readonly uid: number;
+  readonly gid: number;
+  readonly supplementaryGids: readonly number[];
+}
+
+/**
+ * Proves that the caller still is the process, the program and the user that connected; only then do facts read
+ * before belong to it. Throws `unauthenticated`. T-W1.
+ */
+export async function verifyCaller(peer: PeerProcess, procRoot = PROC): Promise<void> {
+  if (peer.pid <= 0) throw gone("its PID is not visible here");
+  await readCallerStatus(peer, procRoot);
+  if (peer.executable !== undefined) {
+    const { dev, ino } = await seen(stat(procPath(procRoot, peer, "exe"), { bigint: true }));
+    if (dev !== peer.executable.device || ino !== peer.executable.inode) throw gone("it runs another program now");
+  }
+  if (!peer.isAlive()) throw gone("it has exited");
+}
+
+/** Throws `unauthenticated` when the process has another effective user or group than when it connected. */
+export async function readCallerStatus(peer: PeerProcess, procRoot = PROC): Promise<ProcessStatus> {
+  const status = parseStatus(await seen(readBounded(procPath(procRoot, peer, "status"))));
+  if (status.uid !== peer.uid) throw gone(`process uid ${status.uid} does not match original caller ${peer.uid}`);
+  if (status.gid !== peer.gid) throw gone(`process gid ${status.gid} does not match original caller ${peer.gid}`);
+  return status;
+}
+
+/** The program a process runs: the file itself, held open so that path and contents are of one and the same file. */
+export interface Executable extends AsyncDisposable {
+  /** Without the right to read. */
+  readonly file: FileHandle;
+  /** As the kernel names it; ends with ` (deleted)` when the file has no name any more. */
+  readonly path: string;
+}
+
+/** Throws `unavailable` when it cannot be opened, `unauthenticated` when it is not the program that connected. */
+export async function openExecutable(peer: PeerProcess, procRoot = PROC): Promise<Executable> {
+  await using scope = new AsyncDisposableStack();
+  const file = scope.use(await pathLookup(open(procPath(procRoot, peer, "exe"), O_PATH)));
+  const { dev, ino } = await file.stat({ bigint: true });
+  if (dev !== peer.executable?.device || ino !== peer.executable.inode) throw gone("it runs another program now");
+  const path = await pathLookup(readlink(`/proc/self/fd/${file.fd}`, { encoding: "buffer" }));
+  if (!isUtf8(path)) throw new Fault("unavailable", "path lookup: path is not UTF-8", { code: "path-lookup" });
+  const held = scope.move();
+  return { file, path: path.toString(), [Symbol.asyncDispose]: () => held.disposeAsync() };
+}
+
+/** Reads the text of `/proc/<pid>/status`. Throws `unavailable` when it lacks the ids. */
+export function parseStatus(text: string): ProcessStatus {
+  const numbers = (key: string): readonly number[] => {
+    const line = new RegExp(`^${key}:([\\d\\s]*)$`, "m").exec(text)?.[1];
+    if (line === undefined)
+      throw new Fault("unavailable", `process status has no line "${key}"`, { code: "proc-status" });
+    return line.split(/\s+/).filter(Boolean).map(Number);
+  };
+  const [, uid] = numbers("Uid");
+  const [, gid] = numbers("Gid");
+  if (uid === undefined || gid === undefined) {
+    throw new Fault("unavailable", "process status has no effective ids", { code: "proc-status" });
+  }
+  return { uid, gid, supplementaryGids: numbers("Groups") };
+}
+
+async function readBounded(path: string): Promise<string> {
+  await using file = await open(path, constants.O_RDONLY);
+  const pieces: Buffer[] = [];
+  for (let total = 0; ; ) {
+    const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(16_384), 0, 16_384, null);
+    if (bytesRead === 0) return Buffer.concat(pieces).toString("latin1");
+    pieces.push(buffer.subarray(0, bytesRead));
+    total += bytesRead;
+    if (total > MAX_STATUS_BYTES) throw new Fault("unavailable", "process status is too long", { code: "proc-status" });
+  }
+}
+
+function procPath(procRoot: string, peer: PeerProcess, name: string): string {
+  return join(procRoot, String(peer.pid), name);
+}
+
+async function seen<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw error instanceof Fault ? error : gone(messageOf(error));
+  }
+}
+
+async function pathLookup<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw new Fault("unavailable", `path lookup: ${messageOf(error)}`, {
+      code: "path-lookup",
+      hint: "discover_workload_path needs an agent that may see the programs of its callers: run it as root",
+      cause: error,
+    });
+  }
+}
+
+function gone(reason: string): Fault {
+  return new Fault("unauthenticated", `could not verify existence of the original caller: ${reason}`, {
+    code: "caller-changed",
+  });
+}

@@ -1,0 +1,61 @@
+import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
+import type { Clock } from "../../src/runtime/clock.ts";
+import type { Selector } from "../../src/spiffe/selector.ts";
+import { AccountNames } from "./accounts.ts";
+import type { Attestor } from "./attest.ts";
+import { Digests } from "./digest.ts";
+import { openExecutable, readCallerStatus } from "./process.ts";
+
+export interface UnixAttestorOptions {
+  /** Adds path and digest of the program; the agent must be allowed to see it. */
+  readonly discoverWorkloadPath: boolean;
+  /** Bytes of the largest program that is hashed; 0 for no limit but the built-in one, below 0 for no digest. */
+  readonly workloadSizeLimit: number;
+  readonly clock: Clock;
+  /** The attestor's own life. */
+  readonly signal: AbortSignal;
+  readonly procRoot?: string;
+  readonly accounts?: AccountNames;
+}
+
+/** Selectors of type `unix`: users, groups and the program, all as the kernel has them. */
+export class UnixAttestor implements Attestor {
+  readonly name = "unix";
+  readonly #options: UnixAttestorOptions;
+  readonly #accounts: AccountNames;
+  readonly #digests: Digests;
+
+  constructor(options: UnixAttestorOptions) {
+    this.#options = options;
+    this.#accounts = options.accounts ?? new AccountNames();
+    this.#digests = new Digests({ sizeLimit: options.workloadSizeLimit, clock: options.clock, signal: options.signal });
+  }
+
+  async attest(peer: PeerProcess): Promise<readonly Selector[]> {
+    const values = await this.#identity(peer);
+    if (this.#options.discoverWorkloadPath) values.push(...(await this.#program(peer)));
+    return values.map((value) => ({ type: this.name, value }));
+  }
+
+  /** An account without a name has no name selector, as in SPIRE. */
+  async #identity(peer: PeerProcess): Promise<string[]> {
+    const { uid, gid, supplementaryGids } = await readCallerStatus(peer, this.#options.procRoot);
+    const values = [`uid:${uid}`, ...named("user", await this.#accounts.user(uid))];
+    values.push(`gid:${gid}`, ...named("group", await this.#accounts.group(gid)));
+    for (const id of supplementaryGids) {
+      values.push(`supplementary_gid:${id}`, ...named("supplementary_group", await this.#accounts.group(id)));
+    }
+    return values;
+  }
+
+  async #program(peer: PeerProcess): Promise<string[]> {
+    await using executable = await openExecutable(peer, this.#options.procRoot);
+    const values = [`path:${executable.path}`];
+    if (this.#options.workloadSizeLimit >= 0) values.push(`sha256:${await this.#digests.sha256(executable.file)}`);
+    return values;
+  }
+}
+
+function named(kind: string, name: string | undefined): string[] {
+  return name === undefined ? [] : [`${kind}:${name}`];
+}

@@ -1,0 +1,102 @@
+import { realpathSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { openExecutable, parseStatus, readCallerStatus, verifyCaller } from "../../../agent/workload/process.ts";
+import type { PeerProcess } from "../../../src/rpc/peer-credentials.ts";
+import { eventually } from "../../support/eventually.ts";
+import { isRoot, NOBODY, PinningSocket, startWorkload, type Workload } from "../../support/workload.ts";
+
+const CHANGED = { kind: "unauthenticated", code: "caller-changed" };
+
+/** A connected workload and how the agent's side sees it. */
+async function connected(
+  orders: Partial<Parameters<typeof startWorkload>[0]> = {},
+): Promise<{ readonly workload: Workload; readonly peer: PeerProcess } & AsyncDisposable> {
+  await using scope = new AsyncDisposableStack();
+  const socket = scope.use(await PinningSocket.open());
+  const workload = scope.use(await startWorkload({ socket: socket.path, ...orders }));
+  const peer = await socket.next();
+  const held = scope.move();
+  return { workload, peer, [Symbol.asyncDispose]: () => held.disposeAsync() };
+}
+
+describe("T-W1 the caller is still the process that connected", () => {
+  test("a process that only connected is", async () => {
+    await using caller = await connected();
+    expect(caller.peer.pid).toBe(caller.workload.pid);
+    await expect(verifyCaller(caller.peer)).resolves.toBeUndefined();
+  });
+
+  test("one that has exited is not", async () => {
+    await using caller = await connected();
+    await caller.workload.order({ do: "exit" });
+    await expect(verifyCaller(caller.peer)).rejects.toMatchObject(CHANGED);
+  });
+
+  test("one that runs another program since is not, though its pid and start time stay", async () => {
+    await using caller = await connected();
+    await caller.workload.order({ do: "exec", program: "/bin/sleep", args: ["60"] });
+    expect(caller.peer.isAlive()).toBe(true);
+    await eventually("the other program runs", async () => {
+      await expect(verifyCaller(caller.peer)).rejects.toMatchObject({ ...CHANGED, message: /runs another program/ });
+      return true;
+    });
+    await expect(openExecutable(caller.peer)).rejects.toMatchObject(CHANGED);
+  });
+
+  test.skipIf(!isRoot)("one that became another user is not", async () => {
+    await using caller = await connected();
+    await caller.workload.order({ do: "become", uid: NOBODY });
+    await expect(verifyCaller(caller.peer)).rejects.toMatchObject({ ...CHANGED, message: /uid 65534 does not match/ });
+  });
+
+  test("one whose PID is not visible here is not", async () => {
+    await using caller = await connected();
+    await expect(verifyCaller({ ...caller.peer, pid: 0 })).rejects.toMatchObject({
+      ...CHANGED,
+      message: /not visible/,
+    });
+  });
+
+  test("one whose connection has closed is not", async () => {
+    const caller = await connected();
+    await caller[Symbol.asyncDispose]();
+    await expect(verifyCaller(caller.peer)).rejects.toMatchObject(CHANGED);
+  });
+
+  test("a reused PID is not: the id now means another process", async () => {
+    await using caller = await connected();
+    await using other = await connected();
+    await caller.workload.order({ do: "exit" });
+    const reused: PeerProcess = { ...caller.peer, pid: other.peer.pid };
+    await expect(verifyCaller(reused)).rejects.toMatchObject({ ...CHANGED, message: /exited/ });
+  });
+});
+
+describe("facts about a caller", () => {
+  test.skipIf(!isRoot)("are its effective ids and supplementary groups", async () => {
+    await using caller = await connected({ uid: 1234, gid: 2345, groups: [3456, 4567] });
+    const status = await readCallerStatus(caller.peer);
+    expect(status).toEqual({ uid: 1234, gid: 2345, supplementaryGids: [3456, 4567] });
+    expect(caller.peer).toMatchObject({ uid: 1234, gid: 2345 });
+  });
+
+  test("the program is named as the kernel names it", async () => {
+    await using caller = await connected();
+    await using executable = await openExecutable(caller.peer);
+    expect(executable.path).toBe(realpathSync(process.execPath));
+  });
+
+  test("a status text gives the second of four ids, and the groups", () => {
+    const text = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \n";
+    expect(parseStatus(text)).toEqual({ uid: 2, gid: 6, supplementaryGids: [9, 10] });
+  });
+
+  test.each([
+    { what: "no uid line", text: "Gid:\t1\t1\t1\t1\nGroups:\t\n" },
+    { what: "no groups line", text: "Uid:\t1\t1\t1\t1\nGid:\t1\t1\t1\t1\n" },
+    { what: "an empty uid line", text: "Uid:\t\nGid:\t1\t1\t1\t1\nGroups:\t\n" },
+    { what: "a uid line only inside the name", text: "Name:\tx\\nUid:\t0\t0\t0\t0\nGid:\t1\t1\t1\t1\nGroups:\t\n" },
+  ])("a status text with $what is refused", ({ text }) => {
+    expect(() => parseStatus(text)).toThrow(/process status has no/);
+  });
+});
