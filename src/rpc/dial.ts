@@ -1,0 +1,77 @@
+import { isIPv6 } from "node:net";
+import { resolve } from "node:path";
+import { type ChannelOptions, Client, credentials } from "@grpc/grpc-js";
+import type { Fault } from "../runtime/fault.ts";
+import { type ClientOf, type Connection, typedClient } from "./client.ts";
+import type { Service } from "./protos.ts";
+import type { TlsIdentity } from "./tls.ts";
+import { TlsCredentials, type VerifyServer } from "./tls-credentials.ts";
+
+/** One connection, made at the first call and again whenever it is lost. Its owner disposes of it. */
+export interface Channel extends Disposable {
+  /** Methods take `(request, options)` and give a promise, or an async iterable when the response is a stream. */
+  client<M extends object>(service: Service<M>): ClientOf<M>;
+}
+
+export interface DialTlsOptions {
+  /** Host name or IP address. */
+  readonly address: string;
+  readonly port: number;
+  /** The client certificate; none is shown without it. */
+  readonly identity?: TlsIdentity;
+  /** Sees the chain as sent, leaf first, and throws to refuse it. The one check of the server there is. */
+  readonly verifyServer: VerifyServer;
+  readonly backoff?: ReconnectBackoff;
+}
+
+/** Waits between attempts to connect. Default: 1 s, growing to 30 s. */
+export interface ReconnectBackoff {
+  readonly firstMs: number;
+  readonly maxMs: number;
+}
+
+export function dialUnix(path: string, options: { readonly backoff?: ReconnectBackoff } = {}): Channel {
+  const absolute = resolve(path);
+  const client = new Client(
+    `unix://${absolute}`,
+    credentials.createInsecure(),
+    channelOptions(options.backoff ?? DEFAULT_BACKOFF),
+  );
+  return channelOver({ client, target: `unix://${absolute}`, lastFault: () => undefined });
+}
+
+export function dialTls(options: DialTlsOptions): Channel {
+  const { address, port, identity, verifyServer, backoff = DEFAULT_BACKOFF } = options;
+  let last: Fault | undefined;
+  const failed = (fault: Fault): void => {
+    last = fault;
+  };
+  const host = isIPv6(address) ? `[${address}]` : address;
+  const trust = new TlsCredentials({ address, identity, verifyServer, failed });
+  const client = new Client(`dns:${host}:${port}`, trust, {
+    ...channelOptions(backoff),
+    "grpc.service_config": ROUND_ROBIN,
+  });
+  return channelOver({ client, target: `${host}:${port}`, lastFault: () => last });
+}
+
+function channelOver(connection: Connection): Channel {
+  return {
+    client: (service) => typedClient(connection, service),
+    [Symbol.dispose]: () => connection.client.close(),
+  };
+}
+
+const DEFAULT_BACKOFF: ReconnectBackoff = { firstMs: 1_000, maxMs: 30_000 };
+const ROUND_ROBIN = JSON.stringify({ loadBalancingConfig: [{ round_robin: {} }] });
+
+function channelOptions({ firstMs, maxMs }: ReconnectBackoff): ChannelOptions {
+  return {
+    "grpc.initial_reconnect_backoff_ms": firstMs,
+    "grpc.max_reconnect_backoff_ms": maxMs,
+    "grpc.service_config_disable_resolution": 1,
+    "grpc.use_local_subchannel_pool": 1,
+    "grpc.enable_channelz": 0,
+    "grpc.enable_http_proxy": 0,
+  };
+}

@@ -1,0 +1,51 @@
+import koffi from "koffi";
+import { once } from "./once.ts";
+
+/** The few calls into the C library that Node has no way to make. Linux. */
+export interface Libc {
+  /** Returns the option's bytes, or the errno. */
+  getsockopt(fd: number, option: number, size: number): Buffer | number;
+  /** A new file descriptor, or the errno negated. */
+  pidfdOpen(pid: number): number;
+  /** True once the process behind the descriptor has exited, reaped or not. */
+  hasExited(pidfd: number): boolean;
+  /** Takes an exclusive lock without waiting; false when another open file holds it. */
+  tryLock(fd: number): boolean;
+}
+
+const SOL_SOCKET = 1;
+const SYS_PIDFD_OPEN = 434;
+const POLLIN = 1;
+const LOCK_EX_NB = 2 | 4;
+
+/** Loads at the first call; throws where there is no such library. */
+export const libc = once(load);
+
+function load(): Libc {
+  const library = koffi.load(null);
+  const getsockopt = library.func(
+    "int getsockopt(int fd, int level, int option, _Out_ uint8_t *value, _Inout_ uint32_t *size)",
+  );
+  const syscall = library.func("long syscall(long number, long first, long second)");
+  const poll = library.func("int poll(_Inout_ uint8_t *fds, unsigned long count, int timeout)");
+  const flock = library.func("int flock(int fd, int operation)");
+  return {
+    getsockopt(fd, option, size) {
+      const value = Buffer.alloc(size);
+      const length = [size];
+      if (getsockopt(fd, SOL_SOCKET, option, value, length) !== 0) return koffi.errno();
+      return value.subarray(0, length[0]);
+    },
+    pidfdOpen(pid) {
+      const fd = Number(syscall(SYS_PIDFD_OPEN, pid, 0));
+      return fd < 0 ? -koffi.errno() : fd;
+    },
+    hasExited(pidfd) {
+      const entry = Buffer.alloc(8);
+      entry.writeInt32LE(pidfd, 0);
+      entry.writeInt16LE(POLLIN, 4);
+      return poll(entry, 1, 0) !== 0;
+    },
+    tryLock: (fd) => flock(fd, LOCK_EX_NB) === 0,
+  };
+}

@@ -1,0 +1,242 @@
+import { createServer, type Server as NetServer, type Socket } from "node:net";
+import { type ConnectionInjector, Server, ServerCredentials } from "@grpc/grpc-js";
+import { Fault } from "../runtime/fault.ts";
+import type { Feed } from "../runtime/feed.ts";
+import type { Caller } from "./caller.ts";
+import { pinPeer } from "./peer-credentials.ts";
+import { Pipeline, type PipelineOptions } from "./pipeline.ts";
+import { portHolder } from "./port-holder.ts";
+import { Refusals } from "./refusals.ts";
+import type { WireCall } from "./running-call.ts";
+import type { ServiceImplementation } from "./service.ts";
+import { statusOf } from "./status.ts";
+import type { TlsIdentity } from "./tls.ts";
+import { TlsGate, type VerifyPeer } from "./tls-gate.ts";
+import { listenAt, type SocketPlace } from "./unix-socket.ts";
+
+export interface RpcServerOptions<Auth> extends PipelineOptions<Auth> {
+  readonly services: readonly ServiceImplementation<Auth>[];
+  /** TCP connections get a GOAWAY after this long, give or take a tenth. Default: 3 minutes. */
+  readonly maxConnectionAgeMs?: number;
+  /** Default: 2000 on a Unix socket, 100 on TCP. */
+  readonly maxStreamsPerConnection?: number;
+  /** Connections of one user on the Unix sockets. Default: 1000. */
+  readonly maxConnectionsPerUser?: number;
+  /** Of a received message. Default: 4 MiB. */
+  readonly maxMessageBytes?: number;
+}
+
+export interface TlsListener {
+  readonly address: string;
+  /** 0 lets the kernel choose. */
+  readonly port: number;
+  /** The certificate shown; a new value serves the connections after it. */
+  readonly identity: Feed<TlsIdentity>;
+  /** Called in each handshake in which the client shows a certificate. */
+  readonly verifyPeer: VerifyPeer;
+}
+
+interface Connection {
+  readonly caller: Caller;
+  readonly socket: Socket;
+  readonly closed: Promise<void>;
+}
+
+const CONNECTION_AGE_MS = 3 * 60_000;
+const DRAIN_MS = 10_000;
+const BACKLOG = 4096;
+
+/**
+ * Serves gRPC on sockets of its own. Every connection is identified when it is accepted: by the process behind it, or
+ * by its verified certificate; every call goes through `admit`. Disposal drains for up to 10 s.
+ */
+export class RpcServer<Auth> implements AsyncDisposable {
+  readonly #options: RpcServerOptions<Auth>;
+  readonly #pipeline: Pipeline<Auth>;
+  readonly #grpc: Server[] = [];
+  readonly #injectors: ConnectionInjector[] = [];
+  readonly #listeners: NetServer[] = [];
+  readonly #gates: TlsGate[] = [];
+  readonly #closers: (() => void)[] = [];
+  readonly #connections = new Map<string, Connection>();
+  readonly #perUser = new Map<number, number>();
+  readonly #closing = new AbortController();
+  readonly #refusals: Refusals;
+  #sequence = 0;
+
+  constructor(options: RpcServerOptions<Auth>) {
+    this.#options = options;
+    this.#pipeline = new Pipeline(options);
+    this.#refusals = new Refusals(options.log, options.clock);
+  }
+
+  /** Replaces a socket on which nobody listens. Throws `precondition`, naming the process that holds the path. */
+  async listenUnix(place: SocketPlace): Promise<void> {
+    const injector = this.#open({ "grpc.max_concurrent_streams": this.#options.maxStreamsPerConnection ?? 2000 });
+    const listener = this.#listen((socket) => this.#acceptUnix(socket, injector));
+    this.#closers.push(await listenAt(listener, place, this.#options.clock));
+  }
+
+  /** Throws `precondition`, naming the process that holds the port. */
+  async listenTls({
+    address,
+    port,
+    identity,
+    verifyPeer,
+  }: TlsListener): Promise<{ readonly address: string; readonly port: number }> {
+    const injector = this.#open({
+      "grpc.max_concurrent_streams": this.#options.maxStreamsPerConnection ?? 100,
+      "grpc.max_connection_age_ms": this.#options.maxConnectionAgeMs ?? CONNECTION_AGE_MS,
+    });
+    const gate = new TlsGate({
+      identity,
+      verifyPeer,
+      log: this.#options.log,
+      refusals: this.#refusals,
+      accept: (socket, peer, remoteAddress) =>
+        this.#inject(socket, injector, { transport: "tcp", remoteAddress, ...(peer && { peer }) }),
+    });
+    this.#gates.push(gate);
+    const bound = await listenTcp(
+      this.#listen((socket) => gate.receive(socket)),
+      address,
+      port,
+    );
+    void gate.follow(this.#closing.signal);
+    return bound;
+  }
+
+  /** Stops accepting, tells clients to go elsewhere, lets calls finish, then closes what is left. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closing.signal.aborted) return;
+    this.#closing.abort();
+    for (const close of this.#closers) close();
+    const closed = this.#listeners.map((listener) => new Promise((done) => listener.close(done)));
+    for (const gate of this.#gates) gate.close();
+    this.#pipeline.abort(new Fault("unavailable", "the server is shutting down"), "serverStream");
+    await this.#drain();
+    this.#pipeline.abort(new Fault("unavailable", "the server is shutting down"));
+    for (const grpc of this.#grpc) grpc.forceShutdown();
+    for (const { socket } of this.#connections.values()) socket.destroy();
+    await Promise.all(closed);
+  }
+
+  /** A GOAWAY ends a connection once its calls have. */
+  async #drain(): Promise<void> {
+    const patience = new AbortController();
+    for (const injector of this.#injectors) injector.drain(DRAIN_MS);
+    const drained = Promise.all([...this.#connections.values()].map(({ closed }) => closed));
+    const timeout = this.#options.clock.sleep(DRAIN_MS, patience.signal).catch(() => {});
+    await Promise.race([drained, timeout]);
+    patience.abort();
+  }
+
+  #open(settings: Readonly<Record<string, number>>): ConnectionInjector {
+    const grpc = new Server({
+      ...settings,
+      "grpc.max_receive_message_length": this.#options.maxMessageBytes ?? 4 * 1024 * 1024,
+      "grpc.enable_channelz": 0,
+    });
+    for (const implementation of this.#options.services) this.#register(grpc, implementation);
+    const injector = grpc.createConnectionInjector(ServerCredentials.createInsecure());
+    this.#grpc.push(grpc);
+    this.#injectors.push(injector);
+    return injector;
+  }
+
+  /** Every method is a two-way stream to gRPC, so that a call is admitted before its message is read. */
+  #register(grpc: Server, { service, handlers }: ServiceImplementation<Auth>): void {
+    for (const [method, { path, requestDeserialize, responseSerialize }] of Object.entries(service.methods())) {
+      const handler = handlers.get(method);
+      if (handler === undefined) continue;
+      const name = { path, service: service.name, method };
+      const run = (wire: WireCall): void => {
+        const caller = this.#connections.get(wire.getPeer())?.caller;
+        if (caller === undefined) wire.emit("error", statusOf(new Fault("unauthenticated", "the connection is gone")));
+        else void this.#pipeline.run({ name, wire, caller, handler });
+      };
+      grpc.register(path, run, responseSerialize, requestDeserialize, "bidi");
+    }
+  }
+
+  #listen(accept: (socket: Socket) => void): NetServer {
+    const listener = createServer({ noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 }, accept);
+    listener.once("listening", () => {
+      listener.on("error", (error) => this.#refusals.add(error));
+    });
+    this.#listeners.push(listener);
+    return listener;
+  }
+
+  #acceptUnix(socket: Socket, injector: ConnectionInjector): void {
+    socket.on("error", () => socket.destroy());
+    try {
+      const process = pinPeer(socket);
+      socket.once("close", () => process[Symbol.dispose]());
+      this.#countUser(socket, process.uid);
+      this.#inject(socket, injector, { transport: "unix", process });
+    } catch (error) {
+      this.#refusals.add(error);
+      socket.destroy();
+    }
+  }
+
+  #countUser(socket: Socket, uid: number): void {
+    const open = this.#perUser.get(uid) ?? 0;
+    if (open >= (this.#options.maxConnectionsPerUser ?? 1000))
+      throw new Fault("exhausted", `uid ${uid} has too many connections`);
+    this.#perUser.set(uid, open + 1);
+    socket.once("close", () => {
+      const left = (this.#perUser.get(uid) ?? 1) - 1;
+      if (left > 0) this.#perUser.set(uid, left);
+      else this.#perUser.delete(uid);
+    });
+  }
+
+  /** gRPC reports a socket's remote address as the peer of a call, so the address becomes our name for the connection. */
+  #inject(socket: Socket, injector: ConnectionInjector, caller: Omit<Caller, "connectionId">): void {
+    if (socket.destroyed || this.#closing.signal.aborted) {
+      socket.destroy();
+      return;
+    }
+    const connectionId = `connection-${++this.#sequence}`;
+    const closed = new Promise<void>((done) => {
+      socket.once("close", () => {
+        this.#connections.delete(connectionId);
+        done();
+      });
+    });
+    this.#connections.set(connectionId, { caller: Object.freeze({ ...caller, connectionId }), socket, closed });
+    Object.defineProperty(socket, "remoteAddress", { value: connectionId });
+    Object.defineProperty(socket, "remotePort", { value: undefined });
+    injector.injectConnection(socket);
+  }
+}
+
+function listenTcp(
+  listener: NetServer,
+  address: string,
+  port: number,
+): Promise<{ readonly address: string; readonly port: number }> {
+  return new Promise((done, fail) => {
+    const refuse = (error: NodeJS.ErrnoException): void => fail(listenFault(error, address, port));
+    listener.once("error", refuse);
+    listener.listen({ host: address, port, backlog: BACKLOG }, () => {
+      listener.off("error", refuse);
+      const bound = listener.address();
+      if (bound !== null && typeof bound === "object") done({ address: bound.address, port: bound.port });
+    });
+  });
+}
+
+function listenFault(error: NodeJS.ErrnoException, address: string, port: number): Fault {
+  const where = `could not listen on ${address}:${port}`;
+  if (error.code !== "EADDRINUSE")
+    return new Fault("precondition", `${where}: ${error.message}`, { code: "listen-failed", cause: error });
+  const pid = portHolder(port);
+  return new Fault("precondition", `${where}: the port is in use${pid === undefined ? "" : ` by process ${pid}`}`, {
+    code: "port-in-use",
+    hint: "stop that process first, or choose another port",
+    cause: error,
+  });
+}
