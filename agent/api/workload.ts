@@ -13,7 +13,7 @@ import type { LocalCaller } from "./caller.ts";
 import { x509BundlesAnswer, x509SvidAnswer } from "./x509-answers.ts";
 
 /** What the Workload API asks of attestation. */
-export interface CallerAttestor {
+interface CallerAttestor {
   /** Never empty. Throws when nothing is known of the caller. */
   attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]>;
   /** Throws when the process is no longer the one that connected. */
@@ -21,7 +21,7 @@ export interface CallerAttestor {
 }
 
 /** What the Workload API asks of the cache: the full state at once, and again after each change. */
-export interface IdentityFeed {
+interface IdentityFeed {
   /** False while nobody's entitlement is known. */
   readonly ready: { readonly value: boolean };
   subscribe(selectors: readonly Selector[], signal: AbortSignal): AsyncIterable<WorkloadUpdate>;

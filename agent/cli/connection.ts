@@ -1,11 +1,12 @@
 import { Fault } from "../../src/runtime/fault.ts";
 import type { FlagSpecs } from "../../src/runtime/flags.ts";
 
-export const DEFAULT_SOCKET_PATH = "/tmp/spire-agent/public/api.sock";
+import { DEFAULT_AGENT_SOCKET } from "../config.ts";
+
 const TEMPLATE_VARIABLE = "SPIRE_AGENT_PUBLIC_SOCKET_TEMPLATE";
 
 export const socketFlags = {
-  socketPath: { type: "string", doc: "Path to the agent's API socket", default: DEFAULT_SOCKET_PATH },
+  socketPath: { type: "string", doc: "Path to the agent's API socket", default: DEFAULT_AGENT_SOCKET },
   instance: {
     type: "string",
     doc: `Instance name to substitute into socket templates (env ${TEMPLATE_VARIABLE})`,
@@ -21,7 +22,7 @@ interface SocketChoice {
 /** A flag over `-instance` over the default. Throws `invalid`. */
 export function socketPathFrom(flags: SocketChoice, env: Readonly<Record<string, string | undefined>>): string {
   const { socketPath, instance } = flags;
-  if (instance === "" || socketPath !== DEFAULT_SOCKET_PATH) return socketPath;
+  if (instance === "" || socketPath !== DEFAULT_AGENT_SOCKET) return socketPath;
   const template = env[TEMPLATE_VARIABLE] ?? "";
   if (template === "") {
     throw new Fault("invalid", `you must define ${TEMPLATE_VARIABLE} to use the instance flag`, {

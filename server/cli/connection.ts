@@ -5,12 +5,13 @@ import { Fault } from "../../src/runtime/fault.ts";
 import type { FlagSpecs } from "../../src/runtime/flags.ts";
 import { withProgress } from "../../src/runtime/terminal.ts";
 
-export const DEFAULT_SOCKET_PATH = "/tmp/spire-server/private/api.sock";
+import { DEFAULT_SERVER_SOCKET } from "../config.ts";
+
 const SOCKET_VARIABLE = "SPIRE_SERVER_PRIVATE_SOCKET";
 const TEMPLATE_VARIABLE = "SPIRE_SERVER_PRIVATE_SOCKET_TEMPLATE";
 
 const connectionFlags = {
-  socketPath: { type: "string", doc: "Path to the server's API socket", default: DEFAULT_SOCKET_PATH },
+  socketPath: { type: "string", doc: "Path to the server's API socket", default: DEFAULT_SERVER_SOCKET },
   instance: {
     type: "string",
     doc: `Instance name to substitute into socket templates (env ${TEMPLATE_VARIABLE})`,
@@ -20,7 +21,7 @@ const connectionFlags = {
 
 type WithConnection<F extends FlagSpecs> = F & typeof connectionFlags;
 
-export interface ServerCall<F extends FlagSpecs> extends CommandCall<F> {
+interface ServerCall<F extends FlagSpecs> extends CommandCall<F> {
   readonly server: ServerConnection;
 }
 
@@ -53,7 +54,7 @@ export function serverCommand<const F extends FlagSpecs>(spec: ServerCommandSpec
 }
 
 /** A flag over `-instance` over the environment over the default. Throws `invalid`. */
-export function socketPathFrom(
+function socketPathFrom(
   flags: Readonly<Record<string, unknown>>,
   env: Readonly<Record<string, string | undefined>>,
 ): string {
@@ -68,9 +69,9 @@ export function socketPathFrom(
   if (instance !== "" && !template.includes("%i")) {
     throw new Fault("invalid", `failed to find %i in ${TEMPLATE_VARIABLE}`, { code: "socket-template" });
   }
-  if (given !== DEFAULT_SOCKET_PATH) return given;
+  if (given !== DEFAULT_SERVER_SOCKET) return given;
   if (instance !== "") return template.replaceAll("%i", instance);
-  return env[SOCKET_VARIABLE] || DEFAULT_SOCKET_PATH;
+  return env[SOCKET_VARIABLE] || DEFAULT_SERVER_SOCKET;
 }
 
 async function asRpcError<T>(answer: Promise<T>, context: string | undefined): Promise<T> {

@@ -48,7 +48,7 @@ export async function signCertificate(template: CertificateTemplate, signer: Sig
 }
 
 /** TBSCertificate, DER, version 3, with the extensions in SPIRE's order. `algorithm` is an AlgorithmIdentifier. */
-export function encodeTbsCertificate(template: CertificateTemplate, algorithm: Uint8Array): Uint8Array {
+function encodeTbsCertificate(template: CertificateTemplate, algorithm: Uint8Array): Uint8Array {
   const subject = nameOf(template.subject);
   return sequence(
     VERSION_3,

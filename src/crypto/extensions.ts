@@ -27,7 +27,7 @@ export const KEY_USAGES = [
   "decipherOnly",
 ] as const;
 export type KeyUsage = (typeof KEY_USAGES)[number];
-export type KeyUsageSet = ReadonlySet<KeyUsage>;
+type KeyUsageSet = ReadonlySet<KeyUsage>;
 
 export const EXT_KEY_USAGE = {
   any: "2.5.29.37.0",
@@ -48,7 +48,7 @@ export const EXTENSION = {
 } as const;
 
 /** The subject's other names, each kind apart: a name is never compared as printed text. T-X3. */
-export interface SubjectAltNames {
+interface SubjectAltNames {
   readonly uris: readonly string[];
   readonly dnsNames: readonly string[];
   readonly emailAddresses: readonly string[];

@@ -46,11 +46,14 @@ export class Program implements AsyncDisposable {
   async logged({ message, test = () => true }: WantedLine, signal: AbortSignal): Promise<LogLine> {
     const matching = (line: LogLine): boolean => line["msg"] === message && test(line);
     const stop = new AbortController();
-    const lines = await Promise.race([
-      this.#lines.until((all) => all.some(matching), AbortSignal.any([signal, stop.signal])),
-      this.ended().finally(() => stop.abort()),
-    ]);
-    return lines.find(matching) ?? {};
+    const found = this.#lines.until((all) => all.some(matching), AbortSignal.any([signal, stop.signal]));
+    try {
+      const lines = await Promise.race([found, this.ended()]);
+      return lines.find(matching) ?? {};
+    } finally {
+      found.catch(() => undefined);
+      stop.abort();
+    }
   }
 
   /** Rejects when the program ends although nobody asked it to; never resolves. */

@@ -15,7 +15,7 @@ interface AboutWithDefault<T> extends About {
 }
 
 /** A key of one kind of value: optional, or with a default. */
-interface Builder<T> {
+export interface Builder<T> {
   (about: AboutWithDefault<T>): Key<T>;
   (about: About): Key<T | undefined>;
 }

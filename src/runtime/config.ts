@@ -19,7 +19,7 @@ export interface Key<T> {
   read(value: ConfigValue | undefined, spot: Spot): T;
 }
 
-export type KeyStatus = "works" | "accepted, no effect" | "not supported";
+type KeyStatus = "works" | "accepted, no effect" | "not supported";
 
 export type Keys = Readonly<Record<string, Key<unknown>>>;
 export type Values<K extends Keys> = { readonly [P in keyof K]: K[P] extends Key<infer T> ? T : never };

@@ -48,7 +48,7 @@ export interface TestAgent extends AsyncDisposable {
   kill(): Promise<void>;
 }
 
-export interface Watched extends AsyncDisposable {
+interface Watched extends AsyncDisposable {
   readonly contexts: readonly X509Context[];
   /** Waits for an update, the ones that have come included, that satisfies `test`. */
   until(what: string, test: (context: X509Context, at: number) => boolean): Promise<X509Context>;

@@ -72,7 +72,7 @@ export class Endpoint implements AsyncDisposable {
   }
 }
 
-export function bundleOf(...authorities: readonly TestCa[]): Bundle {
+function bundleOf(...authorities: readonly TestCa[]): Bundle {
   return {
     trustDomain: parseTrustDomain(authorities[0]?.trustDomain ?? ""),
     x509Authorities: authorities.map(({ der }) => ({ asn1: Buffer.from(der), tainted: false })),
