@@ -45,6 +45,8 @@ export interface AgentConfig {
   readonly availabilityTargetMs?: number;
   readonly x509SvidCacheMaxSize: number;
   readonly maxStreamsPerConnection: number;
+  /** Where the proc file system with the workloads is mounted; `HOST_PROC` in the environment moves it. */
+  readonly procRoot: string;
   /** Prefixes of selectors that may be logged. */
   readonly logSelectors?: readonly string[];
   /** For the log at start-up, one line each. */
@@ -131,8 +133,8 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
   checkAdminSocket(agent, reader);
   checkPluginCounts(plugins, reader);
   reader.throwFaults();
-  const dataDir =
-    agent.data_dir ?? (hasFile ? resolve(".") : defaultDataDirectory("agent", options.env ?? process.env));
+  const env = options.env ?? process.env;
+  const dataDir = agent.data_dir ?? (hasFile ? resolve(".") : defaultDataDirectory("agent", env));
   return deepFreeze({
     ...coreConfig(values),
     ...server,
@@ -141,6 +143,7 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
     keyManager: keyManagerOf(plugins, dataDir),
     nodeAttestor: { type: "join_token" as const },
     workloadAttestors: [unixAttestor(plugins)],
+    procRoot: env["HOST_PROC"] || "/proc",
     warnings: reader.warnings,
   });
 }
@@ -155,7 +158,14 @@ type AgentValues = Values<typeof agentKeys>;
 type ServerOf = Pick<AgentConfig, "trustDomain" | "serverAddress" | "serverPort">;
 type CoreConfig = Omit<
   AgentConfig,
-  keyof ServerOf | "dataDir" | "trustBundle" | "keyManager" | "nodeAttestor" | "workloadAttestors" | "warnings"
+  | keyof ServerOf
+  | "dataDir"
+  | "trustBundle"
+  | "keyManager"
+  | "nodeAttestor"
+  | "workloadAttestors"
+  | "procRoot"
+  | "warnings"
 >;
 
 function coreConfig({ agent, health_checks }: AgentValues): CoreConfig {

@@ -43,6 +43,7 @@ export function openNodeAttestor(config: AgentConfig): NodeAttestor {
 
 export interface WorkloadAttestorParts {
   readonly clock: Clock;
+  readonly procRoot: string;
   /** The attestors' own life. */
   readonly signal: AbortSignal;
 }

@@ -1,5 +1,3 @@
-import type { Call } from "../src/rpc/caller.ts";
-import { WorkloadApi } from "../src/rpc/protos.ts";
 import { RpcServer } from "../src/rpc/serve.ts";
 import { denialReason } from "../src/rpc/status.ts";
 import type { Clock } from "../src/runtime/clock.ts";
@@ -8,7 +6,6 @@ import { Feed } from "../src/runtime/feed.ts";
 import { ensurePrivateDirectory, lockDirectory } from "../src/runtime/files.ts";
 import type { Log } from "../src/runtime/log.ts";
 import { type RetryOptions, retry, supervise } from "../src/runtime/task.ts";
-import type { LocalCaller } from "./api/caller.ts";
 import { workloadServices } from "./api/routes.ts";
 import { IdentityCache } from "./cache/entries.ts";
 import { SvidSigner } from "./cache/signer.ts";
@@ -132,10 +129,11 @@ async function serveWorkloads(
   cache: IdentityCache,
   scope: AsyncDisposableStack,
 ): Promise<AgentHealth> {
-  const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, signal });
+  const { procRoot } = config;
+  const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, procRoot, signal });
   const probe = workloadApiProbe(config.socketPath);
   const { services, admit } = workloadServices({
-    attestor: new WorkloadAttestor({ attestors, clock, log: part(log, "workload_attestor") }),
+    attestor: new WorkloadAttestor({ attestors, clock, procRoot, log: part(log, "workload_attestor") }),
     identities: cache,
     allowUnauthenticatedVerifiers: config.allowUnauthenticatedVerifiers,
     logSelectors: config.logSelectors ?? [],
@@ -143,14 +141,9 @@ async function serveWorkloads(
     probe,
   });
   const { maxStreamsPerConnection } = config;
-  const admitWhenReady = async (call: Call): Promise<LocalCaller> => {
-    const caller = await admit(call);
-    if (!cache.ready.value && call.method.startsWith(`/${WorkloadApi.name}/`)) throw notReady();
-    return caller;
-  };
   const rpc = new RpcServer({
     services,
-    admit: admitWhenReady,
+    admit,
     log: part(log, "endpoints"),
     clock,
     maxStreamsPerConnection,
@@ -160,14 +153,6 @@ async function serveWorkloads(
   const health = new AgentHealth({ probe, started: () => cache.ready.value, clock, log: part(log, "health") });
   if (config.healthChecks.listenerEnabled) await health.listen(config.healthChecks);
   return health;
-}
-
-/** SPIFFE Workload Endpoint, section 6. */
-function notReady(): Fault {
-  return new Fault("unavailable", "the agent is not ready yet", {
-    code: "agent-not-ready",
-    hint: "it has yet to reach its server: try again, and see the agent's log",
-  });
 }
 
 /** Everything up to the moment at which workloads can be served. */

@@ -59,6 +59,7 @@ health_checks { listener_enabled = true bind_port = "8080" }
 `;
 
 const DEFAULTS = {
+  procRoot: "/proc",
   socketPath: "/tmp/spire-agent/public/api.sock",
   log: { level: "info", format: "text", sourceLocation: false, fractionalSeconds: false },
   workloadX509SvidKeyType: "ec-p256",
@@ -346,4 +347,8 @@ test("the reference names the agent's keys, and which are Steeple's own", () => 
   expect(text).toMatch(/`trust_bundle_url_roots_path` .* Steeple only/);
   expect(text).toMatch(/`authorized_delegates` .* not supported/);
   expect(text).toContain('`WorkloadAttestor "unix"`');
+});
+
+test("HOST_PROC moves the proc file system, as SPIRE has it", () => {
+  expect(loadAgentConfig({ env: { HOST_PROC: "/host/proc" } }).procRoot).toBe("/host/proc");
 });
