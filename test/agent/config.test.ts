@@ -97,6 +97,7 @@ describe("SPIRE's keys", () => {
       workloadX509SvidKeyType: "rsa-2048",
       x509SvidCacheMaxSize: 5,
       maxStreamsPerConnection: 9,
+      procRoot: "/proc",
       syncIntervalMs: 1000,
       keyManager: { type: "disk", directory: "/keys" },
       nodeAttestor: { type: "join_token" },
