@@ -173,7 +173,10 @@ export interface ChangeSet {
 
 /** The change feed: follows commits, never counters, so nothing is skipped. */
 export interface ChangeStore {
-  /** Streams all rows of one repeatable-read snapshot to `receive`; its cursor starts the feed. */
+  /**
+   * Streams all rows of one repeatable-read snapshot to `receive`; its cursor starts the feed. Inside `receive` use
+   * nothing else of the store: it may have a single connection, and this holds it.
+   */
   load<T>(receive: (snapshot: Snapshot) => Promise<T>): Promise<T>;
   /** What changed since the cursor; "reload" when the feed no longer reaches back, or the database is another one. */
   since(cursor: string): Promise<ChangeSet | "reload">;

@@ -85,7 +85,7 @@ function build() {
     say("Building...");
     rmSync(join(HOME, "dist"), { recursive: true, force: true });
     run("tsc", ["-p", "src/dev/tsconfig.json"]);
-    run("node", ["server/store/base-image.ts", "dist/server/store/base-image.tar.gz"]);
+    run("node", ["dist/server/store/base-image.js"]);
   });
 }
 

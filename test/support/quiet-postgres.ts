@@ -16,7 +16,7 @@ export async function withoutNotifications(url: string): Promise<{ readonly url:
     }
     client.on("data", (bytes) => upstream.write(bytes));
     let rest = Buffer.alloc(0);
-    upstream.on("data", (bytes) => {
+    upstream.on("data", (bytes: Buffer) => {
       rest = Buffer.concat([rest, bytes]);
       while (rest.length >= 5 && rest.length > rest.readUInt32BE(1)) {
         const message = rest.subarray(0, 1 + rest.readUInt32BE(1));

@@ -1,0 +1,179 @@
+import { sql } from "kysely";
+import type { Bundle } from "../../src/spiffe/bundle.ts";
+import type { Entry } from "../../src/spiffe/entry.ts";
+import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
+import { type BundleRow, toBundle } from "./bundle-rows.ts";
+import { type EntryRow, type NodeRow, toEntry, toNode } from "./rows.ts";
+import type { Queries, Session } from "./session.ts";
+import type { AttestedNode, ChangeSet, ChangeStore, Snapshot } from "./store.ts";
+import type { Waker } from "./wake.ts";
+
+/** Rows of one read while everything is loaded. */
+const LOAD_ROWS = 2000;
+/** With more changes than this, loading everything costs less memory than one answer. */
+const MAX_CHANGES = 50_000;
+
+/**
+ * The cursor is the history (epoch, cluster, timeline) and the snapshot of the last read. What is visible now and was
+ * not then was written by a transaction that was running then (`xip`) or had not begun (at or after `xmax`): the two
+ * branches of the query. Late commits, rollbacks and gaps need no care.
+ */
+export class SqlChangeStore implements ChangeStore {
+  readonly #session: Session;
+  readonly #waker: Waker;
+
+  constructor(session: Session, waker: Waker) {
+    this.#session = session;
+    this.#waker = waker;
+  }
+
+  load<T>(receive: (snapshot: Snapshot) => Promise<T>): Promise<T> {
+    return this.#session.snapshot(async (db) => {
+      const { rows } = await sql<Position>`
+        select epoch || ':' || feed_origin() || ':' || feed_timeline() as history, pg_current_snapshot()::text as snapshot
+        from feed_state`.execute(db);
+      return receive({
+        cursor: cursorOf(rows[0]),
+        entries: allRows(db, readEntries),
+        nodes: allRows(db, readNodes),
+        bundles: allRows(db, readBundles),
+      });
+    });
+  }
+
+  async since(cursor: string): Promise<ChangeSet | "reload"> {
+    const [history, snapshot] = split(cursor);
+    if (snapshot === undefined) return "reload";
+    const rows = await this.#session.read((db) => readChanges(db, snapshot));
+    const position = rows[0];
+    if (position?.history !== history || position.lost || rows.length > MAX_CHANGES) return "reload";
+    return collect(cursorOf(position), rows);
+  }
+
+  wake(signal: AbortSignal): AsyncIterable<void> {
+    return this.#waker.wake(signal);
+  }
+
+  /**
+   * Keeps rows of transactions that a reader may still wait for. Rows from the future are left from another cluster.
+   */
+  prune(before: Date): Promise<number> {
+    return this.#session.transaction(async (db) => {
+      const { rows } = await sql<{ count: string }>`
+        with gone as (
+          delete from change_log
+          where (at < ${before} and xid < pg_snapshot_xmin(pg_current_snapshot()))
+             or xid >= pg_snapshot_xmax(pg_current_snapshot())
+          returning xid
+        ), moved as (
+          update feed_state
+          set horizon = greatest(horizon, (
+            select xid from gone where xid < pg_snapshot_xmax(pg_current_snapshot()) order by xid desc limit 1
+          ))
+          where exists (select from gone)
+        )
+        select count(*) as count from gone`.execute(db);
+      return Number(rows[0]?.count ?? 0);
+    });
+  }
+}
+
+interface Position {
+  readonly history: string;
+  readonly snapshot: string;
+}
+
+interface ChangeRow extends Position {
+  /** The log no longer reaches back to the cursor, or the cursor is from the future of this database. */
+  readonly lost: boolean;
+  readonly kind: "entry" | "node" | "bundle" | "relationship" | null;
+  readonly entity: string;
+  /** Null when it was deleted. */
+  readonly row: unknown;
+}
+
+async function readChanges(db: Queries, snapshot: string): Promise<readonly ChangeRow[]> {
+  const { rows } = await sql<ChangeRow>`
+    with last as (select ${snapshot}::pg_snapshot as seen),
+    position as (
+      select epoch || ':' || feed_origin() || ':' || feed_timeline() as history,
+        pg_current_snapshot()::text as snapshot,
+        horizon >= pg_snapshot_xmin(seen) or pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(seen) as lost
+      from feed_state, last
+    ),
+    changed as (
+      select kind, entity from change_log where xid >= (select pg_snapshot_xmax(seen) from last)
+      union
+      select kind, entity from change_log where xid = any(array(select pg_snapshot_xip(seen) from last))
+      limit ${MAX_CHANGES + 1}
+    )
+    select history, snapshot, lost, kind, entity,
+      case kind
+        when 'entry' then (select to_jsonb(e) from entries e where e.id = entity)
+        when 'node' then (select to_jsonb(n) from attested_nodes n where n.spiffe_id = entity)
+        when 'bundle' then (
+          select to_jsonb(b) || jsonb_build_object('sequence_number', b.sequence_number::text)
+          from bundles b where b.trust_domain = entity
+        )
+      end as row
+    from position left join changed on not lost`.execute(db);
+  return rows;
+}
+
+function collect(cursor: string, rows: readonly ChangeRow[]): ChangeSet {
+  const entries = new Map<string, Entry | undefined>();
+  const nodes = new Map<SpiffeId, AttestedNode | undefined>();
+  const bundles = new Map<TrustDomain, Bundle | undefined>();
+  for (const { kind, entity, row } of rows) {
+    const gone = row === null;
+    if (kind === "entry") entries.set(entity, gone ? undefined : toEntry(row as EntryRow));
+    else if (kind === "node") nodes.set(entity as SpiffeId, gone ? undefined : toNode(row as NodeRow));
+    else if (kind === "bundle") bundles.set(entity as TrustDomain, gone ? undefined : toBundle(row as BundleRow));
+  }
+  return { cursor, entries, nodes, bundles };
+}
+
+function cursorOf(position: Position | undefined): string {
+  if (position === undefined) throw new Error("feed_state has no row");
+  return `${position.history}/${position.snapshot}`;
+}
+
+/** The snapshot is undefined when the text is not a cursor. */
+function split(cursor: string): readonly [history: string, snapshot: string | undefined] {
+  const [history = "", snapshot = ""] = cursor.split("/");
+  return [history, /^\d{1,20}:\d{1,20}:[\d,]*$/.test(snapshot) ? snapshot : undefined];
+}
+
+interface Portion<T> {
+  readonly items: readonly T[];
+  /** Undefined at the end. */
+  readonly next: string | undefined;
+}
+type ReadPortion<T> = (db: Queries, after: string) => Promise<Portion<T>>;
+
+async function* allRows<T>(db: Queries, read: ReadPortion<T>): AsyncGenerator<T, void, undefined> {
+  for (let next: string | undefined = "0"; next !== undefined; ) {
+    const portion: Portion<T> = await read(db, next);
+    yield* portion.items;
+    next = portion.next;
+  }
+}
+
+function portion<Row extends { readonly seq: string }, T>(rows: readonly Row[], convert: (row: Row) => T): Portion<T> {
+  return { items: rows.map(convert), next: rows.length < LOAD_ROWS ? undefined : rows.at(-1)?.seq };
+}
+
+const readEntries: ReadPortion<Entry> = async (db, after) => {
+  const query = db.selectFrom("entries").selectAll().where("seq", ">", after).orderBy("seq").limit(LOAD_ROWS);
+  return portion(await query.execute(), toEntry);
+};
+
+const readNodes: ReadPortion<AttestedNode> = async (db, after) => {
+  const query = db.selectFrom("attested_nodes").selectAll().where("seq", ">", after).orderBy("seq").limit(LOAD_ROWS);
+  return portion(await query.execute(), toNode);
+};
+
+const readBundles: ReadPortion<Bundle> = async (db, after) => {
+  const query = db.selectFrom("bundles").selectAll().where("seq", ">", after).orderBy("seq").limit(LOAD_ROWS);
+  return portion(await query.execute(), toBundle);
+};

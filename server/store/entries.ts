@@ -1,0 +1,114 @@
+import { type ExpressionBuilder, sql } from "kysely";
+import { Fault } from "../../src/runtime/fault.ts";
+import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
+import { holdBundles, insertEntry } from "./entry-writes.ts";
+import { pageOf, positionOf, sizeOf } from "./paging.ts";
+import { entryColumns, selectorTexts, toEntry } from "./rows.ts";
+import type { Schema } from "./schema.ts";
+import type { Session } from "./session.ts";
+import { matchesSet } from "./sets.ts";
+import type { EntryFilter, EntryStore, Page, PageRequest } from "./store.ts";
+
+export class SqlEntryStore implements EntryStore {
+  readonly #session: Session;
+  readonly #now: () => Date;
+
+  constructor(session: Session, now: () => Date) {
+    this.#session = session;
+    this.#now = now;
+  }
+
+  create(draft: EntryDraft): Promise<{ readonly entry: Entry; readonly existed: boolean }> {
+    const federates = draft.federatesWith.length > 0;
+    const insert = (db: Parameters<typeof insertEntry>[0]) => insertEntry(db, draft, this.#now());
+    return federates ? this.#session.transaction(insert) : this.#session.write(insert);
+  }
+
+  async find(id: string): Promise<Entry | undefined> {
+    const row = await this.#session.read((db) =>
+      db.selectFrom("entries").selectAll().where("id", "=", id).executeTakeFirst(),
+    );
+    return row === undefined ? undefined : toEntry(row);
+  }
+
+  async list(filter: EntryFilter, page?: PageRequest): Promise<Page<Entry>> {
+    const rows = await this.#session.read((db) => {
+      const all = db.selectFrom("entries").selectAll().where(conditions(filter)).orderBy("seq");
+      if (page === undefined) return all.execute();
+      return all
+        .where("seq", ">", positionOf(page.token))
+        .limit(sizeOf(page) + 1)
+        .execute();
+    });
+    return pageOf(rows, toEntry, page);
+  }
+
+  async count(filter: EntryFilter): Promise<number> {
+    const row = await this.#session.read((db) =>
+      db.selectFrom("entries").select(sql<string>`count(*)`.as("count")).where(conditions(filter)).executeTakeFirst(),
+    );
+    return Number(row?.count ?? 0);
+  }
+
+  update(id: string, change: (current: Entry) => EntryDraft): Promise<Entry> {
+    return this.#session.transaction(async (db) => {
+      const row = await db.selectFrom("entries").selectAll().where("id", "=", id).forUpdate().executeTakeFirst();
+      if (row === undefined) throw new Fault("not_found", "entry not found", { code: "entry-not-found" });
+      const draft = change(toEntry(row));
+      await holdBundles(db, draft.federatesWith);
+      const updated = await db
+        .updateTable("entries")
+        .set({ ...entryColumns(draft), revision_number: sql`revision_number + 1` })
+        .where("id", "=", id)
+        .returningAll()
+        .executeTakeFirstOrThrow();
+      return toEntry(updated);
+    });
+  }
+
+  async delete(id: string): Promise<Entry | undefined> {
+    const row = await this.#session.write((db) =>
+      db.deleteFrom("entries").where("id", "=", id).returningAll().executeTakeFirst(),
+    );
+    return row === undefined ? undefined : toEntry(row);
+  }
+
+  async prune(now: Date, limit: number): Promise<readonly Entry[]> {
+    const rows = await this.#session.write((db) =>
+      db
+        .deleteFrom("entries")
+        .where("seq", "in", (expired) =>
+          expired
+            .selectFrom("entries")
+            .select("seq")
+            .where("expires_at", ">", "0")
+            .where("expires_at", "<", String(Math.floor(now.getTime() / 1000)))
+            .orderBy("expires_at")
+            .limit(limit)
+            .forUpdate()
+            .skipLocked(),
+        )
+        .returningAll()
+        .execute(),
+    );
+    return rows.map(toEntry);
+  }
+}
+
+function conditions(filter: EntryFilter) {
+  return (eb: ExpressionBuilder<Schema, "entries">) => {
+    const { spiffeId, parentId, selectors, federatesWith, hint, downstream } = filter;
+    return eb.and([
+      ...(spiffeId === undefined ? [] : [eb("spiffe_id", "=", spiffeId)]),
+      ...(parentId === undefined ? [] : [eb("parent_id", "=", parentId)]),
+      ...(hint === undefined ? [] : [eb("hint", "=", hint)]),
+      ...(downstream === undefined ? [] : [eb("downstream", "=", downstream)]),
+      ...(selectors === undefined
+        ? []
+        : [matchesSet(eb.ref("selectors"), selectors.match, selectorTexts(selectors.selectors))]),
+      ...(federatesWith === undefined
+        ? []
+        : [matchesSet(eb.ref("federates_with"), federatesWith.match, federatesWith.trustDomains)]),
+    ]);
+  };
+}

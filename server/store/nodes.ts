@@ -1,0 +1,191 @@
+import { type ExpressionBuilder, sql } from "kysely";
+import { Fault } from "../../src/runtime/fault.ts";
+import type { SpiffeId } from "../../src/spiffe/id.ts";
+import { pageOf, positionOf, sizeOf } from "./paging.ts";
+import { selectorTexts, toNode } from "./rows.ts";
+import type { Schema } from "./schema.ts";
+import type { Queries, Session } from "./session.ts";
+import { matchesSet } from "./sets.ts";
+import type { AttestedNode, NodeFilter, NodeStore, Page, PageRequest } from "./store.ts";
+
+export class SqlNodeStore implements NodeStore {
+  readonly #session: Session;
+
+  constructor(session: Session) {
+    this.#session = session;
+  }
+
+  async attest(node: Omit<AttestedNode, "newSerialNumber" | "newExpiresAt" | "agentVersion">): Promise<AttestedNode> {
+    if (node.serialNumber === "") throw new Fault("internal", "a node needs a serial number", { code: "node-serial" });
+    const columns = {
+      attestation_type: node.attestationType,
+      serial_number: node.serialNumber,
+      expires_at: node.expiresAt,
+      new_serial_number: "",
+      new_expires_at: null,
+      can_reattest: node.canReattest,
+      selectors: selectorTexts(node.selectors),
+    };
+    const row = await this.#session.write((db) =>
+      db
+        .insertInto("attested_nodes")
+        .values({ ...columns, spiffe_id: node.id, agent_version: "" })
+        .onConflict((conflict) =>
+          conflict.column("spiffe_id").doUpdateSet(columns).where("attested_nodes.serial_number", "<>", ""),
+        )
+        .returningAll()
+        .executeTakeFirst(),
+    );
+    if (row === undefined) throw new Fault("denied", "failed to attest: agent is banned", { code: "agent-banned" });
+    return toNode(row);
+  }
+
+  find(id: SpiffeId): Promise<AttestedNode | undefined> {
+    return this.#session.read((db) => findNode(db, id));
+  }
+
+  async list(filter: NodeFilter, page?: PageRequest): Promise<Page<AttestedNode>> {
+    const rows = await this.#session.read((db) => {
+      const all = db.selectFrom("attested_nodes").selectAll().where(conditions(filter)).orderBy("seq");
+      if (page === undefined) return all.execute();
+      return all
+        .where("seq", ">", positionOf(page.token))
+        .limit(sizeOf(page) + 1)
+        .execute();
+    });
+    return pageOf(rows, toNode, page);
+  }
+
+  async count(filter: NodeFilter): Promise<number> {
+    const row = await this.#session.read((db) =>
+      db
+        .selectFrom("attested_nodes")
+        .select(sql<string>`count(*)`.as("count"))
+        .where(conditions(filter))
+        .executeTakeFirst(),
+    );
+    return Number(row?.count ?? 0);
+  }
+
+  /** When the pending serial renews, it is the one in use: it becomes the current one in the same step. */
+  renew(
+    id: SpiffeId,
+    renewal: { readonly currentSerial: string; readonly serialNumber: string; readonly expiresAt: Date },
+  ): Promise<AttestedNode> {
+    return this.#session.transaction(async (db) => {
+      const node = await lockNode(db, id);
+      const { currentSerial } = renewal;
+      const fromPending = currentSerial !== "" && currentSerial === node.newSerialNumber;
+      if (!fromPending && (currentSerial === "" || currentSerial !== node.serialNumber)) throw serialNotCurrent();
+      return updateNode(db, id, {
+        serial_number: currentSerial,
+        expires_at: fromPending && node.newExpiresAt !== undefined ? node.newExpiresAt : node.expiresAt,
+        new_serial_number: renewal.serialNumber,
+        new_expires_at: renewal.expiresAt,
+      });
+    });
+  }
+
+  async activate(id: SpiffeId, serialNumber: string): Promise<AttestedNode | undefined> {
+    if (serialNumber === "") return undefined;
+    const row = await this.#session.write((db) =>
+      db
+        .updateTable("attested_nodes")
+        .set({
+          serial_number: serialNumber,
+          expires_at: sql`coalesce(new_expires_at, expires_at)`,
+          new_serial_number: "",
+          new_expires_at: null,
+        })
+        .where("spiffe_id", "=", id)
+        .where("new_serial_number", "=", serialNumber)
+        .returningAll()
+        .executeTakeFirst(),
+    );
+    return row === undefined ? undefined : toNode(row);
+  }
+
+  async setAgentVersion(id: SpiffeId, version: string): Promise<AttestedNode> {
+    const current = await this.#session.read((db) => findNode(db, id));
+    if (current === undefined) throw notFound();
+    if (current.agentVersion === version) return current;
+    return this.#session.write((db) => updateNode(db, id, { agent_version: version }));
+  }
+
+  ban(id: SpiffeId): Promise<AttestedNode> {
+    return this.#session.write((db) =>
+      updateNode(db, id, { serial_number: "", new_serial_number: "", new_expires_at: null }),
+    );
+  }
+
+  delete(id: SpiffeId): Promise<AttestedNode | undefined> {
+    return this.#session.transaction(async (db) => {
+      const row = await db.deleteFrom("attested_nodes").where("spiffe_id", "=", id).returningAll().executeTakeFirst();
+      if (row === undefined) return undefined;
+      if (row.attestation_type === "join_token") await deleteTokenAlias(db, id);
+      return toNode(row);
+    });
+  }
+}
+
+/** The alias that CreateJoinToken makes: below the token's agent, for whoever is that agent. */
+async function deleteTokenAlias(db: Queries, agent: SpiffeId): Promise<void> {
+  await db
+    .deleteFrom("entries")
+    .where("parent_id", "=", agent)
+    .where("selectors", "=", sql<string[]>`${[`spiffe_id:${agent}`]}::text[]`)
+    .execute();
+}
+
+async function findNode(db: Queries, id: SpiffeId): Promise<AttestedNode | undefined> {
+  const row = await db.selectFrom("attested_nodes").selectAll().where("spiffe_id", "=", id).executeTakeFirst();
+  return row === undefined ? undefined : toNode(row);
+}
+
+async function lockNode(db: Queries, id: SpiffeId): Promise<AttestedNode> {
+  const query = db.selectFrom("attested_nodes").selectAll().where("spiffe_id", "=", id).forUpdate();
+  const row = await query.executeTakeFirst();
+  if (row === undefined) throw notFound();
+  return toNode(row);
+}
+
+interface NodeChange {
+  readonly serial_number?: string;
+  readonly expires_at?: Date;
+  readonly new_serial_number?: string;
+  readonly new_expires_at?: Date | null;
+  readonly agent_version?: string;
+}
+
+async function updateNode(db: Queries, id: SpiffeId, change: NodeChange): Promise<AttestedNode> {
+  const query = db.updateTable("attested_nodes").set(change).where("spiffe_id", "=", id).returningAll();
+  const row = await query.executeTakeFirst();
+  if (row === undefined) throw notFound();
+  return toNode(row);
+}
+
+function conditions(filter: NodeFilter) {
+  return (eb: ExpressionBuilder<Schema, "attested_nodes">) => {
+    const { attestationType, selectors, banned, canReattest, expiresBefore } = filter;
+    return eb.and([
+      ...(attestationType === undefined ? [] : [eb("attestation_type", "=", attestationType)]),
+      ...(banned === undefined ? [] : [eb("serial_number", banned ? "=" : "<>", "")]),
+      ...(canReattest === undefined ? [] : [eb("can_reattest", "=", canReattest)]),
+      ...(expiresBefore === undefined ? [] : [eb("expires_at", "<", expiresBefore)]),
+      ...(selectors === undefined
+        ? []
+        : [matchesSet(eb.ref("selectors"), selectors.match, selectorTexts(selectors.selectors))]),
+    ]);
+  };
+}
+
+function notFound(): Fault {
+  return new Fault("not_found", "agent not found", { code: "agent-not-found" });
+}
+
+function serialNotCurrent(): Fault {
+  return new Fault("denied", "agent SVID is not active", {
+    code: "agent-svid-not-active",
+    hint: "the agent has to attest again",
+  });
+}

@@ -1,0 +1,87 @@
+import { createHash } from "node:crypto";
+import type { Insertable, Selectable } from "kysely";
+import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
+import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
+import { formatSelector, parseSelector, type Selector, selectorSet } from "../../src/spiffe/selector.ts";
+import type { EntryTable, NodeTable } from "./schema.ts";
+import type { AttestedNode } from "./store.ts";
+
+/**
+ * Rows come in two forms, from the driver and as JSON of the change feed: numbers may be text, dates may be ISO text.
+ * The readers accept both. What is stored was checked when it came in, so IDs are not parsed again.
+ */
+export type EntryRow = Omit<Selectable<EntryTable>, "seq" | "similar_hash">;
+export type NodeRow = Omit<Selectable<NodeTable>, "seq">;
+
+export function toEntry(row: EntryRow): Entry {
+  return {
+    id: row.id,
+    spiffeId: row.spiffe_id as SpiffeId,
+    parentId: row.parent_id as SpiffeId,
+    selectors: row.selectors.map(parseSelector),
+    x509SvidTtl: row.x509_svid_ttl,
+    jwtSvidTtl: row.jwt_svid_ttl,
+    federatesWith: row.federates_with as TrustDomain[],
+    admin: row.admin,
+    downstream: row.downstream,
+    storeSvid: row.store_svid,
+    expiresAt: Number(row.expires_at),
+    dnsNames: row.dns_names,
+    hint: row.hint,
+    disableX509SvidPrefetch: row.disable_x509_svid_prefetch,
+    jwtSvidIncludeJti: row.jwt_svid_include_jti,
+    revisionNumber: Number(row.revision_number),
+    createdAt: Number(row.created_at),
+  };
+}
+
+/** The columns that a draft decides. */
+export function entryColumns(draft: EntryDraft): Omit<Insertable<EntryTable>, "id" | "revision_number" | "created_at"> {
+  const selectors = selectorTexts(draft.selectors);
+  return {
+    spiffe_id: draft.spiffeId,
+    parent_id: draft.parentId,
+    selectors,
+    similar_hash: similarHash(draft.parentId, draft.spiffeId, selectors),
+    x509_svid_ttl: draft.x509SvidTtl,
+    jwt_svid_ttl: draft.jwtSvidTtl,
+    federates_with: [...new Set(draft.federatesWith)],
+    admin: draft.admin,
+    downstream: draft.downstream,
+    store_svid: draft.storeSvid,
+    expires_at: draft.expiresAt,
+    dns_names: [...draft.dnsNames],
+    hint: draft.hint,
+    disable_x509_svid_prefetch: draft.disableX509SvidPrefetch,
+    jwt_svid_include_jti: draft.jwtSvidIncludeJti,
+  };
+}
+
+/** Each part with its length before it, so that no two different entries hash the same bytes. */
+function similarHash(...[parentId, spiffeId, selectors]: readonly [SpiffeId, SpiffeId, readonly string[]]): Buffer {
+  const hash = createHash("sha256");
+  for (const part of [parentId, spiffeId, ...selectors]) {
+    const bytes = Buffer.from(part);
+    hash.update(`${bytes.length}:`).update(bytes);
+  }
+  return hash.digest();
+}
+
+/** Sorted, each once, as they are stored. */
+export function selectorTexts(selectors: readonly Selector[]): string[] {
+  return selectorSet(selectors).map(formatSelector);
+}
+
+export function toNode(row: NodeRow): AttestedNode {
+  return {
+    id: row.spiffe_id as SpiffeId,
+    attestationType: row.attestation_type,
+    serialNumber: row.serial_number,
+    expiresAt: new Date(row.expires_at),
+    newSerialNumber: row.new_serial_number,
+    newExpiresAt: row.new_expires_at === null ? undefined : new Date(row.new_expires_at),
+    canReattest: row.can_reattest,
+    agentVersion: row.agent_version,
+    selectors: row.selectors.map(parseSelector),
+  };
+}

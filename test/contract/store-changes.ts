@@ -1,0 +1,170 @@
+import { sql } from "kysely";
+import { beforeEach, expect, test } from "vitest";
+import type { ChangeSet, Snapshot } from "../../server/store/store.ts";
+import { parseTrustDomain } from "../../src/spiffe/id.ts";
+import { eventually } from "../support/eventually.ts";
+import { faultFrom, refusal } from "../support/faults.ts";
+import { bundleOf, draftOf, emptyStore, idOf, nodeOf } from "../support/store-data.ts";
+import type { StoreUnderTest } from "./store.ts";
+
+const B = parseTrustDomain("b.test");
+
+export function changeContract(current: () => StoreUnderTest): void {
+  beforeEach(() => emptyStore(current().store));
+  const changes = () => current().store.changes;
+  const cursorNow = () => changes().load(async (snapshot) => snapshot.cursor);
+  const since = async (cursor: string): Promise<ChangeSet> => {
+    const set = await changes().since(cursor);
+    if (set === "reload") throw new Error("the feed asks for a reload");
+    return set;
+  };
+
+  test("loading gives everything as of one moment", async () => {
+    const { store } = current();
+    const { entry } = await store.entries.create(draftOf("one"));
+    const node = await store.nodes.attest(nodeOf("one"));
+    const bundle = await store.bundles.change(B, () => bundleOf(1));
+    const read = async (snapshot: Snapshot) => ({
+      entries: await Array.fromAsync(snapshot.entries),
+      nodes: await Array.fromAsync(snapshot.nodes),
+      bundles: await Array.fromAsync(snapshot.bundles),
+    });
+    expect(await changes().load(read)).toEqual({ entries: [entry], nodes: [node], bundles: [bundle] });
+  });
+
+  test("loading pages through more rows than one read holds", async () => {
+    const { store } = current();
+    const row = (await store.entries.create(draftOf("first"))).entry;
+    await store.session.write((db) =>
+      sql`insert into entries select r.* from entries e, generate_series(1, 4500) n,
+        jsonb_populate_record(null::entries, to_jsonb(e) || jsonb_build_object(
+          'id', 'n' || n, 'seq', e.seq + n, 'similar_hash', '\\x' || lpad(to_hex(n), 8, '0'))) r`.execute(db),
+    );
+    const ids = await changes().load(async ({ entries }) => (await Array.fromAsync(entries)).map(({ id }) => id));
+    expect(ids).toEqual([row.id, ...Array.from({ length: 4500 }, (_, index) => `n${index + 1}`)]);
+  });
+
+  test("every kind of change is in the next set, in its newest state, and in no later one", async () => {
+    const { store } = current();
+    const start = await cursorNow();
+    const { entry } = await store.entries.create(draftOf("one"));
+    const updated = await store.entries.update(entry.id, (now) => ({ ...now, hint: "new" }));
+    const gone = (await store.entries.create(draftOf("two"))).entry;
+    await store.entries.delete(gone.id);
+    await store.nodes.attest(nodeOf("one"));
+    const node = await store.nodes.ban(idOf("/spire/agent/one"));
+    const bundle = await store.bundles.change(B, () => bundleOf(1));
+    const set = await since(start);
+    expect(set.entries).toEqual(
+      new Map([
+        [entry.id, updated],
+        [gone.id, undefined],
+      ]),
+    );
+    expect(set.nodes).toEqual(new Map([[node.id, node]]));
+    expect(set.bundles).toEqual(new Map([[B, bundle]]));
+    const next = await since(set.cursor);
+    expect([next.entries.size, next.nodes.size, next.bundles.size]).toEqual([0, 0, 0]);
+    expect(await since(start)).toMatchObject({ entries: set.entries });
+  });
+
+  test("what a deletion takes along is followed", async () => {
+    const { store } = current();
+    await store.bundles.change(B, () => bundleOf(1));
+    const { entry } = await store.entries.create(draftOf("one", { federatesWith: [B] }));
+    const start = await cursorNow();
+    await store.bundles.delete(B, "dissociate");
+    const set = await since(start);
+    expect(set.bundles).toEqual(new Map([[B, undefined]]));
+    expect(set.entries.get(entry.id)).toMatchObject({ federatesWith: [], revisionNumber: 1 });
+  });
+
+  test("what was rolled back is not followed", async () => {
+    const { store } = current();
+    const { entry } = await store.entries.create(draftOf("one"));
+    const start = await cursorNow();
+    const undone = store.session.transaction(async (db) => {
+      await db.updateTable("entries").set({ hint: "undone" }).where("id", "=", entry.id).execute();
+      throw new Error("rolled back");
+    });
+    await expect(undone).rejects.toThrow();
+    expect((await since(start)).entries.size).toBe(0);
+  });
+
+  test("changes made by hand are followed, and a truncated table asks for a reload", async () => {
+    const { store } = current();
+    const { entry } = await store.entries.create(draftOf("one"));
+    const start = await cursorNow();
+    await store.session.write((db) => sql`update entries set hint = 'by hand'`.execute(db));
+    expect((await since(start)).entries.get(entry.id)).toMatchObject({ hint: "by hand" });
+    await store.session.write((db) => sql`truncate entries`.execute(db));
+    expect(await changes().since(start)).toBe("reload");
+  });
+
+  test("a cursor of another history, from the future, or that is none asks for a reload", async () => {
+    const good = await cursorNow();
+    const [history, snapshot] = good.split("/");
+    await since(good);
+    for (const bad of ["", "x", `other/${snapshot}`, `${history}/1:x:`, `${history}/9999999999:9999999999:`]) {
+      expect(await changes().since(bad)).toBe("reload");
+    }
+  });
+
+  test("pruned changes ask readers behind them for a reload, and only those", async () => {
+    const { store } = current();
+    const soon = new Date(Date.now() + 60_000);
+    await changes().prune(soon);
+    const behind = await cursorNow();
+    await store.entries.create(draftOf("one"));
+    const ahead = await cursorNow();
+    expect(await changes().prune(new Date(Date.now() - 3_600_000))).toBe(0);
+    await since(behind);
+    expect(await changes().prune(soon)).toBe(1);
+    expect(await changes().since(behind)).toBe("reload");
+    await since(ahead);
+  });
+
+  test("T-F4 more changes than one answer should hold ask for a reload", async () => {
+    const start = await cursorNow();
+    const flood = (count: number) =>
+      current().store.session.write((db) =>
+        sql`insert into change_log (kind, entity) select 'entry', n::text from generate_series(1, ${count}) n`.execute(
+          db,
+        ),
+      );
+    await flood(2000);
+    expect((await since(start)).entries.size).toBe(2000);
+    await flood(50_001);
+    expect(await changes().since(start)).toBe("reload");
+  });
+
+  test("the wait for changes ends with a change, at a poll, and with the signal", async () => {
+    const stop = new AbortController();
+    const wakes = changes().wake(stop.signal)[Symbol.asyncIterator]();
+    await wakes.next();
+    await wakes.next();
+    const begun = performance.now();
+    for (let round = 0; round < 5; round += 1) {
+      const woken = wakes.next();
+      await current().store.entries.create(draftOf(`n${round}`));
+      expect(await woken).toMatchObject({ done: false });
+    }
+    expect(performance.now() - begun).toBeLessThan(2000);
+    const quiet = wakes.next();
+    expect(await quiet).toMatchObject({ done: false });
+    const last = wakes.next();
+    stop.abort();
+    await eventually("the wait ends", async () => (await last).done === true || (await wakes.next()).done === true);
+  });
+
+  test("errors inside the loader come out of it", async () => {
+    const fault = await faultFrom(
+      changes().load(async ({ entries }) => {
+        for await (const _ of entries) break;
+        return Promise.reject(Object.assign(new Error("no"), { name: "AbortError" }));
+      }),
+    );
+    expect(fault).toMatchObject(refusal("cancelled", "cancelled"));
+    await current().store.ping();
+  });
+}
