@@ -19,7 +19,7 @@ test("the package holds compiled JavaScript, the protos and the launcher, and no
     "dist/server/main.js",
     "dist/agent/main.js",
     "dist/src/dev/main.js",
-    "dist/server/store/base-image.tar.gz",
+    "dist/server/store/base-image.gz",
     "dist/server/store/embedded-worker.js",
     "dist/src/client/index.d.ts",
     "proto/spiffe/workloadapi.proto",

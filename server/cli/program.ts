@@ -2,6 +2,7 @@ import type { Program } from "../../src/runtime/cli.ts";
 import { packageVersion } from "../../src/runtime/version.ts";
 import { agentCommands } from "./agent.ts";
 import { bundleCommands } from "./bundle.ts";
+import { datastoreCommands } from "./datastore.ts";
 import { entryCommands } from "./entry.ts";
 import { healthcheck } from "./health.ts";
 import { run, validate } from "./run.ts";
@@ -17,6 +18,7 @@ export function serverProgram(): Program {
     commands: {
       agent: agentCommands,
       bundle: bundleCommands,
+      datastore: datastoreCommands,
       entry: entryCommands,
       healthcheck,
       run,

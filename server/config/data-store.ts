@@ -52,8 +52,8 @@ export const dataStoreKeys = {
   root_ca_path: filePath({ doc: "CA certificates that the database's certificate is checked with." }),
   client_cert_path: filePath({ doc: "Client certificate for the database." }),
   client_key_path: filePath({ doc: "Private key of the client certificate." }),
-  max_open_conns: integer(0, 10_000)({ doc: "Most connections.", shown: "100" }),
-  max_idle_conns: integer(0, 10_000)({ doc: "Most idle connections.", shown: "100" }),
+  max_open_conns: integer(0, 10_000)({ doc: "Most connections. SPIRE: 100.", shown: "10" }),
+  max_idle_conns: integer(0, 10_000)({ doc: "Most idle connections. SPIRE: 100.", shown: "no limit of their own" }),
   conn_max_lifetime: duration(0, "0s")({ doc: "Longest use of one connection.", shown: "unlimited" }),
   disable_migration: flag({ doc: "Leaves the schema alone; start fails when it isn't current.", default: false }),
 };
