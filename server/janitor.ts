@@ -5,13 +5,23 @@ import type { Log } from "../src/runtime/log.ts";
 import { every } from "../src/runtime/task.ts";
 import type { Bundle } from "../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../src/spiffe/id.ts";
-import type { Store } from "./store/store.ts";
+import type { NodeFilter, Store } from "./store/store.ts";
 
 export interface JanitorOptions {
-  readonly store: Pick<Store, "entries" | "tokens" | "bundles" | "authorities" | "changes">;
+  readonly store: Pick<Store, "entries" | "nodes" | "tokens" | "bundles" | "authorities" | "changes">;
   readonly trustDomain: TrustDomain;
+  /** Which nodes are pruned; absent: none. */
+  readonly nodes?: NodePruning | undefined;
   readonly clock: Clock;
   readonly log: Log;
+}
+
+export interface NodePruning {
+  readonly expiredForMs: number;
+  /** Most nodes in one round. */
+  readonly batchSize: number;
+  /** Those too that can attest only once. */
+  readonly includeNonReattestable: boolean;
 }
 
 const MINUTE_MS = 60_000;
@@ -38,11 +48,12 @@ export async function runJanitor(options: JanitorOptions, signal: AbortSignal): 
 }
 
 /** One round. A step that fails is logged; the others are taken all the same. */
-export async function tidy({ store, trustDomain, clock, log }: JanitorOptions): Promise<void> {
+export async function tidy({ store, trustDomain, nodes, clock, log }: JanitorOptions): Promise<void> {
   const now = clock.now();
   const ago = (ms: number): Date => new Date(now.getTime() - ms);
   const steps: Readonly<Record<string, () => Promise<number>>> = {
     "expired entries": () => pruneEntries(store, now, log),
+    "expired agents": () => (nodes === undefined ? Promise.resolve(0) : pruneNodes(store, nodes, { now, log })),
     "expired join tokens": () => store.tokens.prune(now),
     "expired X.509 authorities": () => pruneRoots(store, trustDomain, ago(ROOT_GRACE_MS)),
     "old journal records": () => store.authorities.prune(ago(JOURNAL_GRACE_MS)),
@@ -68,6 +79,25 @@ async function pruneEntries(store: JanitorOptions["store"], now: Date, log: Log)
     removed += pruned.length;
     if (pruned.length < ENTRIES_PER_ROUND) return removed;
   }
+}
+
+/** Never a banned node: its record is the ban. */
+async function pruneNodes(
+  store: JanitorOptions["store"],
+  { expiredForMs, batchSize, includeNonReattestable }: NodePruning,
+  { now, log }: { readonly now: Date; readonly log: Log },
+): Promise<number> {
+  const before = new Date(now.getTime() - expiredForMs);
+  const filter: NodeFilter = {
+    expiresBefore: before,
+    banned: false,
+    ...(includeNonReattestable ? {} : { canReattest: true }),
+  };
+  const { items } = await store.nodes.list(filter, { size: batchSize, token: "" });
+  let removed = 0;
+  for (const { id } of items) if ((await store.nodes.delete(id, before)) !== undefined) removed += 1;
+  if (removed > 0) log.info("Pruned expired agents", { count: removed });
+  return removed;
 }
 
 /** Never empties the bundle, and writes only when a root has ended. */

@@ -118,9 +118,12 @@ export class SqlNodeStore implements NodeStore {
     );
   }
 
-  delete(id: SpiffeId): Promise<AttestedNode | undefined> {
+  delete(id: SpiffeId, expiredBefore?: Date): Promise<AttestedNode | undefined> {
     return this.#session.transaction(async (db) => {
-      const row = await db.deleteFrom("attested_nodes").where("spiffe_id", "=", id).returningAll().executeTakeFirst();
+      const one = db.deleteFrom("attested_nodes").where("spiffe_id", "=", id);
+      const ended =
+        expiredBefore === undefined ? one : one.where(sql`greatest(expires_at, new_expires_at)`, "<", expiredBefore);
+      const row = await ended.returningAll().executeTakeFirst();
       if (row === undefined) return undefined;
       if (row.attestation_type === "join_token") await deleteTokenAlias(db, id);
       return toNode(row);

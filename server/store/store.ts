@@ -89,8 +89,11 @@ export interface NodeStore {
   setAgentVersion(id: SpiffeId, version: string): Promise<AttestedNode>;
   /** Empties both serials. Throws `not_found`. */
   ban(id: SpiffeId): Promise<AttestedNode>;
-  /** Deletes the node, and the alias entries that its join token made. Undefined when there is none. */
-  delete(id: SpiffeId): Promise<AttestedNode | undefined>;
+  /**
+   * Deletes the node, and the alias entries that its join token made. With `expiredBefore` only while every SVID of it
+   * had ended then, so that one that renews meanwhile stays. Undefined when there is none such.
+   */
+  delete(id: SpiffeId, expiredBefore?: Date): Promise<AttestedNode | undefined>;
 }
 
 export interface JoinToken {

@@ -177,4 +177,16 @@ export function nodeContract(current: () => StoreUnderTest): void {
     expect(rest.items).toHaveLength(2);
     expect(new Set([...page.items, ...rest.items].map(({ id }) => id)).size).toBe(MAX_PAGE_SIZE + 2);
   });
+
+  test("a node is deleted by its expiry only while every SVID of it has ended", async () => {
+    const id = idOf("/spire/agent/one");
+    const expiresAt = new Date("2030-01-01T00:00:00Z");
+    await nodes().attest(nodeOf("one", { expiresAt }));
+    expect(await nodes().delete(id, expiresAt)).toBeUndefined();
+    await nodes().renew(id, renewal);
+    expect(await nodes().delete(id, new Date("2030-06-01T00:00:00Z"))).toBeUndefined();
+    expect(await nodes().find(id)).toBeDefined();
+    expect((await nodes().delete(id, new Date("2031-06-01T00:00:00Z")))?.id).toBe(id);
+    expect(await nodes().find(id)).toBeUndefined();
+  });
 }

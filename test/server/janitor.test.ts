@@ -120,7 +120,14 @@ describe("one round", () => {
       find: () => Promise.reject(new Fault("unavailable", "away")),
     } as Store["bundles"];
     await tidy({
-      store: { entries: store.entries, authorities: store.authorities, changes: store.changes, tokens, bundles },
+      store: {
+        entries: store.entries,
+        nodes: store.nodes,
+        authorities: store.authorities,
+        changes: store.changes,
+        tokens,
+        bundles,
+      },
       trustDomain,
       clock,
       log,
@@ -162,4 +169,44 @@ test("rounds come about every five minutes, and end with the signal", async () =
   stop.abort();
   await expect(ended).rejects.toThrow();
   expect(clock.sleepers).toBe(0);
+});
+
+describe("nodes whose SVID expired long ago", () => {
+  const attest = (name: string, expiresAt: number, canReattest: boolean) =>
+    store.nodes.attest({
+      id: spiffeId(trustDomain, `/spire/agent/x/${name}`),
+      attestationType: "x509pop",
+      serialNumber: "1",
+      expiresAt: new Date(expiresAt * 1000),
+      canReattest,
+      selectors: [],
+    });
+  const left = async (): Promise<readonly string[]> =>
+    (await store.nodes.list({})).items
+      .map(({ id }) => id)
+      .filter((id) => id.includes(trustDomain))
+      .map((id) => id.split("/").at(-1) ?? "");
+  const sweep = (includeNonReattestable: boolean): Promise<void> =>
+    tidy({
+      store,
+      trustDomain,
+      clock,
+      log,
+      nodes: { expiredForMs: DAY * 1000, batchSize: 100, includeNonReattestable },
+    });
+
+  test("are pruned when so configured, those that attest only once and banned ones left alone", async () => {
+    await attest("old", unixNow() - 2 * DAY, true);
+    await attest("once", unixNow() - 2 * DAY, false);
+    await attest("banned", unixNow() - 2 * DAY, true);
+    await store.nodes.ban(spiffeId(trustDomain, "/spire/agent/x/banned"));
+    await attest("recent", unixNow() - DAY / 2, true);
+    await round();
+    expect(await left()).toEqual(["old", "once", "banned", "recent"]);
+    await sweep(false);
+    expect(await left()).toEqual(["once", "banned", "recent"]);
+    await sweep(true);
+    expect(await left()).toEqual(["banned", "recent"]);
+    expect(messagesOf(log)).toContain("Pruned expired agents");
+  });
 });

@@ -1,0 +1,96 @@
+import type { AgentApi, BundleApi, EntryApi, HealthApi, MethodsOf, SvidApi } from "../../src/rpc/protos.ts";
+
+/**
+ * Who may call: anyone; a process that may open the admin socket; the holder of an admin SVID; of a downstream SVID; an
+ * attested agent. Nobody else: a method is denied to every class that its row does not name.
+ */
+export type CallerClass = "any" | "local" | "admin" | "downstream" | "agent";
+
+/** Buckets by source IP. Methods with the same bucket share it. */
+export const BUCKETS = {
+  attestation: { perSecond: 1, switchedBy: "attestation" },
+  x509Signing: { perSecond: 500, switchedBy: "signing" },
+  jwtSigning: { perSecond: 500, switchedBy: "signing" },
+  witSigning: { perSecond: 500, switchedBy: "signing" },
+  keyPublishing: { perSecond: 500, switchedBy: undefined },
+  postStatus: { perSecond: 10, switchedBy: undefined },
+} as const satisfies Record<
+  string,
+  { readonly perSecond: number; readonly switchedBy: "attestation" | "signing" | undefined }
+>;
+
+export type BucketName = keyof typeof BUCKETS;
+
+export interface Limit {
+  readonly bucket: BucketName;
+  /** What counts: the call, before its handler runs; or each item of the request, which the handler charges. */
+  readonly per: "call" | "item";
+  /** Completes "rejecting request due to …". */
+  readonly words: string;
+}
+
+export interface Rule {
+  readonly allow: readonly CallerClass[];
+  readonly limit?: Limit;
+}
+
+/** One row for each method of a service: a method without a row does not compile. */
+export type Rules<S> = Readonly<Record<MethodsOf<S>, Rule>>;
+
+const ANY: Rule = { allow: ["any"] };
+const LOCAL: Rule = { allow: ["local"] };
+const ADMIN: Rule = { allow: ["local", "admin"] };
+const AGENT: Rule = { allow: ["agent"] };
+
+function limited(rule: Rule, bucket: BucketName, words: string, per: Limit["per"] = "call"): Rule {
+  return { ...rule, limit: { bucket, per, words } };
+}
+
+export const agentRules: Rules<typeof AgentApi> = {
+  CountAgents: ADMIN,
+  ListAgents: ADMIN,
+  GetAgent: ADMIN,
+  DeleteAgent: ADMIN,
+  BanAgent: ADMIN,
+  AttestAgent: limited(ANY, "attestation", "attest agent rate limiting"),
+  RenewAgent: limited(AGENT, "x509Signing", "renew agent rate limiting"),
+  CreateJoinToken: ADMIN,
+  PostStatus: limited(AGENT, "postStatus", "post status rate limiting"),
+};
+
+export const bundleRules: Rules<typeof BundleApi> = {
+  CountBundles: ADMIN,
+  GetBundle: ANY,
+  AppendBundle: ADMIN,
+  PublishJWTAuthority: limited({ allow: ["downstream"] }, "keyPublishing", "key publishing rate limiting"),
+  PublishWITAuthority: limited({ allow: ["downstream"] }, "keyPublishing", "key publishing rate limiting"),
+  ListFederatedBundles: ADMIN,
+  GetFederatedBundle: { allow: ["local", "admin", "agent"] },
+  BatchCreateFederatedBundle: ADMIN,
+  BatchUpdateFederatedBundle: ADMIN,
+  BatchSetFederatedBundle: ADMIN,
+  BatchDeleteFederatedBundle: ADMIN,
+};
+
+export const entryRules: Rules<typeof EntryApi> = {
+  CountEntries: ADMIN,
+  ListEntries: ADMIN,
+  GetEntry: ADMIN,
+  BatchCreateEntry: ADMIN,
+  BatchUpdateEntry: ADMIN,
+  BatchDeleteEntry: ADMIN,
+  GetAuthorizedEntries: AGENT,
+  SyncAuthorizedEntries: AGENT,
+};
+
+export const svidRules: Rules<typeof SvidApi> = {
+  MintX509SVID: ADMIN,
+  MintJWTSVID: ADMIN,
+  MintWITSVID: ADMIN,
+  BatchNewX509SVID: limited(AGENT, "x509Signing", "certificate signing rate limiting", "item"),
+  NewJWTSVID: limited(AGENT, "jwtSigning", "JWT signing request rate limiting"),
+  BatchNewWITSVID: limited(AGENT, "witSigning", "certificate signing rate limiting", "item"),
+  NewDownstreamX509CA: limited({ allow: ["downstream"] }, "x509Signing", "downstream CA signing rate limit"),
+};
+
+export const healthRules: Rules<typeof HealthApi> = { Check: LOCAL, List: LOCAL, Watch: LOCAL };

@@ -1,0 +1,190 @@
+import type { Call, PeerIdentity } from "../../src/rpc/caller.ts";
+import type { Status } from "../../src/rpc/gen/spire/api/types/Status.ts";
+import type { Outcome } from "../../src/rpc/pipeline.ts";
+import { agentDenied, codeNameOf, codeOf } from "../../src/rpc/status.ts";
+import type { Clock } from "../../src/runtime/clock.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import type { Log, LogFields } from "../../src/runtime/log.ts";
+import type { SpiffeId } from "../../src/spiffe/id.ts";
+import type { Directory } from "../directory/authorized.ts";
+import * as events from "../events.ts";
+import { BUCKETS, type BucketName, type Limit, type Rule } from "./access.ts";
+import type { AgentGate, Denial } from "./agent-gate.ts";
+import { passedOn } from "./fail.ts";
+import { RateLimiter } from "./limits.ts";
+import type { Peers } from "./peers.ts";
+
+/** What the table decided about one call. */
+export interface Authorization {
+  readonly as: "nobody" | "local" | "admin" | "downstream" | "agent";
+  readonly via: "" | "transport" | "config" | "entries" | "datastore";
+  /** The call's log with the caller's fields. */
+  readonly log: Log;
+  /** Waits for the caller's turn to have `count` items done. Throws `exhausted`. */
+  charge(count: number): Promise<void>;
+  /** Records what became of one item of a batch, in place of one record for the call. */
+  audit(status: Status, fields: LogFields): void;
+}
+
+type Decision = Pick<Authorization, "as" | "via">;
+
+/** A row as it is served. */
+export interface Route {
+  readonly rule: Rule;
+  /** The call may outlive the reasons for which it was let in. */
+  readonly streams: boolean;
+}
+
+export interface AdmissionParts {
+  /** By full method name, such as `/spire.api.server.entry.v1.Entry/GetEntry`. */
+  readonly routes: ReadonlyMap<string, Route>;
+  readonly directory: Pick<Directory, "isAdmin" | "isDownstream">;
+  readonly adminIds: readonly SpiffeId[];
+  readonly gate: AgentGate;
+  readonly peers: Pick<Peers, "recheck">;
+  readonly rateLimit: { readonly attestation: boolean; readonly signing: boolean };
+  readonly auditLogEnabled: boolean;
+  readonly clock: Clock;
+}
+
+/** Stands before every handler: decides anew on every call, and denies by default (T-C3, T-C5). */
+export class Admission {
+  readonly #parts: AdmissionParts;
+  readonly #limiters: ReadonlyMap<BucketName, RateLimiter>;
+  readonly #watched = new WeakMap<object, AbortController>();
+  readonly #itemised = new WeakSet<object>();
+
+  constructor(parts: AdmissionParts) {
+    this.#parts = parts;
+    this.#limiters = new Map(
+      Object.entries(BUCKETS)
+        .filter(([, { switchedBy }]) => switchedBy === undefined || parts.rateLimit[switchedBy])
+        .map(([name, { perSecond }]) => [name as BucketName, new RateLimiter(parts.clock, perSecond)]),
+    );
+  }
+
+  async admit(call: Call): Promise<Authorization> {
+    const log = call.log.child({
+      service: loggedService(call.method),
+      caller_addr: call.caller.remoteAddress,
+      caller_id: call.caller.peer?.id,
+    });
+    const route = this.#parts.routes.get(call.method);
+    if (route === undefined) throw refused(log, call.method);
+    const { rule } = route;
+    const decision = await this.#decide(rule, call, log);
+    const authorized = log.child({ authorized_as: decision.as, authorized_via: decision.via });
+    const charge = (count: number): Promise<void> => this.#charge(rule.limit, call, authorized, count);
+    if (rule.limit?.per === "call") await charge(1);
+    if (route.streams && decision.as === "agent" && call.caller.peer !== undefined)
+      void this.#watch(call, call.caller.peer, authorized);
+    return {
+      ...decision,
+      log: authorized,
+      charge,
+      audit: (status, fields) => this.#auditItem(call, authorized, status, fields),
+    };
+  }
+
+  /** To be told about every call that has ended. */
+  ended(call: Call<Authorization | undefined>, { fault }: Outcome): void {
+    this.#watched.get(call)?.abort();
+    if (!this.#parts.auditLogEnabled || call.auth === undefined || this.#itemised.has(call)) return;
+    events.apiAccessed(
+      call.auth.log,
+      fault === undefined ? undefined : { code: codeNameOf(codeOf(fault)), message: fault.message },
+      processFields(call),
+    );
+  }
+
+  #auditItem(call: Call, log: Log, { code = 0, message = "" }: Status, fields: LogFields): void {
+    if (!this.#parts.auditLogEnabled) return;
+    this.#itemised.add(call);
+    events.apiAccessed(log, code === 0 ? undefined : { code: codeNameOf(code), message }, {
+      ...processFields(call),
+      ...fields,
+    });
+  }
+
+  async #decide(rule: Rule, call: Call, log: Log): Promise<Decision> {
+    const { caller } = call;
+    if (rule.allow.includes("any")) return { as: "nobody", via: "" };
+    if (rule.allow.includes("local") && caller.transport === "unix") return { as: "local", via: "transport" };
+    if (caller.transport === "tcp" && caller.peer !== undefined) {
+      const granted =
+        this.#privileged(rule, caller.peer) ??
+        (rule.allow.includes("agent") ? await this.#agent(call, caller.peer, log) : undefined);
+      if (granted !== undefined) {
+        this.#recheck(caller.peer, log);
+        return granted;
+      }
+    }
+    throw refused(log, call.method);
+  }
+
+  #privileged(rule: Rule, { id }: PeerIdentity): Decision | undefined {
+    const { directory, adminIds } = this.#parts;
+    if (rule.allow.includes("admin") && adminIds.includes(id)) return { as: "admin", via: "config" };
+    if (rule.allow.includes("admin") && directory.isAdmin(id)) return { as: "admin", via: "entries" };
+    if (rule.allow.includes("downstream") && directory.isDownstream(id)) return { as: "downstream", via: "entries" };
+    return undefined;
+  }
+
+  async #agent(call: Call, peer: PeerIdentity, log: Log): Promise<Decision> {
+    const verdict = await this.#parts.gate.judge(peer, log);
+    if (verdict.state === "denied") throw refused(log, call.method, verdict);
+    return { as: "agent", via: "datastore" };
+  }
+
+  #recheck(peer: PeerIdentity, log: Log): void {
+    try {
+      this.#parts.peers.recheck(peer);
+    } catch (error) {
+      const fault = Fault.from(error);
+      events.callerDenied(log, fault);
+      throw fault;
+    }
+  }
+
+  /** Ends a stream of an agent that is banned, evicted or superseded, or expires, while it is open (T-C5). */
+  async #watch(call: Call, peer: PeerIdentity, log: Log): Promise<void> {
+    const stop = new AbortController();
+    this.#watched.set(call, stop);
+    try {
+      const denial = await this.#parts.gate.lost(peer, log, AbortSignal.any([call.signal, stop.signal]));
+      if (denial !== undefined) call.abort(refused(log, call.method, denial));
+    } catch (error) {
+      if (!stop.signal.aborted) call.abort(Fault.from(error));
+    }
+  }
+
+  async #charge(limit: Limit | undefined, call: Call, log: Log, count: number): Promise<void> {
+    const limiter = limit === undefined ? undefined : this.#limiters.get(limit.bucket);
+    if (limit === undefined || limiter === undefined || call.caller.transport === "unix") return;
+    try {
+      await limiter.take(call.caller.remoteAddress ?? "", count, call.signal);
+    } catch (error) {
+      throw passedOn(log, `rejecting request due to ${limit.words}`, error);
+    }
+  }
+}
+
+function processFields({ caller: { process } }: Call): LogFields {
+  return process === undefined ? {} : { caller_pid: process.pid, caller_uid: process.uid, caller_gid: process.gid };
+}
+
+/** As SPIRE's logs name it: `entry.v1.Entry` for `/spire.api.server.entry.v1.Entry/GetEntry`. */
+function loggedService(method: string): string {
+  const name = method.slice(1, method.lastIndexOf("/"));
+  return name === "grpc.health.v1.Health" ? "Health" : name.replace(/^spire\.api\.server\./, "");
+}
+
+function refused(log: Log, method: string, denial?: Denial): Fault {
+  const message = `authorization denied for method ${method}`;
+  const fault =
+    denial === undefined
+      ? new Fault("denied", message, { code: "authorization-denied" })
+      : agentDenied(denial.reason, message);
+  events.callerDenied(log, fault);
+  return fault;
+}

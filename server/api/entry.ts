@@ -1,0 +1,196 @@
+import type { Call } from "../../src/rpc/caller.ts";
+import { entryToProto } from "../../src/rpc/convert.ts";
+import type { Entry__Output } from "../../src/rpc/gen/spire/api/types/Entry.ts";
+import type { EntryMask__Output } from "../../src/rpc/gen/spire/api/types/EntryMask.ts";
+import type { Status } from "../../src/rpc/gen/spire/api/types/Status.ts";
+import type { EntryApi } from "../../src/rpc/protos.ts";
+import { bidi, unary } from "../../src/rpc/service.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import type { Log, LogFields } from "../../src/runtime/log.ts";
+import { checkEntryDraft, type EntryDraft } from "../../src/spiffe/entry.ts";
+import type { TrustDomain } from "../../src/spiffe/id.ts";
+import type { Directory } from "../directory/authorized.ts";
+import type { EntryStore } from "../store/store.ts";
+import type { Authorization } from "./admission.ts";
+import { entryFields } from "./entry-input.ts";
+import { syncAuthorizedEntries } from "./entry-sync.ts";
+import { attempt, checked, failure } from "./fail.ts";
+import { entryFilter } from "./filters.ts";
+import { entryBytes, MAX_ANSWER_BYTES, protoEntryBytes, readPage } from "./pages.ts";
+import { itemFailure, OK } from "./results.ts";
+import { agentOf, type HandlersOf } from "./shapes.ts";
+
+export interface EntryServiceParts {
+  readonly trustDomain: TrustDomain;
+  readonly entries: EntryStore;
+  readonly directory: Pick<Directory, "authorizedEntries" | "authorizedEntry">;
+  /** Resolves once what was committed before is in the directory. */
+  readonly caughtUp: (log: Log) => Promise<void>;
+}
+
+type Mask = EntryMask__Output | null;
+
+export function entryService(parts: EntryServiceParts): HandlersOf<typeof EntryApi> {
+  const { trustDomain, entries, directory, caughtUp } = parts;
+  return {
+    CountEntries: unary(async ({ filter }, { auth: { log } }) => {
+      const wanted = entryFilter(log, trustDomain, filter);
+      return { count: await attempt(log, "failed to count entries", () => entries.count(wanted)) };
+    }),
+    ListEntries: unary(async ({ filter, output_mask, page_size, page_token }, { auth: { log } }) => {
+      const wanted = entryFilter(log, trustDomain, filter);
+      const listing = {
+        read: (page: { size: number; token: string }) => entries.list(wanted, page),
+        sizeOf: entryBytes,
+      };
+      const { items, nextPageToken } = await attempt(log, "failed to list entries", () =>
+        readPage(page_size, page_token, listing),
+      );
+      return { entries: items.map((entry) => entryToProto(entry, output_mask)), next_page_token: nextPageToken };
+    }),
+    GetEntry: unary(async ({ id, output_mask }, { auth: { log } }) => {
+      if (id === "") throw failure(log, "invalid", "missing ID");
+      const entry = isEntryId(id) ? await attempt(log, "failed to fetch entry", () => entries.find(id)) : undefined;
+      if (entry === undefined) throw failure(log, "not_found", "entry not found");
+      return entryToProto(entry, output_mask);
+    }),
+    BatchCreateEntry: unary(async ({ entries: protos, output_mask }, call) => {
+      const { log } = call.auth;
+      refuseUnanswerable(log, protos);
+      return {
+        results: await batch(call, protos, {
+          work: (proto) => create(parts, proto, output_mask, log),
+          audit: entryAudit,
+          caughtUp,
+        }),
+      };
+    }),
+    BatchUpdateEntry: unary(async ({ entries: protos, input_mask, output_mask }, call) => {
+      const { log } = call.auth;
+      refuseUnanswerable(log, protos);
+      const masks = { input: input_mask, output: output_mask };
+      return {
+        results: await batch(call, protos, {
+          work: (proto) => update(parts, proto, masks, log),
+          audit: entryAudit,
+          caughtUp,
+        }),
+      };
+    }),
+    BatchDeleteEntry: unary(async ({ ids }, call) => {
+      const work = (id: string) => remove(entries, id, call.auth.log);
+      return { results: await batch(call, ids, { work, audit: (id) => ({ entry_id: id }), caughtUp }) };
+    }),
+    GetAuthorizedEntries: unary(async ({ output_mask }, call) => {
+      const authorized = directory.authorizedEntries(agentOf(call).id);
+      const bytes = authorized.reduce((sum, entry) => sum + entryBytes(entry), 0);
+      if (bytes > MAX_ANSWER_BYTES) throw tooMany();
+      return { entries: authorized.map((entry) => entryToProto(entry, output_mask)) };
+    }),
+    SyncAuthorizedEntries: bidi((requests, call) => {
+      const { id } = agentOf(call);
+      return syncAuthorizedEntries(requests, {
+        all: () => directory.authorizedEntries(id),
+        one: (entryId) => directory.authorizedEntry(id, entryId),
+      });
+    }),
+  };
+}
+
+function tooMany(): Fault {
+  return new Fault("exhausted", "the authorized entries are larger than a message may be", {
+    code: "answer-too-large",
+    hint: "use SyncAuthorizedEntries",
+  });
+}
+
+interface Batch<T, R> {
+  readonly work: (item: T) => Promise<R>;
+  readonly audit: (item: T) => LogFields;
+  readonly caughtUp: (log: Log) => Promise<void>;
+}
+
+/** One after the other, in the order of the request, and no further once the caller has left. */
+async function batch<T, R extends { readonly status: Status }>(
+  call: Call<Authorization>,
+  items: readonly T[],
+  { work, audit, caughtUp }: Batch<T, R>,
+): Promise<R[]> {
+  const results: R[] = [];
+  for (const item of items) {
+    call.signal.throwIfAborted();
+    const result = await work(item);
+    call.auth.audit(result.status, audit(item));
+    results.push(result);
+  }
+  await caughtUp(call.auth.log);
+  return results;
+}
+
+/** What an audit record says of an entry; selectors stay out of logs. */
+function entryAudit({ id, spiffe_id, parent_id }: Entry__Output): LogFields {
+  const text = (proto: Entry__Output["spiffe_id"]): string | undefined =>
+    proto === null ? undefined : `spiffe://${proto.trust_domain}${proto.path}`;
+  return { entry_id: id === "" ? undefined : id, spiffe_id: text(spiffe_id), parent_id: text(parent_id) };
+}
+
+/** Before anything is stored: an answer that the caller cannot receive would leave it in the dark (T-F4). */
+function refuseUnanswerable(log: Log, protos: readonly Entry__Output[]): void {
+  const bytes = protos.reduce((sum, proto) => sum + protoEntryBytes(proto), 0);
+  if (bytes > MAX_ANSWER_BYTES)
+    throw failure(
+      log,
+      "exhausted",
+      "the answer to this batch would be larger than a message may be: send fewer entries",
+    );
+}
+
+async function create({ trustDomain, entries }: EntryServiceParts, proto: Entry__Output, mask: Mask, log: Log) {
+  try {
+    const draft = checked(log, "failed to convert entry", () =>
+      checkEntryDraft({ ...(entryFields(trustDomain, proto, null) as EntryDraft), id: proto.id }, trustDomain),
+    );
+    const { entry, existed } = await attempt(log.child({ spiffe_id: draft.spiffeId }), "failed to create entry", () =>
+      entries.create(draft),
+    );
+    const status = existed ? itemFailure(log, new Fault("already_exists", "similar entry already exists")) : OK;
+    return { status, entry: entryToProto(entry, mask) };
+  } catch (error) {
+    return { status: itemFailure(log, error) };
+  }
+}
+
+async function update(
+  { trustDomain, entries }: EntryServiceParts,
+  proto: Entry__Output,
+  masks: { readonly input: Mask; readonly output: Mask },
+  outer: Log,
+) {
+  const log = outer.child({ entry_id: proto.id.slice(0, 255) });
+  try {
+    const fields = checked(log, "failed to convert entry", () => entryFields(trustDomain, proto, masks.input));
+    if (!isEntryId(proto.id)) throw failure(log, "not_found", "failed to update entry");
+    const change = (current: EntryDraft): EntryDraft => checkEntryDraft({ ...current, ...fields }, trustDomain);
+    const entry = await attempt(log, "failed to update entry", () => entries.update(proto.id, change));
+    return { status: OK, entry: entryToProto(entry, masks.output) };
+  } catch (error) {
+    return { status: itemFailure(log, error) };
+  }
+}
+
+async function remove(entries: EntryStore, id: string, outer: Log) {
+  const log = outer.child({ entry_id: id.slice(0, 255) });
+  try {
+    if (id === "") throw failure(log, "invalid", "missing entry ID");
+    const entry = isEntryId(id) ? await attempt(log, "failed to delete entry", () => entries.delete(id)) : undefined;
+    if (entry === undefined) throw failure(log, "not_found", "entry not found");
+    return { status: OK, id };
+  } catch (error) {
+    return { status: itemFailure(log, error), id };
+  }
+}
+
+/** What no entry can be called is not looked up. */
+function isEntryId(id: string): boolean {
+  return /^[A-Za-z0-9._-]{1,255}$/.test(id);
+}

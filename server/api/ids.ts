@@ -1,0 +1,32 @@
+import { idFromProto } from "../../src/rpc/convert.ts";
+import type { SPIFFEID__Output } from "../../src/rpc/gen/spire/api/types/SPIFFEID.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import { checkMemberId, checkWorkloadId, isAgentId, type SpiffeId, type TrustDomain } from "../../src/spiffe/id.ts";
+
+/** IDs as they arrive: byte for byte, never decoded and never normalised (T-S1, T-S2). */
+export type ProtoId = SPIFFEID__Output | null | undefined;
+
+/** Any pathful ID of the trust domain. Throws `invalid`. */
+export function memberId(trustDomain: TrustDomain, proto: ProtoId): SpiffeId {
+  const id = idFromProto(proto);
+  checkMemberId(id, trustDomain);
+  return id;
+}
+
+/** An ID that a workload may have: outside the reserved namespace (T-S10). Throws `invalid`. */
+export function workloadId(trustDomain: TrustDomain, proto: ProtoId): SpiffeId {
+  const id = idFromProto(proto);
+  checkWorkloadId(id, trustDomain);
+  return id;
+}
+
+/** An ID in the agent namespace. Throws `invalid`. */
+export function agentIdOf(trustDomain: TrustDomain, proto: ProtoId): SpiffeId {
+  const id = memberId(trustDomain, proto);
+  if (isAgentId(id)) return id;
+  throw new Fault(
+    "invalid",
+    `"${id}" is not an agent in trust domain "${trustDomain}"; path is not in the agent namespace`,
+    { code: "spiffe-id-role" },
+  );
+}

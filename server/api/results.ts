@@ -1,0 +1,24 @@
+import type { Status } from "../../src/rpc/gen/spire/api/types/Status.ts";
+import { itemStatus } from "../../src/rpc/status.ts";
+import { isFault } from "../../src/runtime/fault.ts";
+import type { Log } from "../../src/runtime/log.ts";
+import { failure } from "./fail.ts";
+
+/** Every item of a batch has a status: agents read its code without looking. */
+export const OK: Status = itemStatus(undefined);
+
+/** The status of an item that threw; what nobody threw on purpose goes to the log and not to the caller. */
+export function itemFailure(log: Log, thrown: unknown): Status {
+  return itemStatus(isFault(thrown) ? thrown : failure(log, "internal", "internal error", thrown));
+}
+
+/** Works on at most `width` items at once; results keep the order of the items. */
+export async function inOrder<T, R>(items: readonly T[], width: number, work: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = new Array(items.length);
+  const left = items.entries();
+  const worker = async (): Promise<void> => {
+    for (const [index, item] of left) results[index] = await work(item);
+  };
+  await Promise.all(Array.from({ length: Math.min(width, items.length) }, worker));
+  return results;
+}

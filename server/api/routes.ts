@@ -1,0 +1,79 @@
+import {
+  AgentApi,
+  BundleApi,
+  EntryApi,
+  HealthApi,
+  type MethodsOf,
+  type Service,
+  SvidApi,
+} from "../../src/rpc/protos.ts";
+import { type AnyHandler, type Handlers, type ServiceImplementation, service } from "../../src/rpc/service.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import { agentRules, bundleRules, entryRules, healthRules, type Rule, svidRules } from "./access.ts";
+import type { Authorization, Route } from "./admission.ts";
+import { type AgentServiceParts, agentService } from "./agent.ts";
+import { type BundleServiceParts, bundleService } from "./bundle.ts";
+import { type EntryServiceParts, entryService } from "./entry.ts";
+import { type HealthServiceParts, healthService } from "./health.ts";
+import { type SvidServiceParts, svidService } from "./svid.ts";
+
+export type ServiceParts = AgentServiceParts &
+  BundleServiceParts &
+  EntryServiceParts &
+  HealthServiceParts &
+  SvidServiceParts;
+
+/** A service as it is served: with a row of the access table for each of its methods. */
+export interface ServedService {
+  readonly implementation: ServiceImplementation<Authorization>;
+  readonly routes: ReadonlyMap<string, Route>;
+}
+
+/** Every service of the server. `local` ones exist on the admin socket only. */
+export function servedServices(parts: ServiceParts): {
+  readonly everywhere: readonly ServedService[];
+  readonly local: readonly ServedService[];
+} {
+  return {
+    everywhere: [
+      served(AgentApi, agentRules, agentService(parts)),
+      served(BundleApi, bundleRules, bundleService(parts)),
+      served(EntryApi, entryRules, entryService(parts)),
+      served(SvidApi, svidRules, svidService(parts)),
+    ],
+    local: [served(HealthApi, healthRules, healthService(parts))],
+  };
+}
+
+interface Shape {
+  readonly requestStream: boolean;
+  readonly responseStream: boolean;
+}
+
+/** Methods without a handler answer UNIMPLEMENTED, after the access table has spoken. */
+export function served<M extends object>(
+  api: Service<M>,
+  rules: Readonly<Record<MethodsOf<Service<M>>, Rule>>,
+  handlers: Partial<Handlers<M, Authorization>>,
+): ServedService {
+  const rows = new Map(Object.entries<Rule>(rules));
+  const all: Record<string, AnyHandler<Authorization>> = {};
+  const routes = new Map<string, Route>();
+  for (const [name, method] of Object.entries(api.methods())) {
+    const rule = rows.get(name);
+    if (rule === undefined) throw new Fault("internal", `${api.name}/${name} has no row in the access table`);
+    const streams = method.requestStream || method.responseStream;
+    routes.set(method.path, { rule, streams });
+    all[name] = (handlers as Readonly<Record<string, AnyHandler<Authorization>>>)[name] ?? unimplemented(name, method);
+  }
+  return { implementation: service(api, all as unknown as Handlers<M, Authorization>), routes };
+}
+
+function unimplemented(name: string, { requestStream, responseStream }: Shape): AnyHandler<Authorization> {
+  const refuse = (): never => {
+    throw new Fault("unimplemented", `method ${name} not implemented`);
+  };
+  const refuseLater = async (): Promise<object> => refuse();
+  if (requestStream) return responseStream ? { kind: "bidi", run: refuse } : { kind: "clientStream", run: refuseLater };
+  return responseStream ? { kind: "serverStream", run: refuse } : { kind: "unary", run: refuseLater };
+}

@@ -1,0 +1,104 @@
+import type { BatchNewX509SVIDRequest__Output } from "../../src/rpc/gen/spire/api/server/svid/v1/BatchNewX509SVIDRequest.ts";
+import type { _spire_api_server_svid_v1_BatchNewX509SVIDResponse_Result as BatchResult } from "../../src/rpc/gen/spire/api/server/svid/v1/BatchNewX509SVIDResponse.ts";
+import type { X509SVID } from "../../src/rpc/gen/spire/api/types/X509SVID.ts";
+import type { SvidApi } from "../../src/rpc/protos.ts";
+import { unary } from "../../src/rpc/service.ts";
+import type { Log } from "../../src/runtime/log.ts";
+import { checkDnsNames, checkWildcardOverlap } from "../../src/spiffe/dns-name.ts";
+import { checkWorkloadId, parseSpiffeId, type SpiffeId, type TrustDomain } from "../../src/spiffe/id.ts";
+import type { Issuer } from "../ca/issue.ts";
+import type { Directory } from "../directory/authorized.ts";
+import * as events from "../events.ts";
+import { publicKeyOf, readCsr } from "./csr.ts";
+import { attempt, checked, failure } from "./fail.ts";
+import { inOrder, itemFailure, OK } from "./results.ts";
+import { agentOf, type HandlersOf, svidMessage } from "./shapes.ts";
+
+export interface SvidServiceParts {
+  readonly trustDomain: TrustDomain;
+  readonly directory: Pick<Directory, "authorizedEntry">;
+  readonly issuer: Pick<Issuer, "issueWorkload" | "mint">;
+}
+
+type Served = "BatchNewX509SVID" | "MintX509SVID";
+
+/** Signatures in flight for one call: enough for all cores, and no call starves the others. */
+const SIGNING_AT_ONCE = 8;
+
+export function svidService(parts: SvidServiceParts): Pick<HandlersOf<typeof SvidApi>, Served> {
+  return {
+    BatchNewX509SVID: unary(async ({ params }, call) => {
+      const { log } = call.auth;
+      if (params.length === 0) throw failure(log, "invalid", "missing parameters");
+      await call.auth.charge(params.length);
+      const { id } = agentOf(call);
+      const results = await inOrder(params, SIGNING_AT_ONCE, (param) => newSvid(parts, id, param, log));
+      for (const [index, { status }] of results.entries())
+        call.auth.audit(status ?? OK, { entry_id: params[index]?.entry_id });
+      return { results };
+    }),
+    MintX509SVID: unary(async ({ csr, ttl }, call) => ({ svid: await mint(parts, csr, ttl, call.auth.log) })),
+  };
+}
+
+type NewSvidParams = BatchNewX509SVIDRequest__Output["params"][number];
+
+async function newSvid(parts: SvidServiceParts, agent: SpiffeId, param: NewSvidParams, log: Log): Promise<BatchResult> {
+  try {
+    return { status: OK, svid: await signForEntry(parts, agent, param, log) };
+  } catch (error) {
+    return { status: itemFailure(log, error) };
+  }
+}
+
+/** ID, DNS names and lifetime come from the entry, if the agent is entitled to it; only the key from the CSR (T-C1). */
+async function signForEntry(
+  { directory, issuer }: SvidServiceParts,
+  agent: SpiffeId,
+  param: NewSvidParams,
+  log: Log,
+): Promise<X509SVID> {
+  if (param.entry_id === "") throw failure(log, "invalid", "missing entry ID");
+  if (param.csr.length === 0) throw failure(log, "invalid", "missing CSR");
+  const entry = directory.authorizedEntry(agent, param.entry_id);
+  if (entry === undefined)
+    throw failure(
+      log.child({ entry_id: param.entry_id.slice(0, 255) }),
+      "not_found",
+      "entry not found or not authorized",
+    );
+  const entryLog = log.child({ entry_id: entry.id, spiffe_id: entry.spiffeId });
+  const publicKey = await publicKeyOf(entryLog, param.csr, "malformed CSR");
+  const svid = await attempt(entryLog, "failed to sign X509-SVID", () => issuer.issueWorkload({ entry, publicKey }));
+  events.entrySvidSigned(log, svid, entry);
+  return svidMessage(svid);
+}
+
+const MINT_CSR = { malformed: "malformed CSR", badSignature: "failed to verify CSR signature" };
+
+/** An administrator's wish: ID, DNS names and subject are the CSR's, within the rules. */
+async function mint(
+  { trustDomain, issuer }: SvidServiceParts,
+  der: Uint8Array,
+  ttlSeconds: number,
+  log: Log,
+): Promise<X509SVID> {
+  if (der.length === 0) throw failure(log, "invalid", "missing CSR");
+  if (ttlSeconds < 0) throw failure(log, "invalid", "ttl must not be negative");
+  const csr = await readCsr(log, der, MINT_CSR);
+  const [uri, ...others] = csr.uris;
+  if (uri === undefined) throw failure(log, "invalid", "CSR URI SAN is required");
+  if (others.length > 0) throw failure(log, "invalid", "only one URI SAN is expected");
+  const id = checked(log, "CSR URI SAN is invalid", () => parseSpiffeId(uri));
+  checked(log, "CSR URI SAN is invalid", () => checkWorkloadId(id, trustDomain));
+  const dnsNames = checked(log, "CSR DNS name is invalid", () => checkDnsNames(csr.dnsNames));
+  checked(log, "CSR DNS name contains a wildcard that covers another non-wildcard name", () =>
+    checkWildcardOverlap(dnsNames),
+  );
+  const { publicKey, subject } = csr;
+  const svid = await attempt(log, "failed to sign X509-SVID", () =>
+    issuer.mint({ id, publicKey, ttlSeconds, dnsNames, subject }),
+  );
+  events.svidMinted(log, svid, dnsNames);
+  return svidMessage(svid);
+}

@@ -1,0 +1,121 @@
+import type { Log, LogFields } from "../src/runtime/log.ts";
+import type { SpiffeId } from "../src/spiffe/id.ts";
+
+/*
+ * One function per event that people and scripts wait for, under SPIRE's words and field names. Fields never hold a
+ * key, a token or a selector.
+ */
+
+export function configured(
+  log: Log,
+  fields: {
+    readonly adminIds: readonly SpiffeId[];
+    readonly dataDir: string;
+    readonly logLevel: string;
+    readonly version: string;
+  },
+): void {
+  log.info("Configured", {
+    admin_ids: fields.adminIds,
+    data_dir: fields.dataDir,
+    launch_log_level: fields.logLevel,
+    version: fields.version,
+  });
+}
+
+/** Once for each listener, when it accepts connections. */
+export function serverApisStarting(
+  log: Log,
+  listener: { readonly address: string; readonly network: "tcp" | "unix" },
+): void {
+  log.info("Starting Server APIs", { address: listener.address, network: listener.network });
+}
+
+export function serverApisStopping(log: Log): void {
+  log.info("Stopping Server APIs");
+}
+
+export function agentAttested(
+  log: Log,
+  agent: { readonly id: SpiffeId; readonly attestor: string; readonly address: string | undefined },
+): void {
+  log.info("Agent attestation request completed", {
+    address: agent.address,
+    agent_id: agent.id,
+    node_attestor_type: agent.attestor,
+  });
+}
+
+export function agentRenewing(log: Log): void {
+  log.info("Renewing agent SVID");
+}
+
+export function agentDeleted(log: Log, id: SpiffeId): void {
+  log.info("Agent deleted", { spiffe_id: id });
+}
+
+export function agentBanned(log: Log, id: SpiffeId): void {
+  log.info("Agent banned", { spiffe_id: id });
+}
+
+export function agentStatusPosted(log: Log, id: SpiffeId, version: string): void {
+  log.debug("Agent status updated", { spiffe_id: id, agent_version: version });
+}
+
+const DENIALS = {
+  expired: "Agent SVID is expired",
+  not_attested: "Agent is not attested",
+  banned: "Agent is banned",
+  not_active: "Agent SVID is not active",
+} as const;
+
+export function agentDenied(log: Log, reason: keyof typeof DENIALS): void {
+  log.error(DENIALS[reason]);
+}
+
+export function callerDenied(log: Log, error: Error): void {
+  log.error("Failed to authenticate caller", { error });
+}
+
+export interface SignedSvid {
+  readonly id: SpiffeId;
+  readonly serialNumber: string;
+  readonly notAfter: Date;
+}
+
+export function entrySvidSigned(
+  log: Log,
+  svid: SignedSvid,
+  entry: { readonly id: string; readonly revisionNumber: number },
+): void {
+  log.debug("Signed X509 SVID", { entry_id: entry.id, revision_number: entry.revisionNumber, ...signed(svid) });
+}
+
+export function svidMinted(log: Log, svid: SignedSvid, dnsNames: readonly string[]): void {
+  log.debug("Signed X509 SVID", { ...signed(svid), dns_name: dnsNames.join(",") });
+}
+
+function signed({ id, serialNumber, notAfter }: SignedSvid): {
+  spiffe_id: string;
+  serial_num: string;
+  expiration: string;
+} {
+  return { spiffe_id: id, serial_num: serialNumber, expiration: notAfter.toISOString().replace(/\.\d+Z$/, "Z") };
+}
+
+/** One record of what a caller did, for `audit_log_enabled`: of a call, or of each item of a batch. */
+export function apiAccessed(
+  log: Log,
+  status: { readonly code: string; readonly message: string } | undefined,
+  fields: LogFields = {},
+): void {
+  const outcome =
+    status === undefined
+      ? { status: "success" }
+      : { status: "error", status_code: status.code, status_message: status.message };
+  log.info("API accessed", { type: "audit", ...outcome, ...fields });
+}
+
+export function healthCheckFailed(log: Log, reason: string): void {
+  log.warn("Health check failed", { reason });
+}

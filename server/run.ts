@@ -1,0 +1,258 @@
+import { generateKey } from "../src/crypto/key.ts";
+import { RpcServer } from "../src/rpc/serve.ts";
+import type { Clock } from "../src/runtime/clock.ts";
+import { Fault } from "../src/runtime/fault.ts";
+import { ensurePrivateDirectory, lockDirectory } from "../src/runtime/files.ts";
+import type { Log } from "../src/runtime/log.ts";
+import { supervise, type Task } from "../src/runtime/task.ts";
+import { spiffeId, type TrustDomain, trustDomainOf } from "../src/spiffe/id.ts";
+import { Admission, type Authorization } from "./api/admission.ts";
+import { AgentGate } from "./api/agent-gate.ts";
+import { Peers } from "./api/peers.ts";
+import { type ServedService, type ServiceParts, servedServices } from "./api/routes.ts";
+import { NodeAttestation } from "./attest/attest.ts";
+import { Authorities } from "./ca/authorities.ts";
+import { Issuer } from "./ca/issue.ts";
+import { ServerIdentity } from "./ca/server-identity.ts";
+import type { ServerConfig } from "./config.ts";
+import { Directory } from "./directory/authorized.ts";
+import { Follower } from "./directory/follow.ts";
+import * as events from "./events.ts";
+import { type HealthCheck, serveHealth } from "./health.ts";
+import { runJanitor } from "./janitor.ts";
+import { openKeyManager, openNodeAttestors } from "./parts.ts";
+import { openStore } from "./store/database.ts";
+import type { Store } from "./store/store.ts";
+
+export interface RunServerOptions {
+  readonly config: ServerConfig;
+  readonly log: Log;
+  readonly clock: Clock;
+  readonly version: string;
+  /** Ends the server in an orderly way. */
+  readonly signal: AbortSignal;
+}
+
+/** Permission bits of the admin socket: whoever may open it is an administrator. */
+const ADMIN_SOCKET_MODE = 0o770;
+
+/** Runs a server until the signal. Opened from top to bottom; disposal closes in the opposite order. */
+export async function runServer(options: RunServerOptions): Promise<void> {
+  const { config, clock, log, signal } = options;
+  announce(options);
+  await using scope = new AsyncDisposableStack();
+  await openDataDirectory(config, scope);
+  const store = scope.use(await openStore(config.dataStore, { log: part(log, "datastore"), clock, signal }));
+  await checkTrustDomain(config.trustDomain, store);
+  const state = await openState(options, store, scope);
+  const servers = openServers(options, store, state);
+  // Disposed of first: no call outlives what it stands on.
+  scope.use(servers.admin);
+  scope.use(servers.tcp);
+  await listen(options, servers, state);
+  if (config.healthChecks.listenerEnabled) {
+    const checks = await healthChecks(config, store, state);
+    scope.use(await serveHealth({ ...config.healthChecks, checks, clock, log: part(log, "health") }));
+  }
+  const { follower, authorities, identity } = state;
+  const janitor = {
+    store,
+    trustDomain: config.trustDomain,
+    nodes: config.pruneAttestedNodes,
+    clock,
+    log: part(log, "janitor"),
+  };
+  const tasks: Task[] = [
+    (stop) => follower.run(stop),
+    (stop) => authorities.run(stop),
+    (stop) => identity.run(stop),
+    (stop) => runJanitor(janitor, stop),
+  ];
+  await supervise(tasks, stopperOf(signal));
+  events.serverApisStopping(part(log, "endpoints"));
+}
+
+function part(log: Log, name: string): Log {
+  return log.child({ subsystem_name: name });
+}
+
+/** An abort of the server's signal stops the tasks; a task's failure stops the others and not the caller's signal. */
+function stopperOf(signal: AbortSignal): AbortController {
+  const stop = new AbortController();
+  const abort = (): void => stop.abort(signal.reason);
+  if (signal.aborted) abort();
+  signal.addEventListener("abort", abort, { once: true });
+  return stop;
+}
+
+function announce({ config, log, version }: RunServerOptions): void {
+  for (const warning of config.warnings) log.warn(warning);
+  if (config.dataStore.kind === "embedded" && config.dataStore.notice !== undefined) log.info(config.dataStore.notice);
+  events.configured(log, { adminIds: config.adminIds, dataDir: config.dataDir, logLevel: config.log.level, version });
+}
+
+/** Two servers never share a folder that holds keys or a database: the second is told the first's pid. */
+async function openDataDirectory(
+  { dataDir, dataStore, keyManager }: ServerConfig,
+  scope: AsyncDisposableStack,
+): Promise<void> {
+  await ensurePrivateDirectory(dataDir);
+  if (dataStore.kind === "embedded" || keyManager.type === "disk") scope.use(await lockDirectory(dataDir));
+}
+
+/** One look at the oldest entry tells a database that another trust domain has filled. */
+async function checkTrustDomain(trustDomain: TrustDomain, store: Store): Promise<void> {
+  const { items } = await store.entries.list({}, { size: 1, token: "" });
+  const found = items[0] === undefined ? trustDomain : trustDomainOf(items[0].spiffeId);
+  if (found === trustDomain) return;
+  throw new Fault(
+    "precondition",
+    `a registration entry with trust domain '${found}' has been detected, which does not match the configured trust domain of '${trustDomain}'`,
+    {
+      code: "trust-domain-mismatch",
+      hint: "to change the trust domain delete all registration entries first, or use another datastore",
+    },
+  );
+}
+
+interface State {
+  readonly directory: Directory;
+  readonly follower: Follower;
+  readonly authorities: Authorities;
+  readonly issuer: Issuer;
+  readonly identity: ServerIdentity;
+}
+
+/** What the calls stand on: the directory as it is in the database, an authority that may sign, an SVID of our own. */
+async function openState(
+  { config, log, clock, signal }: RunServerOptions,
+  store: Store,
+  scope: AsyncDisposableStack,
+): Promise<State> {
+  const { trustDomain, caKeyType, caTtlSeconds, caSubject, agentTtlSeconds } = config;
+  const keys = scope.use(await openKeyManager(config.keyManager, part(log, "key_manager")));
+  const directory = new Directory({ trustDomain, clock });
+  const follower = new Follower({ changes: store.changes, directory, trustDomain, clock, log: part(log, "directory") });
+  await follower.load(signal);
+  const authorities = await Authorities.open({
+    ...{ trustDomain, keys, keyType: caKeyType, ttlSeconds: caTtlSeconds, subject: caSubject },
+    ...{ bundles: store.bundles, journal: store.authorities, clock, log: part(log, "ca_manager") },
+  });
+  const issuer = new Issuer({
+    trustDomain,
+    authorities,
+    defaultTtlSeconds: config.defaultX509SvidTtlSeconds,
+    agentTtlSeconds,
+    clock,
+  });
+  const identity = await ServerIdentity.open({
+    issuer,
+    authorities,
+    keyType: caKeyType,
+    clock,
+    log: part(log, "svid_rotator"),
+  });
+  await follower.caughtUp();
+  return { directory, follower, authorities, issuer, identity };
+}
+
+interface Servers {
+  readonly admin: RpcServer<Authorization>;
+  readonly tcp: RpcServer<Authorization>;
+  readonly peers: Peers;
+}
+
+function openServers(options: RunServerOptions, store: Store, state: State): Servers {
+  const { config, log, clock } = options;
+  const { trustDomain, adminIds, rateLimit, auditLogEnabled } = config;
+  const { directory } = state;
+  const apiLog = part(log, "api");
+  const peers = new Peers({ directory, trustDomain, adminIds, clock, log: part(log, "endpoints") });
+  const services = servedServices(serviceParts(options, store, state));
+  const gate = new AgentGate({ directory, nodes: store.nodes, caughtUp: () => state.follower.caughtUp(), clock });
+  const routes = new Map([...services.everywhere, ...services.local].flatMap(({ routes }) => [...routes]));
+  const admission = new Admission({ routes, directory, adminIds, gate, peers, rateLimit, auditLogEnabled, clock });
+  const serve = (served: readonly ServedService[]): RpcServer<Authorization> =>
+    new RpcServer({
+      services: served.map(({ implementation }) => implementation),
+      admit: (call) => admission.admit(call),
+      observe: (call, outcome) => admission.ended(call, outcome),
+      log: apiLog,
+      clock,
+    });
+  return { admin: serve([...services.everywhere, ...services.local]), tcp: serve(services.everywhere), peers };
+}
+
+function serviceParts({ config, clock }: RunServerOptions, store: Store, state: State): ServiceParts {
+  const { trustDomain } = config;
+  const { nodes, entries, tokens, bundles } = store;
+  const { directory, issuer, follower } = state;
+  const attestors = openNodeAttestors(config.nodeAttestors, { trustDomain, tokens, clock });
+  const attestation = new NodeAttestation({ trustDomain, attestors, node: (id) => directory.node(id) });
+  const seams = { caughtUp: visible(follower), checkReady: () => checkReady(state) };
+  return { trustDomain, nodes, entries, tokens, bundles, directory, issuer, attestation, clock, ...seams };
+}
+
+/** Own writes are visible on this server when a call returns. What was stored stays stored when that cannot be seen to. */
+function visible(follower: Follower): (log: Log) => Promise<void> {
+  return async (log) => {
+    try {
+      await follower.caughtUp();
+    } catch (error) {
+      log.warn("The change is stored, and not in the directory yet", { error: Fault.from(error) });
+    }
+  };
+}
+
+function checkReady({ directory, authorities }: State): void {
+  authorities.signing();
+  if (directory.ownBundle.value === undefined) throw new Fault("unavailable", "bundle is missing");
+}
+
+async function listen(
+  { config, log }: RunServerOptions,
+  { admin, tcp, peers }: Servers,
+  { identity }: State,
+): Promise<void> {
+  const { bindAddress, bindPort, socketPath } = config;
+  const endpoints = part(log, "endpoints");
+  const bound = await tcp.listenTls({
+    address: bindAddress,
+    port: bindPort,
+    identity: identity.identity,
+    verifyPeer: (chain) => peers.verify(chain),
+  });
+  events.serverApisStarting(endpoints, { address: hostPort(bound), network: "tcp" });
+  await admin.listenUnix({ path: socketPath, mode: ADMIN_SOCKET_MODE });
+  events.serverApisStarting(endpoints, { address: socketPath, network: "unix" });
+}
+
+function hostPort({ address, port }: { readonly address: string; readonly port: number }): string {
+  return address.includes(":") ? `[${address}]:${port}` : `${address}:${port}`;
+}
+
+/** SPIRE's subsystems. A database that is away is reported and leaves the server ready: it goes on issuing. */
+async function healthChecks(
+  { trustDomain }: ServerConfig,
+  store: Store,
+  state: State,
+): Promise<readonly HealthCheck[]> {
+  const { publicKey } = await generateKey("ec-p256");
+  const probe = {
+    id: spiffeId(trustDomain, "/for/health/check/only"),
+    publicKey,
+    ttlSeconds: 60,
+    dnsNames: [],
+    subject: {},
+  };
+  return [
+    { name: "server", field: "get_bundle_err", essential: true, check: async () => checkReady(state) },
+    {
+      name: "server.ca",
+      field: "sign_x509_svid_err",
+      essential: true,
+      check: async () => void (await state.issuer.mint(probe)),
+    },
+    { name: "catalog.datastore", field: "list_bundle_err", essential: false, check: () => store.ping() },
+  ];
+}
