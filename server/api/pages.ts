@@ -6,7 +6,7 @@ import type { AttestedNode, Page, PageRequest } from "../store/store.ts";
 /** What fits into one message beside its own overhead: gRPC peers refuse more than 4 MiB (T-F4). */
 export const MAX_ANSWER_BYTES = 4 * 1024 * 1024 - 64 * 1024;
 /** A larger `page_size` is answered with pages of this size. */
-export const MAX_PAGE_ITEMS = 1000;
+const MAX_PAGE_ITEMS = 1000;
 
 export interface Listing<T> {
   readonly read: (page: PageRequest) => Promise<Page<T>>;

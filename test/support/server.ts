@@ -278,7 +278,7 @@ async function testServer({
   };
 }
 
-export function apisOf(channel: Channel): Apis {
+function apisOf(channel: Channel): Apis {
   return {
     agent: channel.client(AgentApi),
     bundle: channel.client(BundleApi),
