@@ -1,5 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { accessSync, constants } from "node:fs";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { Fault } from "../runtime/fault.ts";
@@ -31,7 +33,10 @@ export class Program implements AsyncDisposable {
   constructor(name: "server" | "agent", args: readonly string[]) {
     this.name = name;
     const main = fileURLToPath(new URL(`../../${name}/main${ownExtension()}`, import.meta.url));
-    this.#child = spawn(process.execPath, [main, ...args], { stdio: ["ignore", "pipe", "pipe", "ipc"] });
+    this.#child = spawn(process.execPath, [main, ...args], {
+      stdio: ["ignore", "pipe", "pipe", "ipc"],
+      env: { ...process.env, ...compileCache() },
+    });
     this.#ended = once(this.#child, "exit").then(([code, signal]) => (signal ?? code) as number | NodeJS.Signals);
     for (const stream of [this.#child.stdout, this.#child.stderr]) {
       if (stream !== null) createInterface({ input: stream }).on("line", (line) => this.#receive(line));
@@ -82,6 +87,17 @@ export class Program implements AsyncDisposable {
     } catch {
       // Not a log line: it stays in the tail.
     }
+  }
+}
+
+/** Compiled code from the last start, in a folder that only the package's owner can write to. */
+function compileCache(): Readonly<Record<string, string>> {
+  const modules = fileURLToPath(new URL("../../../node_modules", import.meta.url));
+  try {
+    accessSync(modules, constants.W_OK);
+    return { NODE_COMPILE_CACHE: join(modules, ".cache/steeple/compile") };
+  } catch {
+    return {};
   }
 }
 

@@ -41,10 +41,10 @@ export async function runDev(options: DevOptions, io: Io, signal: AbortSignal): 
   const port = await serverPort(server, signal);
   using admin = dialUnix(folder.serverSocket);
   const { token, bundleFile } = await introduce(options, folder, admin);
+  await ensureEntry(options, admin);
   const config = await writeAgentConfig(options, folder, { port, bundleFile });
   const agent = scope.use(new Program("agent", ["run", "-config", config, "-joinToken", token]));
   await started(agent, "Starting Workload and SDS APIs", signal);
-  await ensureEntry(options, admin);
   printIntroduction({ options, folder, io, programs: [server, agent], port });
   await Promise.race([follow(options, folder, { io, signal }), server.ended(), agent.ended()]);
 }
