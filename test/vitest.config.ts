@@ -7,6 +7,8 @@ export default defineConfig({
     exclude: ["test/interop/**", "node_modules/**"],
     globalSetup: ["test/support/postgres-setup.ts"],
     pool: "forks",
+    // Tests between processes mostly wait; one worker on two cores leaves half of the machine idle.
+    maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 60_000,
   },

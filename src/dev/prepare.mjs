@@ -104,20 +104,23 @@ function postgres() {
   }
 }
 
+/** Between processes, and slow for it: `npm test` runs them, `check` does not wait for them. */
+const BETWEEN_PROCESSES = [
+  "test/server/api/**",
+  "test/server/run.test.ts",
+  "test/server/store/{embedded-directory,feed,kill,outage}.test.ts",
+  "test/agent/run.test.ts",
+  "test/agent/node/process.test.ts",
+];
+
 function check() {
   generate();
   run("tsc", ["--noEmit", "-p", "."]);
   run("biome", ["ci", "."]);
   run("knip", []);
-  run("vitest", [
-    "run",
-    "--config",
-    "test/vitest.config.ts",
-    "test/boundaries.test.ts",
-    "test/src",
-    "test/server",
-    "test/agent",
-  ]);
+  const filters = ["test/boundaries", "test/configuration", "test/docker", "test/src", "test/server", "test/agent"];
+  const excluded = BETWEEN_PROCESSES.map((pattern) => `--exclude=${pattern}`);
+  run("vitest", ["run", "--config", "test/vitest.config.ts", ...excluded, ...filters]);
 }
 
 const steps = {
