@@ -8,8 +8,8 @@ const ENTRIES = 20;
 
 /** FetchX509SVID from the agent's cache: a new connection, attestation and the answer each time. */
 export async function measureFetch(): Promise<string[]> {
-  await using server = await startServer({ server: { log_level: "WARN" } });
-  await using agent = await startAgent(server, { agent: { log_level: "WARN" } });
+  await using server = await startServer({ server: { log_level: "INFO" } });
+  await using agent = await startAgent(server, { agent: { log_level: "INFO" } });
   await server.createEntry({
     spiffeId: "spiffe://example.org/bench",
     parentId: await agentId(server),
@@ -34,8 +34,8 @@ export async function measureEntryToSvid(): Promise<string[]> {
   const intervals = ["200ms", "5s"];
   const lines: string[] = [];
   for (const sync_interval of intervals) {
-    await using server = await startServer({ server: { log_level: "WARN" } });
-    await using agent = await startAgent(server, { agent: { log_level: "WARN", experimental: { sync_interval } } });
+    await using server = await startServer({ server: { log_level: "INFO" } });
+    await using agent = await startAgent(server, { agent: { experimental: { sync_interval } } });
     lines.push(`sync interval ${sync_interval}: ${spread(await entriesToSvids(server, agent.socket))}`);
   }
   return lines;

@@ -2,6 +2,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startAgent } from "../support/agent.ts";
+import { createDatabase, findPostgres, startCluster } from "../support/postgres.ts";
 import { startServer } from "../support/server.ts";
 import { ms, rssMb } from "./stats.ts";
 
@@ -16,8 +17,15 @@ export async function measureStart(): Promise<string[]> {
     ["embedded store, second start", "embedded"],
     ["PostgreSQL", "postgres"],
   ] as const) {
+    const bin = await findPostgres();
+    if (store === "postgres" && bin === undefined) {
+      lines.push("PostgreSQL: not on this machine");
+      continue;
+    }
+    await using cluster = store === "postgres" && bin !== undefined ? await startCluster(bin) : undefined;
+    await using database = cluster === undefined ? undefined : await createDatabase(cluster.url);
     const started = performance.now();
-    await using server = await startServer(store === "embedded" ? { store, folder } : { store });
+    await using server = await startServer(database === undefined ? { folder } : { store: { url: database.url } });
     lines.push(`server, ${what}: ${ms(performance.now() - started)}, RSS ${rssMb(server.pid).toFixed(0)} MB`);
     if (store !== "embedded") {
       const agentStarted = performance.now();
