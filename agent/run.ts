@@ -5,7 +5,7 @@ import { Fault, isFault } from "../src/runtime/fault.ts";
 import { Feed } from "../src/runtime/feed.ts";
 import { ensurePrivateDirectory, lockDirectory } from "../src/runtime/files.ts";
 import type { Log } from "../src/runtime/log.ts";
-import { type RetryOptions, retry, supervise } from "../src/runtime/task.ts";
+import { followerOf, type RetryOptions, retry, supervise } from "../src/runtime/task.ts";
 import { workloadServices } from "./api/routes.ts";
 import { IdentityCache } from "./cache/entries.ts";
 import { SvidSigner } from "./cache/signer.ts";
@@ -62,22 +62,13 @@ export async function runAgent(options: RunAgentOptions): Promise<void> {
       (stop) => identities.signer.run(stop),
       (stop) => health.run(stop),
     ],
-    stopperOf(signal),
+    followerOf(signal),
   );
   events.apisStopping(part(log, "endpoints"));
 }
 
 function part(log: Log, name: string): Log {
   return log.child({ subsystem_name: name });
-}
-
-/** An abort of the agent's signal stops the tasks; a task's failure stops the others and not the caller's signal. */
-function stopperOf(signal: AbortSignal): AbortController {
-  const stop = new AbortController();
-  const abort = (): void => stop.abort(signal.reason);
-  if (signal.aborted) abort();
-  signal.addEventListener("abort", abort, { once: true });
-  return stop;
 }
 
 interface Node {

@@ -4,7 +4,7 @@ import type { Clock } from "../src/runtime/clock.ts";
 import { Fault } from "../src/runtime/fault.ts";
 import { ensurePrivateDirectory, lockDirectory } from "../src/runtime/files.ts";
 import type { Log } from "../src/runtime/log.ts";
-import { supervise, type Task } from "../src/runtime/task.ts";
+import { followerOf, supervise, type Task } from "../src/runtime/task.ts";
 import { spiffeId, type TrustDomain, trustDomainOf } from "../src/spiffe/id.ts";
 import { Admission, type Authorization } from "./api/admission.ts";
 import { AgentGate } from "./api/agent-gate.ts";
@@ -68,21 +68,12 @@ export async function runServer(options: RunServerOptions): Promise<void> {
     (stop) => identity.run(stop),
     (stop) => runJanitor(janitor, stop),
   ];
-  await supervise(tasks, stopperOf(signal));
+  await supervise(tasks, followerOf(signal));
   events.serverApisStopping(part(log, "endpoints"));
 }
 
 function part(log: Log, name: string): Log {
   return log.child({ subsystem_name: name });
-}
-
-/** An abort of the server's signal stops the tasks; a task's failure stops the others and not the caller's signal. */
-function stopperOf(signal: AbortSignal): AbortController {
-  const stop = new AbortController();
-  const abort = (): void => stop.abort(signal.reason);
-  if (signal.aborted) abort();
-  signal.addEventListener("abort", abort, { once: true });
-  return stop;
 }
 
 function announce({ config, log, version }: RunServerOptions): void {

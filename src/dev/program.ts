@@ -4,6 +4,7 @@ import { accessSync, constants } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { systemClock } from "../runtime/clock.ts";
 import { Fault } from "../runtime/fault.ts";
 import { Feed } from "../runtime/feed.ts";
 
@@ -73,8 +74,13 @@ export class Program implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#disposed = true;
     this.#child.kill("SIGTERM");
-    const forced = setTimeout(() => this.#child.kill("SIGKILL"), STOP_WITHIN_MS);
-    await this.#ended.finally(() => clearTimeout(forced));
+    const stopped = new AbortController();
+    const forced = systemClock.sleep(STOP_WITHIN_MS, stopped.signal).then(
+      () => this.#child.kill("SIGKILL"),
+      () => false,
+    );
+    await this.#ended.finally(() => stopped.abort());
+    await forced;
   }
 
   #receive(text: string): void {

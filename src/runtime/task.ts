@@ -111,3 +111,12 @@ export async function supervise(tasks: readonly Task[], stop: AbortController): 
   );
   if (failure !== undefined) throw failure.cause;
 }
+
+/** A controller that is aborted with the signal; aborting it leaves the signal's other users alone. */
+export function followerOf(signal: AbortSignal): AbortController {
+  const follower = new AbortController();
+  const abort = (): void => follower.abort(signal.reason);
+  if (signal.aborted) abort();
+  signal.addEventListener("abort", abort, { once: true });
+  return follower;
+}
