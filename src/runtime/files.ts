@@ -11,11 +11,19 @@ import { tryLock } from "./flock.ts";
  */
 export async function ensureDirectory(path: string, mode: number): Promise<void> {
   const target = resolve(path);
-  const first = await attempt(`unable to create directory ${target}`, mkdir(target, { recursive: true, mode }));
-  if (first !== undefined) {
-    for (const made of ancestors(target)) if (made.length >= first.length) await chmod(made, mode);
-  }
+  // One by one, since a umask may take the owner's own rights to what was just made.
+  await attempt(`unable to create directory ${target}`, makeMissing(target, mode));
   await checkDirectory(target);
+}
+
+async function makeMissing(target: string, mode: number): Promise<void> {
+  for (const step of ancestors(target)) {
+    const made = await mkdir(step, { mode }).then(
+      () => true,
+      (error: NodeJS.ErrnoException) => (error.code === "EEXIST" ? false : Promise.reject(error)),
+    );
+    if (made) await chmod(step, mode);
+  }
 }
 
 /** `ensureDirectory` for keys and state: nobody but the owner may look inside. */
