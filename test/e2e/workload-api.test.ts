@@ -20,8 +20,13 @@ afterAll(async () => {
   await server?.[Symbol.asyncDispose]();
 });
 
-const create = (path: string, selectors: readonly string[] = [OWN_SELECTOR]) =>
-  server.createEntry({ spiffeId: `spiffe://example.org${path}`, parentId: agent.id(), selectors });
+/** Entries of the same second come in the order of their ids, so each gets one that says which was made first. */
+let made = 0;
+const create = (path: string, selectors: readonly string[] = [OWN_SELECTOR]) => {
+  made += 1;
+  const id = `entry-${String(made).padStart(2, "0")}`;
+  return server.createEntry({ id, spiffeId: `spiffe://example.org${path}`, parentId: agent.id(), selectors });
+};
 const remove = (...ids: readonly string[]) => server.admin.entry.BatchDeleteEntry({ ids: [...ids] });
 const idsOf = ({ svids }: X509SVIDResponse__Output) => svids.map(({ spiffe_id }) => spiffe_id);
 
