@@ -155,7 +155,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
         if (caller === undefined) wire.emit("error", statusOf(new Fault("unauthenticated", "the connection is gone")));
         else void this.#pipeline.run({ name, wire, caller, handler });
       };
-      grpc.register(path, run, responseSerialize, requestDeserialize, "bidi");
+      grpc.register(path, run, encodedOnce(responseSerialize), requestDeserialize, "bidi");
     }
   }
 
@@ -211,6 +211,16 @@ export class RpcServer<Auth> implements AsyncDisposable {
     Object.defineProperty(socket, "remotePort", { value: undefined });
     injector.injectConnection(socket);
   }
+}
+
+/** A message that goes to many streams is encoded for the first of them. */
+function encodedOnce(encode: (message: object) => Buffer): (message: object) => Buffer {
+  const encoded = new WeakMap<object, Buffer>();
+  return (message) => {
+    const bytes = encoded.get(message) ?? encode(message);
+    encoded.set(message, bytes);
+    return bytes;
+  };
 }
 
 function listenTcp(
