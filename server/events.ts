@@ -119,3 +119,15 @@ export function apiAccessed(
 export function healthCheckFailed(log: Log, reason: string): void {
   log.warn("Health check failed", { reason });
 }
+
+export function federatedBundleCreated(log: Log): void {
+  log.debug("Federated bundle created");
+}
+
+export function federatedBundleUpdated(log: Log): void {
+  log.debug("Federated bundle updated");
+}
+
+export function federatedBundleSet(log: Log): void {
+  log.info("Bundle set successfully");
+}

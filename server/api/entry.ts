@@ -1,8 +1,6 @@
-import type { Call } from "../../src/rpc/caller.ts";
 import { entryToProto } from "../../src/rpc/convert.ts";
 import type { Entry__Output } from "../../src/rpc/gen/spire/api/types/Entry.ts";
 import type { EntryMask__Output } from "../../src/rpc/gen/spire/api/types/EntryMask.ts";
-import type { Status } from "../../src/rpc/gen/spire/api/types/Status.ts";
 import type { EntryApi } from "../../src/rpc/protos.ts";
 import { bidi, unary } from "../../src/rpc/service.ts";
 import { Fault } from "../../src/runtime/fault.ts";
@@ -11,12 +9,12 @@ import { checkEntryDraft, type EntryDraft } from "../../src/spiffe/entry.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import type { Directory } from "../directory/authorized.ts";
 import type { EntryStore } from "../store/store.ts";
-import type { Authorization } from "./admission.ts";
+import { batch } from "./batch.ts";
 import { entryFields } from "./entry-input.ts";
 import { syncAuthorizedEntries } from "./entry-sync.ts";
 import { attempt, checked, failure } from "./fail.ts";
 import { entryFilter } from "./filters.ts";
-import { entryBytes, MAX_ANSWER_BYTES, protoEntryBytes, readPage } from "./pages.ts";
+import { entryBytes, MAX_ANSWER_BYTES, readPage } from "./pages.ts";
 import { itemFailure, OK } from "./results.ts";
 import { agentOf, type HandlersOf } from "./shapes.ts";
 
@@ -55,27 +53,13 @@ export function entryService(parts: EntryServiceParts): HandlersOf<typeof EntryA
       return entryToProto(entry, output_mask);
     }),
     BatchCreateEntry: unary(async ({ entries: protos, output_mask }, call) => {
-      const { log } = call.auth;
-      refuseUnanswerable(log, protos);
-      return {
-        results: await batch(call, protos, {
-          work: (proto) => create(parts, proto, output_mask, log),
-          audit: entryAudit,
-          caughtUp,
-        }),
-      };
+      const work = (proto: Entry__Output) => create(parts, proto, output_mask, call.auth.log);
+      return { results: await batch(call, protos, { work, audit: entryAudit, caughtUp }) };
     }),
     BatchUpdateEntry: unary(async ({ entries: protos, input_mask, output_mask }, call) => {
-      const { log } = call.auth;
-      refuseUnanswerable(log, protos);
       const masks = { input: input_mask, output: output_mask };
-      return {
-        results: await batch(call, protos, {
-          work: (proto) => update(parts, proto, masks, log),
-          audit: entryAudit,
-          caughtUp,
-        }),
-      };
+      const work = (proto: Entry__Output) => update(parts, proto, masks, call.auth.log);
+      return { results: await batch(call, protos, { work, audit: entryAudit, caughtUp }) };
     }),
     BatchDeleteEntry: unary(async ({ ids }, call) => {
       const work = (id: string) => remove(entries, id, call.auth.log);
@@ -104,45 +88,11 @@ function tooMany(): Fault {
   });
 }
 
-interface Batch<T, R> {
-  readonly work: (item: T) => Promise<R>;
-  readonly audit: (item: T) => LogFields;
-  readonly caughtUp: (log: Log) => Promise<void>;
-}
-
-/** One after the other, in the order of the request, and no further once the caller has left. */
-async function batch<T, R extends { readonly status: Status }>(
-  call: Call<Authorization>,
-  items: readonly T[],
-  { work, audit, caughtUp }: Batch<T, R>,
-): Promise<R[]> {
-  const results: R[] = [];
-  for (const item of items) {
-    call.signal.throwIfAborted();
-    const result = await work(item);
-    call.auth.audit(result.status, audit(item));
-    results.push(result);
-  }
-  await caughtUp(call.auth.log);
-  return results;
-}
-
 /** What an audit record says of an entry; selectors stay out of logs. */
 function entryAudit({ id, spiffe_id, parent_id }: Entry__Output): LogFields {
   const text = (proto: Entry__Output["spiffe_id"]): string | undefined =>
     proto === null ? undefined : `spiffe://${proto.trust_domain}${proto.path}`;
   return { entry_id: id === "" ? undefined : id, spiffe_id: text(spiffe_id), parent_id: text(parent_id) };
-}
-
-/** Before anything is stored: an answer that the caller cannot receive would leave it in the dark (T-F4). */
-function refuseUnanswerable(log: Log, protos: readonly Entry__Output[]): void {
-  const bytes = protos.reduce((sum, proto) => sum + protoEntryBytes(proto), 0);
-  if (bytes > MAX_ANSWER_BYTES)
-    throw failure(
-      log,
-      "exhausted",
-      "the answer to this batch would be larger than a message may be: send fewer entries",
-    );
 }
 
 async function create({ trustDomain, entries }: EntryServiceParts, proto: Entry__Output, mask: Mask, log: Log) {

@@ -25,12 +25,18 @@ export function passedOn(log: Log, message: string, cause: unknown): Fault {
   return failure(log, Fault.from(cause).kind, message, cause);
 }
 
-/** Runs `work` and words what it throws. */
-export async function attempt<T>(log: Log, message: string, work: () => Promise<T>): Promise<T> {
+/** What a failure is called: in general, or by the kind of its cause. */
+export type Words = Readonly<Partial<Record<FaultKind, string>>> & { readonly otherwise: string };
+
+/** Runs `work` and words what it throws; words of a kind stand alone, without the cause. */
+export async function attempt<T>(log: Log, words: string | Words, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
-    throw passedOn(log, message, error);
+    if (typeof words === "string") throw passedOn(log, words, error);
+    const { kind } = Fault.from(error);
+    const own = words[kind];
+    throw own === undefined ? passedOn(log, words.otherwise, error) : failure(log, kind, own);
   }
 }
 

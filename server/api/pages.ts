@@ -1,4 +1,3 @@
-import type { Entry__Output } from "../../src/rpc/gen/spire/api/types/Entry.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Entry } from "../../src/spiffe/entry.ts";
 import type { AttestedNode, Page, PageRequest } from "../store/store.ts";
@@ -12,6 +11,8 @@ export interface Listing<T> {
   readonly read: (page: PageRequest) => Promise<Page<T>>;
   /** At least the encoded size. */
   readonly sizeOf: (item: T) => number;
+  /** Read at once. Default: 1000. */
+  readonly maxItems?: number;
 }
 
 /**
@@ -19,7 +20,8 @@ export interface Listing<T> {
  * everything that would not is refused: a client that did not ask for pages must not take a part for the whole.
  */
 export async function readPage<T>(pageSize: number, token: string, listing: Listing<T>): Promise<Page<T>> {
-  return pageSize > 0 ? readOne(Math.min(pageSize, MAX_PAGE_ITEMS), token, listing) : readAll(listing);
+  const most = listing.maxItems ?? MAX_PAGE_ITEMS;
+  return pageSize > 0 ? readOne(Math.min(pageSize, most), token, listing) : readAll(listing, most);
 }
 
 async function readOne<T>(size: number, token: string, listing: Listing<T>): Promise<Page<T>> {
@@ -29,12 +31,12 @@ async function readOne<T>(size: number, token: string, listing: Listing<T>): Pro
   return readOne(Math.max(1, Math.floor(page.items.length / 2)), token, listing);
 }
 
-async function readAll<T>(listing: Listing<T>): Promise<Page<T>> {
+async function readAll<T>(listing: Listing<T>, size: number): Promise<Page<T>> {
   const items: T[] = [];
   let bytes = 0;
   let token = "";
   do {
-    const page = await listing.read({ size: MAX_PAGE_ITEMS, token });
+    const page = await listing.read({ size, token });
     items.push(...page.items);
     bytes += bytesOf(page.items, listing);
     if (bytes > MAX_ANSWER_BYTES) throw tooLarge("ask for pages with page_size");
@@ -74,6 +76,10 @@ export function* pieces<T>(
 
 /** Fields and tags of a message, generously. */
 const FRAME = 96;
+/** A tag and a length. */
+const FIELD = 7;
+/** A tag and a number of any size. */
+const NUMBER = 12;
 
 /** An upper bound of an entry's encoded size. */
 export function entryBytes(entry: Entry): number {
@@ -98,13 +104,12 @@ function selectorBytes(selectors: readonly { readonly type: string; readonly val
   return selectors.reduce((sum, { type, value }) => sum + Buffer.byteLength(type) + Buffer.byteLength(value) + 16, 0);
 }
 
-/** The same of an entry as it arrived. */
-export function protoEntryBytes(proto: Entry__Output): number {
-  const { id, hint, spiffe_id, parent_id } = proto;
-  const texts = [id, hint, idText(spiffe_id), idText(parent_id), ...proto.federates_with, ...proto.dns_names];
-  return FRAME + textBytes(texts) + selectorBytes(proto.selectors);
-}
-
-function idText(id: Entry__Output["spiffe_id"]): string {
-  return id === null ? "" : id.trust_domain + id.path;
+/** An upper bound of the encoded size of any message with its tag and length; what is zero or empty is not sent. */
+export function messageBytes(value: unknown): number {
+  if (typeof value === "string") return value === "" ? 0 : Buffer.byteLength(value) + FIELD;
+  if (value instanceof Uint8Array) return value.length === 0 ? 0 : value.length + FIELD;
+  if (Array.isArray(value)) return value.reduce<number>((sum, item) => sum + messageBytes(item) + FIELD, 0);
+  if (typeof value === "object" && value !== null)
+    return Object.values(value).reduce<number>((sum, member) => sum + messageBytes(member), FIELD);
+  return value ? NUMBER : 0;
 }

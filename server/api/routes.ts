@@ -14,11 +14,13 @@ import type { Authorization, Route } from "./admission.ts";
 import { type AgentServiceParts, agentService } from "./agent.ts";
 import { type BundleServiceParts, bundleService } from "./bundle.ts";
 import { type EntryServiceParts, entryService } from "./entry.ts";
+import { type FederatedBundleParts, federatedBundles } from "./federated-bundles.ts";
 import { type HealthServiceParts, healthService } from "./health.ts";
 import { type SvidServiceParts, svidService } from "./svid.ts";
 
 export type ServiceParts = AgentServiceParts &
   BundleServiceParts &
+  FederatedBundleParts &
   EntryServiceParts &
   HealthServiceParts &
   SvidServiceParts;
@@ -37,7 +39,7 @@ export function servedServices(parts: ServiceParts): {
   return {
     everywhere: [
       served(AgentApi, agentRules, agentService(parts)),
-      served(BundleApi, bundleRules, bundleService(parts)),
+      served(BundleApi, bundleRules, { ...bundleService(parts), ...federatedBundles(parts) }),
       served(EntryApi, entryRules, entryService(parts)),
       served(SvidApi, svidRules, svidService(parts)),
     ],

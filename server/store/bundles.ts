@@ -3,12 +3,10 @@ import { Fault } from "../../src/runtime/fault.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import { type BundleContent, bundleText, toBundle } from "./bundle-rows.ts";
+import { findBundle, lockBundle, lockedBundle, putForeignBundle, writeBundle } from "./bundle-writes.ts";
 import { pageOf, positionOf, sizeOf } from "./paging.ts";
 import type { Queries, Session } from "./session.ts";
-import type { BundleDeleteMode, BundleStore, Page, PageRequest } from "./store.ts";
-
-/** First half of the advisory lock that stands for a bundle; the second is the hash of its trust domain. */
-const BUNDLE_LOCK = 0x62756e;
+import type { BundleDeleteMode, BundleFilter, BundleStore, Page, PageRequest } from "./store.ts";
 
 export class SqlBundleStore implements BundleStore {
   readonly #session: Session;
@@ -23,9 +21,10 @@ export class SqlBundleStore implements BundleStore {
     return this.#session.read((db) => findBundle(db, trustDomain));
   }
 
-  async list(page?: PageRequest): Promise<Page<Bundle>> {
+  async list({ except }: BundleFilter, page?: PageRequest): Promise<Page<Bundle>> {
     const rows = await this.#session.read((db) => {
-      const all = db.selectFrom("bundles").selectAll().orderBy("seq");
+      const every = db.selectFrom("bundles").selectAll().orderBy("seq");
+      const all = except === undefined ? every : every.where("trust_domain", "<>", except);
       if (page === undefined) return all.execute();
       return all
         .where("seq", ">", positionOf(page.token))
@@ -44,18 +43,20 @@ export class SqlBundleStore implements BundleStore {
 
   change(trustDomain: TrustDomain, change: (current: Bundle | undefined) => BundleContent): Promise<Bundle> {
     return this.#session.transaction(async (db) => {
-      await lockBundle(db, trustDomain);
-      const current = await findBundle(db, trustDomain);
-      const content = bundleText(change(current));
-      if (current !== undefined && bundleText(current) === content) return current;
-      const sequence = String(nextSequence(current, this.#now()));
-      const row = await db
-        .insertInto("bundles")
-        .values({ trust_domain: trustDomain, content, sequence_number: sequence })
-        .onConflict((conflict) => conflict.column("trust_domain").doUpdateSet({ content, sequence_number: sequence }))
-        .returningAll()
-        .executeTakeFirstOrThrow();
-      return toBundle(row);
+      const current = await lockedBundle(db, trustDomain);
+      const content = change(current);
+      if (current !== undefined && bundleText(current) === bundleText(content)) return current;
+      return writeBundle(db, { ...content, trustDomain, sequenceNumber: nextSequence(current, this.#now()) });
+    });
+  }
+
+  changeForeign(
+    trustDomain: TrustDomain,
+    change: (current: Bundle | undefined) => Omit<Bundle, "trustDomain">,
+  ): Promise<Bundle> {
+    return this.#session.transaction(async (db) => {
+      const current = await lockedBundle(db, trustDomain);
+      return putForeignBundle(db, current, { ...change(current), trustDomain });
     });
   }
 
@@ -79,16 +80,6 @@ function nextSequence(current: Bundle | undefined, now: Date): bigint {
   const seconds = BigInt(Math.max(0, Math.floor(now.getTime() / 1000)));
   const next = (current?.sequenceNumber ?? 0n) + 1n;
   return seconds > next ? seconds : next;
-}
-
-/** Until the transaction ends. The lock is on the name, so that it also holds while there is no row. */
-async function lockBundle(db: Queries, trustDomain: TrustDomain): Promise<void> {
-  await sql`select pg_advisory_xact_lock(${BUNDLE_LOCK}::integer, hashtext(${trustDomain}))`.execute(db);
-}
-
-async function findBundle(db: Queries, trustDomain: TrustDomain): Promise<Bundle | undefined> {
-  const row = await db.selectFrom("bundles").selectAll().where("trust_domain", "=", trustDomain).executeTakeFirst();
-  return row === undefined ? undefined : toBundle(row);
 }
 
 /** What happens to the entries that federate with a bundle that is deleted. */

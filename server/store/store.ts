@@ -112,9 +112,15 @@ export interface TokenStore {
 
 export type BundleDeleteMode = "restrict" | "delete" | "dissociate";
 
+export interface BundleFilter {
+  /** Leaves this one out: the server's own, where only foreign ones are asked for. */
+  readonly except?: TrustDomain;
+}
+
 export interface BundleStore {
   find(trustDomain: TrustDomain): Promise<Bundle | undefined>;
-  list(page?: PageRequest): Promise<Page<Bundle>>;
+  /** Without a page request, everything. Ordered by creation. */
+  list(filter: BundleFilter, page?: PageRequest): Promise<Page<Bundle>>;
   count(): Promise<number>;
   /**
    * Reads the bundle (undefined when there is none), applies `change` and stores the result, in one transaction that
@@ -123,6 +129,11 @@ export interface BundleStore {
   change(
     trustDomain: TrustDomain,
     change: (current: Bundle | undefined) => Omit<Bundle, "trustDomain" | "sequenceNumber">,
+  ): Promise<Bundle>;
+  /** As `change`, for a foreign trust domain: its sequence number is its publisher's, and is kept as it is given. */
+  changeForeign(
+    trustDomain: TrustDomain,
+    change: (current: Bundle | undefined) => Omit<Bundle, "trustDomain">,
   ): Promise<Bundle>;
   /** Restrict throws `precondition` when entries federate with it. Throws `not_found`. */
   delete(trustDomain: TrustDomain, mode: BundleDeleteMode): Promise<void>;

@@ -3,7 +3,14 @@ import { parseCertificates } from "../crypto/certificate.ts";
 import { Fault, messageOf } from "../runtime/fault.ts";
 import type { Bundle, TokenAuthority, X509Authority } from "../spiffe/bundle.ts";
 import type { Entry } from "../spiffe/entry.ts";
-import { parseTrustDomain, pathOf, type SpiffeId, spiffeId, trustDomainOf } from "../spiffe/id.ts";
+import {
+  parseTrustDomain,
+  parseTrustDomainOrId,
+  pathOf,
+  type SpiffeId,
+  spiffeId,
+  trustDomainOf,
+} from "../spiffe/id.ts";
 import { checkSelector, type Selector } from "../spiffe/selector.ts";
 import type { Bundle__Output, Bundle as BundleMessage } from "./gen/spire/api/types/Bundle.ts";
 import type { BundleMask__Output } from "./gen/spire/api/types/BundleMask.ts";
@@ -72,12 +79,12 @@ export function bundleToProto(bundle: Bundle, mask?: BundleMask__Output | null):
 export function bundleFromProto(message: Bundle__Output | null | undefined): Bundle {
   if (!message) throw new Fault("invalid", "no bundle provided", { code: "bundle-missing" });
   return {
-    trustDomain: within("invalid trust domain", () => parseTrustDomain(message.trust_domain)),
+    trustDomain: within("invalid trust domain", () => parseTrustDomainOrId(message.trust_domain)),
     x509Authorities: within("unable to parse X.509 authority", () =>
-      message.x509_authorities.flatMap(x509AuthoritiesFromProto),
+      x509AuthoritiesFromProto(message.x509_authorities),
     ),
-    jwtAuthorities: within("unable to parse JWT authority", () => message.jwt_authorities.map(tokenAuthorityFromProto)),
-    witAuthorities: within("unable to parse WIT authority", () => message.wit_authorities.map(tokenAuthorityFromProto)),
+    jwtAuthorities: within("unable to parse JWT authority", () => tokenAuthoritiesFromProto(message.jwt_authorities)),
+    witAuthorities: within("unable to parse WIT authority", () => tokenAuthoritiesFromProto(message.wit_authorities)),
     refreshHint: secondsFromProto(message.refresh_hint, "refresh hint"),
     sequenceNumber: BigInt(message.sequence_number),
   };
@@ -100,8 +107,13 @@ function masked<T extends object>(message: T, key: keyof T & string, mask: objec
 }
 
 /** One message may hold several certificates, end to end; here each is an authority of its own. */
-function x509AuthoritiesFromProto({ asn1, tainted }: X509Certificate__Output): readonly X509Authority[] {
-  return parseCertificates(asn1).map(({ raw }) => ({ asn1: raw, tainted }));
+export function x509AuthoritiesFromProto(messages: readonly X509Certificate__Output[]): readonly X509Authority[] {
+  return messages.flatMap(({ asn1, tainted }) => parseCertificates(asn1).map(({ raw }) => ({ asn1: raw, tainted })));
+}
+
+/** Of JWT and WIT authorities alike. */
+export function tokenAuthoritiesFromProto(messages: readonly JWTKey__Output[]): readonly TokenAuthority[] {
+  return messages.map(tokenAuthorityFromProto);
 }
 
 function tokenAuthorityToProto({ publicKey, keyId, expiresAt, tainted }: TokenAuthority): JWTKey {
@@ -109,7 +121,7 @@ function tokenAuthorityToProto({ publicKey, keyId, expiresAt, tainted }: TokenAu
 }
 
 function tokenAuthorityFromProto(message: JWTKey__Output): TokenAuthority {
-  createPublicKey({ key: message.public_key, format: "der", type: "spki" });
+  checkPublicKey(message.public_key);
   if (message.key_id === "") throw new Fault("invalid", "missing key ID", { code: "key-id-missing" });
   return {
     publicKey: message.public_key,
@@ -117,6 +129,14 @@ function tokenAuthorityFromProto(message: JWTKey__Output): TokenAuthority {
     expiresAt: secondsFromProto(message.expires_at, "expiry"),
     tainted: message.tainted,
   };
+}
+
+function checkPublicKey(key: Buffer): void {
+  try {
+    createPublicKey({ key, format: "der", type: "spki" });
+  } catch (cause) {
+    throw new Fault("invalid", "public key is not a SubjectPublicKeyInfo", { code: "public-key-malformed", cause });
+  }
 }
 
 function bytes(value: Uint8Array): Buffer {

@@ -137,13 +137,39 @@ export function bundleContract(current: () => StoreUnderTest): void {
     }
   });
 
+  test("a foreign bundle keeps the sequence number of its publisher, also a smaller one", async () => {
+    const put = (sequenceNumber: bigint, ...bytes: readonly number[]) =>
+      bundles().changeForeign(B, () => ({ ...bundleOf(...bytes), sequenceNumber }));
+    expect(await put(18_446_744_073_709_551_615n, 1)).toMatchObject({ sequenceNumber: 18_446_744_073_709_551_615n });
+    const made = await put(7n, 1, 2);
+    expect(made).toEqual({ ...bundleOf(1, 2), trustDomain: B, sequenceNumber: 7n });
+    expect(await bundles().find(B)).toEqual(made);
+  });
+
+  test("the same foreign bundle again writes nothing, another sequence number alone does", async () => {
+    const put = (sequenceNumber: bigint) => bundles().changeForeign(B, () => ({ ...bundleOf(1), sequenceNumber }));
+    await put(1n);
+    const cursor = await current().store.changes.load(async (snapshot) => snapshot.cursor);
+    await put(1n);
+    expect(await current().store.changes.since(cursor)).toMatchObject({ bundles: new Map() });
+    const next = await put(2n);
+    expect(await current().store.changes.since(cursor)).toMatchObject({ bundles: new Map([[B, next]]) });
+  });
+
   test("bundles are listed in pages", async () => {
     for (const name of ["x.test", "y.test", "z.test"])
       await bundles().change(parseTrustDomain(name), () => bundleOf(1));
-    const first = await bundles().list({ size: 2, token: "" });
+    const first = await bundles().list({}, { size: 2, token: "" });
     expect(first.items.map(({ trustDomain }) => trustDomain)).toEqual(["x.test", "y.test"]);
-    const rest = await bundles().list({ size: 2, token: first.nextPageToken });
+    const rest = await bundles().list({}, { size: 2, token: first.nextPageToken });
     expect(rest).toMatchObject({ items: [{ trustDomain: "z.test" }], nextPageToken: "" });
-    expect((await bundles().list()).items).toHaveLength(3);
+    expect((await bundles().list({})).items).toHaveLength(3);
+  });
+
+  test("a list without one of them fills its pages all the same", async () => {
+    for (const name of ["x.test", "y.test", "z.test"])
+      await bundles().change(parseTrustDomain(name), () => bundleOf(1));
+    const page = await bundles().list({ except: parseTrustDomain("x.test") }, { size: 2, token: "" });
+    expect(page).toMatchObject({ items: [{ trustDomain: "y.test" }, { trustDomain: "z.test" }], nextPageToken: "" });
   });
 }

@@ -148,7 +148,7 @@ describe("BatchCreateEntry", () => {
       entryMessage(input({ spiffeId: fresh("many"), hint: "h".repeat(250) })),
     );
     const fault = await faultFrom(server.admin.entry.BatchCreateEntry({ entries }));
-    expect(fault).toMatchObject({ kind: "exhausted", message: expect.stringContaining("send fewer entries") });
+    expect(fault).toMatchObject({ kind: "exhausted", message: expect.stringContaining("send fewer items") });
     expect(await server.admin.entry.CountEntries({})).toEqual(before);
   });
 });

@@ -156,7 +156,7 @@ describe("the directory", () => {
     const { promise, resolve } = Promise.withResolvers<void>();
     line.held = promise;
     const early = follower.caughtUp();
-    await store.bundles.list();
+    await store.bundles.list({});
     await addEntry("/late");
     const late = [follower.caughtUp(), follower.caughtUp()];
     resolve();

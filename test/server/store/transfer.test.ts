@@ -41,7 +41,7 @@ async function fill(store: SqlStore): Promise<void> {
 
 /** Everything but what an import renews: the sequence numbers of bundles. */
 async function contentOf(store: SqlStore): Promise<unknown> {
-  const bundles = (await store.bundles.list()).items.map(({ sequenceNumber: _, ...content }) => content);
+  const bundles = (await store.bundles.list({})).items.map(({ sequenceNumber: _, ...content }) => content);
   const relationships = store.session.read((db) => db.selectFrom("federation_relationships").selectAll().execute());
   const tokens = store.session.read((db) => db.selectFrom("join_tokens").selectAll().execute());
   return {
