@@ -39,8 +39,12 @@ export interface ServerConfig {
   readonly defaultX509SvidTtlSeconds: number;
   readonly defaultJwtSvidTtlSeconds: number;
   readonly agentTtlSeconds: number;
-  readonly jwtKeyType: KeyType;
+  /** Undefined when JWT-SVIDs are disabled. */
+  readonly jwtKeyType: KeyType | undefined;
   readonly jwtIssuer: string;
+  /** Undefined when WIT-SVIDs are disabled. */
+  readonly witKeyType: KeyType | undefined;
+  readonly witIssuer: string;
   readonly adminIds: readonly SpiffeId[];
   readonly auditLogEnabled: boolean;
   readonly rateLimit: { readonly attestation: boolean; readonly signing: boolean };
@@ -105,6 +109,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
   const keyManager = keyManagerOf(values, dataDir, reader);
   warnOfLifetimes(svidLifetimes(values), values.server.ca_ttl, reader);
   warnOfEmptySubject(loaded);
+  warnOfFlags(loaded);
   reader.throwFaults();
   return deepFreeze({
     ...coreConfig(values),
@@ -129,6 +134,8 @@ type CoreConfig = Omit<
   "trustDomain" | "dataDir" | "dataStore" | "keyManager" | "nodeAttestors" | "warnings"
 >;
 
+type TokenKeys = "jwtKeyType" | "jwtIssuer" | "witKeyType" | "witIssuer";
+
 function coreConfig({ server, health_checks }: ServerValues): CoreConfig {
   const agentTtl = server.agent_ttl ?? server.default_x509_svid_ttl;
   const prune = pruneConfig(server);
@@ -143,13 +150,23 @@ function coreConfig({ server, health_checks }: ServerValues): CoreConfig {
     defaultX509SvidTtlSeconds: seconds(server.default_x509_svid_ttl),
     defaultJwtSvidTtlSeconds: seconds(server.default_jwt_svid_ttl),
     agentTtlSeconds: seconds(agentTtl),
-    jwtKeyType: server.jwt_key_type ?? server.ca_key_type,
-    jwtIssuer: server.jwt_issuer ?? "",
+    ...tokenConfig(server),
     adminIds: server.admin_ids,
     auditLogEnabled: server.audit_log_enabled,
     rateLimit: server.ratelimit,
     healthChecks: healthChecks(health_checks),
     ...(prune === undefined ? {} : { pruneAttestedNodes: prune }),
+  };
+}
+
+function tokenConfig(server: ServerValues["server"]): Pick<CoreConfig, TokenKeys> {
+  const { experimental, jwt_key_type, ca_key_type, jwt_issuer, disable_jwt_svids } = server;
+  const withWit = experimental.feature_flags.includes("wit-svid");
+  return {
+    jwtKeyType: disable_jwt_svids ? undefined : (jwt_key_type ?? ca_key_type),
+    jwtIssuer: jwt_issuer ?? "",
+    witKeyType: withWit ? (experimental.wit_key_type ?? ca_key_type) : undefined,
+    witIssuer: experimental.wit_issuer ?? "",
   };
 }
 
@@ -195,6 +212,17 @@ function warnOfEmptySubject({ values, reader }: Loaded): void {
   if (isEmpty && reader.isSet("server.ca_subject")) {
     reader.warn("server.ca_subject", "ca_subject configurable is set but empty; the default will be used");
   }
+}
+
+function warnOfFlags({ values, reader }: Loaded): void {
+  const { feature_flags, wit_issuer } = values.server.experimental;
+  for (const name of feature_flags)
+    reader.warn("server.experimental.feature_flags", `Developer feature flag "${name}" has been enabled`);
+  if (wit_issuer?.startsWith("https://") === true)
+    reader.warn(
+      "server.experimental.wit_issuer",
+      "wit_issuer is an https URL; a WIT-SVID is no bearer token, so its issuer should not be that of an OpenID provider",
+    );
 }
 
 function pruneConfig(server: ServerValues["server"]): PruneAttestedNodes | undefined {

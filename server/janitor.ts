@@ -3,7 +3,7 @@ import type { Clock } from "../src/runtime/clock.ts";
 import { Fault } from "../src/runtime/fault.ts";
 import type { Log } from "../src/runtime/log.ts";
 import { every } from "../src/runtime/task.ts";
-import type { Bundle } from "../src/spiffe/bundle.ts";
+import type { Bundle, TokenAuthority } from "../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../src/spiffe/id.ts";
 import type { NodeFilter, Store } from "./store/store.ts";
 
@@ -29,8 +29,8 @@ const HOUR_MS = 60 * MINUTE_MS;
 /** Between rounds: SPIRE's interval, spread so that servers that started together take turns. */
 const ROUND_MS = 5 * MINUTE_MS;
 const ENTRIES_PER_ROUND = 1000;
-/** How long an expired root stays in the bundle. */
-const ROOT_GRACE_MS = 24 * HOUR_MS;
+/** How long an expired authority stays in the bundle. */
+const AUTHORITY_GRACE_MS = 24 * HOUR_MS;
 /** How long an expired authority stays in the journal. */
 const JOURNAL_GRACE_MS = 14 * 24 * HOUR_MS;
 /** A server that was cut off for longer loads everything again. */
@@ -55,7 +55,7 @@ export async function tidy({ store, trustDomain, nodes, clock, log }: JanitorOpt
     "expired entries": () => pruneEntries(store, now, log),
     "expired agents": () => (nodes === undefined ? Promise.resolve(0) : pruneNodes(store, nodes, { now, log })),
     "expired join tokens": () => store.tokens.prune(now),
-    "expired X.509 authorities": () => pruneRoots(store, trustDomain, ago(ROOT_GRACE_MS)),
+    "expired authorities": () => pruneAuthorities(store, trustDomain, ago(AUTHORITY_GRACE_MS)),
     "old journal records": () => store.authorities.prune(ago(JOURNAL_GRACE_MS)),
     "old changes": () => store.changes.prune(ago(CHANGES_KEPT_MS)),
   };
@@ -100,20 +100,40 @@ async function pruneNodes(
   return removed;
 }
 
-/** Never empties the bundle, and writes only when a root has ended. */
-async function pruneRoots(store: JanitorOptions["store"], trustDomain: TrustDomain, before: Date): Promise<number> {
+/** Never takes the last authority of a kind, and writes only when one has ended. */
+async function pruneAuthorities(
+  store: JanitorOptions["store"],
+  trustDomain: TrustDomain,
+  before: Date,
+): Promise<number> {
   const bundle = await store.bundles.find(trustDomain);
-  if (bundle === undefined || living(bundle, before).length === bundle.x509Authorities.length) return 0;
+  if (bundle === undefined || sizeOf(living(bundle, before)) === sizeOf(bundle)) return 0;
   let removed = 0;
   await store.bundles.change(trustDomain, (current) => {
     const held = current ?? bundle;
     const left = living(held, before);
-    removed = left.length === 0 ? 0 : held.x509Authorities.length - left.length;
-    return removed === 0 ? held : { ...held, x509Authorities: left };
+    removed = sizeOf(held) - sizeOf(left);
+    return { ...left, refreshHint: held.refreshHint };
   });
   return removed;
 }
 
-function living(bundle: Bundle, before: Date): Bundle["x509Authorities"] {
-  return bundle.x509Authorities.filter(({ asn1 }) => parseCertificate(asn1).notAfter >= before);
+type BundleAuthorities = Pick<Bundle, "x509Authorities" | "jwtAuthorities" | "witAuthorities">;
+
+function living({ x509Authorities, jwtAuthorities, witAuthorities }: Bundle, before: Date): BundleAuthorities {
+  const keeps = ({ expiresAt }: TokenAuthority): boolean => expiresAt === 0 || expiresAt * 1000 >= before.getTime();
+  return {
+    x509Authorities: someOf(x509Authorities, ({ asn1 }) => parseCertificate(asn1).notAfter >= before),
+    jwtAuthorities: someOf(jwtAuthorities, keeps),
+    witAuthorities: someOf(witAuthorities, keeps),
+  };
+}
+
+function someOf<T>(authorities: readonly T[], keeps: (authority: T) => boolean): readonly T[] {
+  const kept = authorities.filter(keeps);
+  return kept.length === 0 ? authorities : kept;
+}
+
+function sizeOf({ x509Authorities, jwtAuthorities, witAuthorities }: BundleAuthorities): number {
+  return x509Authorities.length + jwtAuthorities.length + witAuthorities.length;
 }

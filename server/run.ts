@@ -11,9 +11,9 @@ import { AgentGate } from "./api/agent-gate.ts";
 import { Peers } from "./api/peers.ts";
 import { type ServedService, type ServiceParts, servedServices } from "./api/routes.ts";
 import { NodeAttestation } from "./attest/attest.ts";
-import { Authorities } from "./ca/authorities.ts";
 import { Issuer } from "./ca/issue.ts";
 import { ServerIdentity } from "./ca/server-identity.ts";
+import { openSigningAuthorities, type SigningAuthorities } from "./ca/signing.ts";
 import type { ServerConfig } from "./config.ts";
 import { Directory } from "./directory/authorized.ts";
 import { Follower } from "./directory/follow.ts";
@@ -64,7 +64,7 @@ export async function runServer(options: RunServerOptions): Promise<void> {
   };
   const tasks: Task[] = [
     (stop) => follower.run(stop),
-    (stop) => authorities.run(stop),
+    ...authorities.tasks,
     (stop) => identity.run(stop),
     (stop) => runJanitor(janitor, stop),
   ];
@@ -109,7 +109,7 @@ async function checkTrustDomain(trustDomain: TrustDomain, store: Store): Promise
 interface State {
   readonly directory: Directory;
   readonly follower: Follower;
-  readonly authorities: Authorities;
+  readonly authorities: SigningAuthorities;
   readonly issuer: Issuer;
   readonly identity: ServerIdentity;
 }
@@ -125,20 +125,21 @@ async function openState(
   const directory = new Directory({ trustDomain, clock });
   const follower = new Follower({ changes: store.changes, directory, trustDomain, clock, log: part(log, "directory") });
   await follower.load(signal);
-  const authorities = await Authorities.open({
-    ...{ trustDomain, keys, keyType: caKeyType, ttlSeconds: caTtlSeconds, subject: caSubject },
+  const authorities = await openSigningAuthorities({
+    ...{ trustDomain, keys, ttlSeconds: caTtlSeconds, subject: caSubject },
+    keyTypes: { x509: caKeyType, jwt: config.jwtKeyType, wit: config.witKeyType },
     ...{ bundles: store.bundles, journal: store.authorities, clock, log: part(log, "ca_manager") },
   });
   const issuer = new Issuer({
     trustDomain,
-    authorities,
+    authorities: authorities.x509,
     defaultTtlSeconds: config.defaultX509SvidTtlSeconds,
     agentTtlSeconds,
     clock,
   });
   const identity = await ServerIdentity.open({
     issuer,
-    authorities,
+    authorities: authorities.x509,
     keyType: caKeyType,
     clock,
     log: part(log, "svid_rotator"),
@@ -196,7 +197,7 @@ function visible(follower: Follower): (log: Log) => Promise<void> {
 }
 
 function checkReady({ directory, authorities }: State): void {
-  authorities.signing();
+  authorities.x509.signing();
   if (directory.ownBundle.value === undefined) throw new Fault("unavailable", "bundle is missing");
 }
 

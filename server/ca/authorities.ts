@@ -1,6 +1,4 @@
-import { parseCertificate } from "../../src/crypto/certificate.ts";
 import type { KeyType } from "../../src/crypto/key.ts";
-import type { DistinguishedName } from "../../src/crypto/name.ts";
 import type { KeyManager, ManagedKey } from "../../src/keys/keys.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
@@ -9,8 +7,9 @@ import type { Log, LogFields } from "../../src/runtime/log.ts";
 import { every } from "../../src/runtime/task.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
-import type { AuthorityRecord, AuthorityStore, BundleStore } from "../store/store.ts";
-import { issueSelfSigned } from "./issue.ts";
+import type { AuthorityRecord, AuthorityStore } from "../store/store.ts";
+import type { BundleAccess } from "./bundle-edits.ts";
+import type { AuthorityType, Draft } from "./kinds.ts";
 import {
   dueStep,
   emptySlots,
@@ -21,20 +20,24 @@ import {
   type Slot,
   type SlotName,
   type Slots,
+  type TokenSigningAuthority,
   type Usability,
   usabilityOf,
   withActivated,
   withPrepared,
+  withTainted,
   type X509SigningAuthority,
 } from "./slots.ts";
 
-export interface AuthoritiesOptions {
+export type AnyAuthority = X509SigningAuthority | TokenSigningAuthority;
+
+export interface AuthoritiesOptions<A extends AnyAuthority> {
+  readonly type: AuthorityType<A>;
   readonly trustDomain: TrustDomain;
-  readonly keys: KeyManager;
+  readonly keys: Pick<KeyManager, "find" | "generate">;
   readonly keyType: KeyType;
   readonly ttlSeconds: number;
-  readonly subject: DistinguishedName;
-  readonly bundles: Pick<BundleStore, "find" | "change">;
+  readonly bundles: Pick<BundleAccess, "find">;
   readonly journal: Pick<AuthorityStore, "list" | "save">;
   readonly clock: Clock;
   readonly log: Log;
@@ -44,51 +47,114 @@ export interface AuthoritiesOptions {
 const TICK_MS = 10_000;
 /** A new authority is prepared and activated at most this often within one tick. */
 const STEPS_PER_TICK = 4;
+/** Agents ask for the bundle every 5 s: what was published this long ago, they hold. */
+const SPREAD_MS = 6000;
+/** Or this share of a short lifetime. */
+const SPREAD_SHARE = 0.05;
+/** A draft that could not be published is given up after this share of its lifetime. */
+const DRAFT_SHARE = 0.1;
 
 /**
- * The X.509 authorities of this server: two slots that journal and key manager rebuild after a restart. The order is
- * key, bundle, journal, use: a crash between any two leaves at worst an unused key or an unused root.
+ * The authorities of one kind of this server: two slots that journal and key manager rebuild after a restart. The order
+ * is key, bundle, journal, use: a crash between any two leaves at worst an unused key or an unused authority.
  */
-export class Authorities {
+export class Authorities<A extends AnyAuthority> {
   /** What signs now; undefined only when nothing may. Set anew when another authority takes over. */
-  readonly active = new Feed<X509SigningAuthority | undefined>(undefined);
-  readonly #options: AuthoritiesOptions;
-  #slots: Slots<X509SigningAuthority> = emptySlots();
+  readonly active = new Feed<A | undefined>(undefined);
+  readonly #options: AuthoritiesOptions<A>;
+  #slots: Slots<A> = emptySlots();
   #bundle: Bundle | undefined;
   #unsaved = false;
+  /** Made for the next slot and not certified yet: kept, so that an outage does not make a key with every tick. */
+  #spare: ManagedKey | undefined;
+  #draft: Draft<A> | undefined;
+  #last: Promise<unknown> = Promise.resolve();
 
-  private constructor(options: AuthoritiesOptions) {
+  private constructor(options: AuthoritiesOptions<A>) {
     this.#options = options;
   }
 
   /** Resolves when an authority may sign: the one of before the restart, or a new one. */
-  static async open(options: AuthoritiesOptions): Promise<Authorities> {
+  static async open<A extends AnyAuthority>(options: AuthoritiesOptions<A>): Promise<Authorities<A>> {
     const authorities = new Authorities(options);
     await authorities.#recover();
-    await authorities.#advance();
+    await authorities.#advance().catch((error: unknown) => authorities.#goOn(error));
     return authorities;
   }
 
-  get slots(): Slots<X509SigningAuthority> {
+  get slots(): Slots<A> {
     return this.#slots;
   }
 
   /** The authority that may sign at this moment. Throws `unavailable`, saying why there is none. */
-  signing(): X509SigningAuthority {
+  signing(): A {
+    const { noun } = this.#options.type.words;
     const { current } = this.#slots;
-    if (current.state !== "active") throw noAuthority("X509 CA is not available for signing", "x509-ca-missing");
+    if (current.state !== "active") throw noAuthority(noun, `${noun} is not available for signing`, "missing");
     const usability = this.#usability(current.authority);
     if (usability === "usable") return current.authority;
-    throw noAuthority(`X509 CA is ${usability}`, `x509-ca-${usability.replaceAll(" ", "-")}`);
+    throw noAuthority(noun, `${noun} is ${usability}`, usability);
   }
 
   /** Takes the steps that are due, every 10 s or oftener for short lifetimes. Failures are logged and tried again. */
   run(signal: AbortSignal): Promise<void> {
-    const { clock, ttlSeconds, log } = this.#options;
-    const tick = async (): Promise<void> => {
-      await this.#tick().catch((error: unknown) => log.error("Unable to rotate X509 CA", { error: Fault.from(error) }));
-    };
+    const { clock, ttlSeconds } = this.#options;
+    const tick = (): Promise<void> => this.#alone(() => this.#tick()).catch((error: unknown) => this.#failed(error));
     return every(clock, () => Math.min(TICK_MS, ttlSeconds * 50), tick, signal);
+  }
+
+  /** Prepares a new authority now, in place of one that is prepared already. Throws what hinders it. */
+  prepare(): Promise<A> {
+    return this.#alone(async () => {
+      this.#draft = undefined;
+      return this.#prepare();
+    });
+  }
+
+  /**
+   * Makes the prepared authority the active one, as soon as agents have had the time to learn of it. Throws `invalid`
+   * when this is not the authority in the next slot, `internal` when that is not prepared: as SPIRE has it.
+   */
+  activate(authorityId: string): Promise<A> {
+    return this.#alone(async () => {
+      const { next } = this.#slots;
+      checkNext(next, authorityId);
+      if (next.state !== "prepared") throw wrongState("internal", "only Prepared authorities can be activated", next);
+      await this.#spread(next.authority);
+      this.#activate();
+      await this.#save();
+      return next.authority;
+    });
+  }
+
+  /**
+   * Runs `work` while the old authority is the named one, and remembers that it is tainted. Throws `invalid` for any
+   * other authority.
+   */
+  taint(authorityId: string, work: () => Promise<Bundle>): Promise<A> {
+    return this.#alone(async () => {
+      const { current, next } = this.#slots;
+      if (authorityId !== "" && current.state !== "empty" && current.authority.id === authorityId)
+        throw new Fault("invalid", "unable to taint current local authority", { code: "authority-in-use" });
+      checkNext(next, authorityId);
+      if (next.state !== "old" && next.state !== "tainted")
+        throw wrongState("invalid", "only Old local authorities can be tainted", next);
+      this.#bundle = await work();
+      this.#slots = withTainted(this.#slots);
+      await this.#save();
+      return next.authority;
+    });
+  }
+
+  /** Takes the steps that are due at once, such as after a root above this server was tainted. */
+  catchUp(): Promise<void> {
+    return this.#alone(() => this.#tick());
+  }
+
+  #alone<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#last.then(work, work);
+    this.#last = run.catch(() => undefined);
+    return run;
   }
 
   async #tick(): Promise<void> {
@@ -106,35 +172,60 @@ export class Authorities {
   async #advance(away?: unknown): Promise<void> {
     for (let taken = 0; taken < STEPS_PER_TICK; taken += 1) {
       this.#withdraw();
-      const step = dueStep(
-        this.#slots,
-        (authority) => this.#usability(authority) === "usable",
-        this.#options.clock.now(),
-      );
+      const now = this.#options.clock.now();
+      const step = dueStep(this.#slots, (authority) => this.#usability(authority) === "usable", now);
       if (step === "rest") return this.#announce();
-      if (step === "activate") await this.#activate();
-      else if (away === undefined) await this.#prepare();
+      if (step === "activate") {
+        this.#activate();
+        await this.#save();
+      } else if (away === undefined) await this.#prepare();
       else throw away;
     }
   }
 
-  async #prepare(): Promise<void> {
-    const { trustDomain, keys, keyType, ttlSeconds, subject, bundles, clock, log } = this.#options;
+  async #prepare(): Promise<A> {
+    const { keys, keyType, log, type } = this.#options;
     const { name } = this.#slots.next;
-    log.debug("Preparing X509 CA", { slot: name });
-    const key = await keys.generate(keyIdOf("x509", name), keyType);
-    const now = clock.now();
-    const certificate = await issueSelfSigned({ trustDomain, key, ttlSeconds, subject, now });
-    this.#bundle = await bundles.change(trustDomain, (current) => withRoot(current, certificate.raw));
-    this.#slots = withPrepared(this.#slots, authorityOf(key, certificate, now));
+    log.debug(`Preparing ${type.words.noun}`, { slot: name });
+    const draft = this.#usableDraft() ?? (await this.#make(keyIdOf(type.kind, name), keys, keyType));
+    this.#draft = draft;
+    this.#bundle = await draft.publish();
+    const { authority } = draft;
+    this.#draft = undefined;
+    this.#slots = withPrepared(this.#slots, authority);
     await this.#save();
-    log.info("X509 CA prepared", { ...fieldsOf(this.#slots.next), self_signed: true });
+    const selfSigned = authority.kind === "x509" ? { self_signed: authority.upstreamAuthorityId === "" } : {};
+    log.info(`${type.words.noun} prepared`, { ...fieldsOf(this.#slots.next), ...selfSigned });
+    return authority;
   }
 
-  async #activate(): Promise<void> {
+  async #make(keyId: string, keys: Pick<KeyManager, "generate">, keyType: KeyType): Promise<Draft<A>> {
+    this.#spare = this.#spare?.id === keyId ? this.#spare : await keys.generate(keyId, keyType);
+    const draft = await this.#options.type.make(this.#spare, this.#options.clock.now());
+    this.#spare = undefined;
+    return draft;
+  }
+
+  /** Made for the same slot, and not long ago. */
+  #usableDraft(): Draft<A> | undefined {
+    const { type, clock } = this.#options;
+    const draft = this.#draft;
+    if (draft === undefined || draft.authority.key.id !== keyIdOf(type.kind, this.#slots.next.name)) return undefined;
+    const { issuedAt, notAfter } = draft.authority;
+    const age = clock.now().getTime() - issuedAt.getTime();
+    return age >= 0 && age < DRAFT_SHARE * (notAfter.getTime() - issuedAt.getTime()) ? draft : undefined;
+  }
+
+  #activate(): void {
     this.#slots = withActivated(this.#slots);
     this.#announce();
-    await this.#save();
+  }
+
+  async #spread({ issuedAt }: A): Promise<void> {
+    const { clock, ttlSeconds } = this.#options;
+    const spreadMs = Math.min(SPREAD_MS, ttlSeconds * 1000 * SPREAD_SHARE);
+    const left = issuedAt.getTime() + spreadMs - clock.now().getTime();
+    if (left > 0) await clock.sleep(Math.min(left, spreadMs));
   }
 
   /** Says who signs, when that is news: after a start, an activation, or a withdrawal that proved premature. */
@@ -142,14 +233,14 @@ export class Authorities {
     const { current } = this.#slots;
     if (current.state !== "active" || current.authority === this.active.value) return;
     this.active.set(current.authority);
-    this.#options.log.info("X509 CA activated", fieldsOf(current));
+    this.#options.log.info(`${this.#options.type.words.noun} activated`, fieldsOf(current));
   }
 
   /** An authority that may no longer sign is taken back at once, before its successor is made. */
   #withdraw(): void {
     const held = this.active.value;
     if (held === undefined || this.#usability(held) === "usable") return;
-    this.#options.log.warn("X509 CA withdrawn", {
+    this.#options.log.warn(`${this.#options.type.words.noun} withdrawn`, {
       ...fieldsOf(this.#slots.current),
       reason: this.#usability(held),
     });
@@ -163,93 +254,87 @@ export class Authorities {
       this.#unsaved = false;
     } catch (error) {
       this.#unsaved = true;
-      this.#options.log.error("Failed to update status on X509CA journal entry", { error: Fault.from(error) });
+      const { entry } = this.#options.type.words;
+      this.#options.log.error(`Failed to update status on ${entry} journal entry`, { error: Fault.from(error) });
     }
   }
 
-  #usability(authority: X509SigningAuthority): Usability {
-    return usabilityOf(authority, this.#bundle, this.#options.clock.now());
+  /** With an authority that may sign, a successor can wait. */
+  #goOn(error: unknown): void {
+    const { current } = this.#slots;
+    if (current.state !== "active" || this.#usability(current.authority) !== "usable") throw error;
+    this.#announce();
+    this.#failed(error);
+  }
+
+  #failed(error: unknown): void {
+    this.#options.log.error(`Unable to rotate ${this.#options.type.words.noun}`, { error: Fault.from(error) });
+  }
+
+  #usability(authority: A): Usability {
+    return usabilityOf(authority, this.#options.type.standing(authority, this.#bundle), this.#options.clock.now());
   }
 
   async #recover(): Promise<void> {
-    const { trustDomain, bundles, journal } = this.#options;
+    const { trustDomain, bundles, journal, type } = this.#options;
     this.#bundle = await bundles.find(trustDomain);
-    const found: RecoveredSlot<X509SigningAuthority>[] = [];
-    const records = await journal.list("x509");
+    const found: RecoveredSlot<A>[] = [];
+    const records = await journal.list(type.kind);
     for (const name of ["A", "B"] as const) found.push(...(await this.#recoverSlot(name, records)));
     this.#slots = recoverSlots(found);
   }
 
   /** The journal holds the rows of all servers: a row is ours when our key manager holds its key. */
-  async #recoverSlot(
-    name: SlotName,
-    records: readonly AuthorityRecord[],
-  ): Promise<RecoveredSlot<X509SigningAuthority>[]> {
-    const keyId = keyIdOf("x509", name);
-    const key = await this.#options.keys.find(keyId);
-    const record = records.find(
+  async #recoverSlot(name: SlotName, records: readonly AuthorityRecord[]): Promise<RecoveredSlot<A>[]> {
+    const { type, keys, log } = this.#options;
+    const keyId = keyIdOf(type.kind, name);
+    const key = await keys.find(keyId);
+    const record = records.findLast(
       (row) => row.keyId === keyId && key !== undefined && sameBytes(row.publicKey, key.publicKey),
     );
-    const [der, ...intermediates] = record?.certificateChain ?? [];
-    if (key === undefined || record === undefined || der === undefined) return [];
-    const { issuedAt, upstreamAuthorityId, status, tainted } = record;
-    const authority = { ...authorityOf(key, parseCertificate(der), issuedAt), intermediates, upstreamAuthorityId };
-    const usability = this.#usability(authority);
-    if (usability !== "usable" && status !== "old") {
-      this.#options.log.warn("X509CA slot unusable", {
-        slot: name,
-        local_authority_id: authority.id,
-        reason: usability,
-      });
-    }
+    if (key === undefined || record === undefined) return [];
+    const authority = type.restore(record, key);
+    if (authority === undefined) return [];
+    const { status, tainted } = record;
+    const reason = this.#usability(authority);
+    if (reason !== "usable" && status !== "old")
+      log.warn(`${type.words.entry} slot unusable`, { slot: name, local_authority_id: authority.id, reason });
     return [{ name, status, tainted, authority }];
   }
 }
 
-function authorityOf(
-  key: ManagedKey,
-  certificate: X509SigningAuthority["certificate"],
-  issuedAt: Date,
-): X509SigningAuthority {
-  const { subjectKeyId, notBefore, notAfter } = certificate;
-  return {
-    kind: "x509",
-    id: subjectKeyId,
-    key,
-    certificate,
-    issuedAt,
-    notBefore,
-    notAfter,
-    intermediates: [],
-    upstreamAuthorityId: "",
-  };
+function checkNext(
+  next: Slot<AnyAuthority>,
+  authorityId: string,
+): asserts next is Exclude<Slot<AnyAuthority>, { state: "empty" }> {
+  if (authorityId === "") throw new Fault("invalid", "no authority ID provided", { code: "authority-id-missing" });
+  if (next.state === "empty" || next.authority.id !== authorityId)
+    throw new Fault("invalid", "unexpected authority ID", { code: "authority-unexpected" });
 }
 
-function withRoot(current: Bundle | undefined, root: Uint8Array): Omit<Bundle, "trustDomain" | "sequenceNumber"> {
-  const held = current ?? { x509Authorities: [], jwtAuthorities: [], witAuthorities: [], refreshHint: 0 };
-  const { x509Authorities, jwtAuthorities, witAuthorities, refreshHint } = held;
-  return {
-    x509Authorities: [...x509Authorities, { asn1: root, tainted: false }],
-    jwtAuthorities,
-    witAuthorities,
-    refreshHint,
-  };
+/** SPIRE's names. */
+const STATUS_NAME = { prepared: "PREPARED", active: "ACTIVE", old: "OLD", tainted: "OLD", empty: "UNKNOWN" } as const;
+
+function wrongState(kind: "invalid" | "internal", message: string, { state }: Slot<AnyAuthority>): Fault {
+  return new Fault(kind, `${message}: unsupported local authority status: ${STATUS_NAME[state]}`, {
+    code: "authority-state",
+  });
 }
 
-function recordsOf(slot: Slot<X509SigningAuthority>): readonly AuthorityRecord[] {
+function recordsOf(slot: Slot<AnyAuthority>): readonly AuthorityRecord[] {
   const record = recordOf(slot);
   return record === undefined ? [] : [record];
 }
 
-function fieldsOf(slot: Slot<X509SigningAuthority>): LogFields {
+function fieldsOf(slot: Slot<AnyAuthority>): LogFields {
   if (slot.state === "empty") return { slot: slot.name };
-  const { id, issuedAt, notAfter, upstreamAuthorityId } = slot.authority;
+  const { authority } = slot;
   return {
     slot: slot.name,
-    issued_at: issuedAt,
-    expiration: notAfter,
-    local_authority_id: id,
-    upstream_authority_id: upstreamAuthorityId,
+    issued_at: authority.issuedAt,
+    expiration: authority.notAfter,
+    local_authority_id: authority.id,
+    ...(authority.kind === "x509" ? { upstream_authority_id: authority.upstreamAuthorityId } : {}),
   };
 }
 
@@ -257,9 +342,9 @@ function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
   return Buffer.compare(a, b) === 0;
 }
 
-function noAuthority(message: string, code: string): Fault {
+function noAuthority(noun: string, message: string, reason: string): Fault {
   return new Fault("unavailable", message, {
-    code,
-    hint: "a new X.509 authority is made within seconds; compare this machine's clock and look for errors in the server's log",
+    code: `${noun} ${reason}`.toLowerCase().replaceAll(" ", "-"),
+    hint: "a new one is made within seconds; compare this machine's clock and look for errors in the server's log",
   });
 }

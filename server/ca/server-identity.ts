@@ -8,10 +8,11 @@ import { every, SingleFlight } from "../../src/runtime/task.ts";
 import { shouldRotate } from "../../src/spiffe/lifetime.ts";
 import type { Authorities } from "./authorities.ts";
 import type { Issuer, X509Svid } from "./issue.ts";
+import type { X509SigningAuthority } from "./slots.ts";
 
 export interface ServerIdentityOptions {
   readonly issuer: Pick<Issuer, "issueServer">;
-  readonly authorities: Pick<Authorities, "active">;
+  readonly authorities: Pick<Authorities<X509SigningAuthority>, "active">;
   readonly keyType: KeyType;
   readonly clock: Clock;
   readonly log: Log;

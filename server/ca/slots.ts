@@ -1,6 +1,5 @@
 import type { Certificate } from "../../src/crypto/certificate.ts";
 import type { ManagedKey } from "../../src/keys/keys.ts";
-import type { Bundle } from "../../src/spiffe/bundle.ts";
 import { activateAt, prepareAt } from "../../src/spiffe/lifetime.ts";
 import type { AuthorityKind, AuthorityRecord, AuthorityStatus } from "../store/store.ts";
 
@@ -25,13 +24,19 @@ export interface X509SigningAuthority extends Authority {
   readonly upstreamAuthorityId: string;
 }
 
+/** Signs JWT-SVIDs or WIT-SVIDs; its id is the `kid`. */
+export interface TokenSigningAuthority extends Authority {
+  readonly kind: "jwt" | "wit";
+}
+
 export type SlotName = "A" | "B";
 
 export type Slot<A extends Authority> =
   | { readonly state: "empty"; readonly name: SlotName }
   | { readonly state: "prepared"; readonly name: SlotName; readonly authority: A }
   | { readonly state: "active"; readonly name: SlotName; readonly authority: A }
-  | { readonly state: "old"; readonly name: SlotName; readonly authority: A; readonly tainted: boolean };
+  | { readonly state: "old"; readonly name: SlotName; readonly authority: A }
+  | { readonly state: "tainted"; readonly name: SlotName; readonly authority: A };
 
 /** `current` signs, or is empty before the first activation; `next` takes what is prepared. */
 export interface Slots<A extends Authority> {
@@ -79,11 +84,14 @@ export function withPrepared<A extends Authority>(slots: Slots<A>, authority: A)
 export function withActivated<A extends Authority>(slots: Slots<A>): Slots<A> {
   const { current, next } = slots;
   if (next.state !== "prepared") return slots;
-  const left: Slot<A> =
-    current.state === "active"
-      ? { state: "old", name: current.name, authority: current.authority, tainted: false }
-      : current;
+  const left: Slot<A> = current.state === "active" ? { ...current, state: "old" } : current;
   return { current: { state: "active", name: next.name, authority: next.authority }, next: left };
+}
+
+/** The old authority is no longer to be trusted for long. Unchanged when there is none. */
+export function withTainted<A extends Authority>(slots: Slots<A>): Slots<A> {
+  const { current, next } = slots;
+  return next.state === "old" ? { current, next: { ...next, state: "tainted" } } : slots;
 }
 
 /** One slot that the journal and the key manager agree on. */
@@ -112,36 +120,45 @@ export function recoverSlots<A extends Authority>(found: readonly RecoveredSlot<
 }
 
 function waiting<A extends Authority>({ name, status, authority, tainted }: RecoveredSlot<A>): Slot<A> {
-  return status === "prepared" ? { state: "prepared", name, authority } : { state: "old", name, authority, tainted };
+  if (status === "prepared") return { state: "prepared", name, authority };
+  return { state: tainted ? "tainted" : "old", name, authority };
 }
 
 function otherName(name: SlotName): SlotName {
   return name === "A" ? "B" : "A";
 }
 
+/** How an authority stands in the stored bundle. */
+export type Standing = "published" | "tainted" | "not published";
+
 /** An authority signs only while it is valid and stands in the stored bundle: publish, then use. */
-export function usabilityOf(authority: X509SigningAuthority, bundle: Bundle | undefined, now: Date): Usability {
+export function usabilityOf(authority: Authority, standing: Standing, now: Date): Usability {
   if (now > authority.notAfter) return "expired";
   if (now < authority.notBefore) return "not yet valid";
-  const published = bundle?.x509Authorities.find(({ asn1 }) => Buffer.compare(asn1, authority.certificate.raw) === 0);
-  if (published === undefined) return "not published";
-  return published.tainted ? "tainted" : "usable";
+  return standing === "published" ? "usable" : standing;
 }
 
 /** The journal's row of a slot; undefined for an empty one. */
-export function recordOf(slot: Slot<X509SigningAuthority>): AuthorityRecord | undefined {
+export function recordOf(slot: Slot<X509SigningAuthority | TokenSigningAuthority>): AuthorityRecord | undefined {
   if (slot.state === "empty") return undefined;
-  const { kind, id, key, certificate, intermediates, issuedAt, notAfter, upstreamAuthorityId } = slot.authority;
+  const { authority, state } = slot;
+  const { kind, id, key, issuedAt, notAfter } = authority;
+  const signed =
+    authority.kind === "x509"
+      ? {
+          certificateChain: [authority.certificate.raw, ...authority.intermediates],
+          upstreamAuthorityId: authority.upstreamAuthorityId,
+        }
+      : { certificateChain: [], upstreamAuthorityId: "" };
   return {
     authorityId: id,
     kind,
-    status: slot.state,
+    status: state === "tainted" ? "old" : state,
     keyId: key.id,
-    certificateChain: [certificate.raw, ...intermediates],
     publicKey: key.publicKey,
     issuedAt,
     expiresAt: notAfter,
-    tainted: slot.state === "old" && slot.tainted,
-    upstreamAuthorityId,
+    tainted: state === "tainted",
+    ...signed,
   };
 }

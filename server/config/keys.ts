@@ -36,6 +36,15 @@ const keyType = parsed<KeyType>("key type", (spelling) => {
 
 const trustDomain = parsed("trust domain", parseTrustDomainOrId, "could not parse trust_domain");
 
+const FEATURE_FLAGS = ["i_am_a_test_flag", "wit-svid"] as const;
+export type FeatureFlag = (typeof FEATURE_FLAGS)[number];
+
+const featureFlags = list<FeatureFlag>("feature flags", (spelling) => {
+  const found = FEATURE_FLAGS.find((known) => known === spelling);
+  if (found !== undefined) return found;
+  throw new Fault("invalid", `unknown feature flag(s): [${spelling}]`, { code: "config-invalid" });
+});
+
 const adminIds = list("SPIFFE IDs", parseSpiffeId, "could not parse admin ID");
 
 const experimental = block("Options that SPIRE counts as experimental.", {
@@ -48,9 +57,13 @@ const experimental = block("Options that SPIRE counts as experimental.", {
   auth_opa_policy_engine: unsupported("A custom authorization policy."),
   agent_spiffe_id_as_selector: unsupported("Adds a spiffe_id selector to nodes."),
   require_pq_kem: unsupported("Post-quantum hybrid key exchange only."),
-  wit_key_type: ignored("Key type of WIT-SVIDs."),
-  wit_issuer: ignored("Issuer of WIT-SVIDs."),
-  feature_flags: unsupported("Feature flags, such as wit-svid."),
+  wit_key_type: keyType({ doc: "Key type of WIT signing keys.", shown: "the CA's, when it's set" }),
+  wit_issuer: text({ doc: "Issuer claim of WIT-SVIDs. Not the URL of an OpenID provider." }),
+  feature_flags: featureFlags({
+    doc: "Switches on what SPIRE still tries out: wit-svid.",
+    default: [],
+    shown: "[]",
+  }),
   named_pipe_name: unsupported("Named pipe of the server API on Windows; use socket_path."),
 });
 
@@ -79,7 +92,7 @@ const server = block("The server's core settings.", {
   }),
   jwt_key_type: keyType({ doc: "Key type of JWT signing keys.", shown: "the CA's, when it's set" }),
   jwt_issuer: text({ doc: "Issuer claim of JWT-SVIDs." }),
-  disable_jwt_svids: ignored("Turns JWT-SVIDs off."),
+  disable_jwt_svids: flag({ doc: "Turns JWT-SVIDs off.", default: false }),
   default_x509_svid_ttl: lifetime({
     doc: "Lifetime of X.509-SVIDs whose entry names none.",
     default: 3_600_000,

@@ -68,6 +68,7 @@ server {
   admin_ids = ["spiffe://example.org/admin", "spiffe://other.test/admin"]
   audit_log_enabled = true
   ratelimit { attestation = false signing = false }
+  experimental { wit_key_type = "rsa-2048" wit_issuer = "spiffe://example.org" feature_flags = ["wit-svid"] }
   prune_attested_nodes_expired_for = "24h"
   prune_attested_nodes_batch_size = 7
   prune_tofu_nodes = true
@@ -113,6 +114,8 @@ const FULL_CONFIG = {
   agentTtlSeconds: 43_200,
   jwtKeyType: "ec-p384",
   jwtIssuer: "https://issuer.test",
+  witKeyType: "rsa-2048",
+  witIssuer: "spiffe://example.org",
   adminIds: ["spiffe://example.org/admin", "spiffe://other.test/admin"],
   auditLogEnabled: true,
   rateLimit: { attestation: false, signing: false },
@@ -131,7 +134,7 @@ const FULL_CONFIG = {
   keyManager: { type: "disk", keysPath: "/keys/k.json" },
   nodeAttestors: [{ type: "join_token" }],
   healthChecks: { listenerEnabled: true, bindAddress: "::", bindPort: 8080, livePath: "/l", readyPath: "/r" },
-  warnings: [],
+  warnings: [expect.stringContaining('Developer feature flag "wit-svid" has been enabled')],
 };
 
 const DEFAULTS = {
@@ -147,6 +150,8 @@ const DEFAULTS = {
   agentTtlSeconds: 3600,
   jwtKeyType: "ec-p256",
   jwtIssuer: "",
+  witKeyType: undefined,
+  witIssuer: "",
   adminIds: [],
   auditLogEnabled: false,
   rateLimit: { attestation: true, signing: true },
@@ -360,13 +365,34 @@ describe("faults", () => {
   ])("a file names its trust domain: '$text'", async ({ text, message }) => expect(await refused(text)).toBe(message));
 });
 
+describe("tokens", () => {
+  test("JWT-SVIDs can be turned off", async () => {
+    expect(await load(server("disable_jwt_svids = true"))).toMatchObject({ jwtKeyType: undefined, warnings: [] });
+  });
+
+  test("WIT-SVIDs are turned on by SPIRE's feature flag, with the CA's key type, and a warning", async () => {
+    const config = await load(server('ca_key_type = "ec-p384"\nexperimental { feature_flags = ["wit-svid"] }'));
+    expect(config).toMatchObject({ witKeyType: "ec-p384" });
+    expect(config.warnings).toEqual([expect.stringContaining('Developer feature flag "wit-svid" has been enabled')]);
+  });
+
+  test("an unknown feature flag is refused", async () => {
+    const message = await refused(server('experimental { feature_flags = ["wit-svids"] }'));
+    expect(message).toContain("unknown feature flag(s): [wit-svids]");
+  });
+
+  test("WIT-26 an issuer that looks like an OpenID provider's is warned of", async () => {
+    const { warnings } = await load(server('experimental { wit_issuer = "https://idp.example.org" }'));
+    expect(warnings).toEqual([expect.stringContaining("should not be that of an OpenID provider")]);
+  });
+});
+
 describe("what SPIRE has and Steeple hasn't", () => {
   test.each([
     { lines: 'federation { bundle_endpoint { address = "0.0.0.0" port = 8443 } }', key: "federation" },
     { lines: 'proxy_protocol_trusted_cidrs = ["10.0.0.0/8"]', key: "proxy_protocol_trusted_cidrs" },
     { lines: "experimental { require_pq_kem = true }", key: "experimental.require_pq_kem" },
     { lines: "experimental { agent_spiffe_id_as_selector = true }", key: "experimental.agent_spiffe_id_as_selector" },
-    { lines: 'experimental { feature_flags = ["wit-svid"] }', key: "experimental.feature_flags" },
     {
       lines: 'experimental { auth_opa_policy_engine { local { rego_path = "x" } } }',
       key: "experimental.auth_opa_policy_engine",
@@ -397,7 +423,6 @@ describe("what SPIRE has and Steeple hasn't", () => {
     "profiling_enabled = true",
     "profiling_port = 6060",
     'max_attested_node_info_staleness = "1m"',
-    "disable_jwt_svids = true",
     "experimental { events_based_cache = true }",
     'experimental { cache_reload_interval = "5s" }',
     'experimental { event_timeout = "15m" }',

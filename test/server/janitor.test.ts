@@ -1,5 +1,4 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { Authorities } from "../../server/ca/authorities.ts";
 import { runJanitor, tidy } from "../../server/janitor.ts";
 import type { Store } from "../../server/store/store.ts";
 import { openMemoryKeys } from "../../src/keys/memory.ts";
@@ -7,6 +6,7 @@ import { Fault } from "../../src/runtime/fault.ts";
 import { parseTrustDomain, spiffeId, type TrustDomain } from "../../src/spiffe/id.ts";
 import { eventually } from "../support/eventually.ts";
 import { RecordingLog } from "../support/recording-log.ts";
+import { openX509 } from "./ca/fleet.ts";
 import { ManualClock, makeEntry, messagesOf, openTestStore, START, type TestStore } from "./ca/support.ts";
 
 const DAY = 86_400;
@@ -42,8 +42,8 @@ async function addEntry(path: string, expiresAt: number): Promise<string> {
   return entry.id;
 }
 
-function openAuthorities(): Promise<Authorities> {
-  return Authorities.open({
+function openAuthorities(): ReturnType<typeof openX509> {
+  return openX509({
     trustDomain,
     keys: openMemoryKeys(),
     keyType: "ec-p256",
@@ -97,6 +97,25 @@ describe("one round", () => {
     expect(await rootCount()).toBe(1);
   });
 
+  test("removes token keys a day after their end, and never the last one of a kind", async () => {
+    const key = (keyId: string, hours: number) => ({
+      keyId,
+      publicKey: Uint8Array.of(1),
+      expiresAt: hours === 0 ? 0 : unixNow() + hours * 3600,
+      tainted: false,
+    });
+    const keys = { jwtAuthorities: [key("old", -25), key("ended", -23), key("endless", 0)] };
+    const wit = { witAuthorities: [key("last", -1000)] };
+    await store.bundles.change(trustDomain, () => ({ x509Authorities: [], refreshHint: 7, ...keys, ...wit }));
+    await round();
+    const bundle = await store.bundles.find(trustDomain);
+    expect(bundle?.jwtAuthorities.map(({ keyId }) => keyId)).toEqual(["ended", "endless"]);
+    expect([bundle?.witAuthorities.length, bundle?.refreshHint]).toEqual([1, 7]);
+    const sequence = bundle?.sequenceNumber;
+    await round();
+    expect((await store.bundles.find(trustDomain))?.sequenceNumber).toBe(sequence);
+  });
+
   test("removes journal records two weeks after their end", async () => {
     const { id } = (await openAuthorities()).signing();
     const held = async (): Promise<boolean> =>
@@ -133,7 +152,7 @@ describe("one round", () => {
       log,
     });
     const warnings = log.lines.filter(({ level }) => level === "warn").map(({ fields }) => fields["what"]);
-    expect(warnings).toEqual(["expired join tokens", "expired X.509 authorities"]);
+    expect(warnings).toEqual(["expired join tokens", "expired authorities"]);
     expect(await store.entries.find(ended)).toBeUndefined();
   });
 

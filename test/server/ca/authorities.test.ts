@@ -1,5 +1,4 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { Authorities } from "../../../server/ca/authorities.ts";
 import { KEY_TYPES } from "../../../src/crypto/key.ts";
 import { openMemoryKeys } from "../../../src/keys/memory.ts";
 import { Fault } from "../../../src/runtime/fault.ts";
@@ -7,7 +6,7 @@ import { type Bundle, encodeBundleDocument } from "../../../src/spiffe/bundle.ts
 import type { TrustDomain } from "../../../src/spiffe/id.ts";
 import { eventually } from "../../support/eventually.ts";
 import { faultOf } from "../../support/faults.ts";
-import { DAY, Fleet, HOUR, pass, ticking } from "./fleet.ts";
+import { DAY, Fleet, HOUR, openX509, pass, ticking } from "./fleet.ts";
 import { messagesOf, START } from "./support.ts";
 
 let fleet: Fleet;
@@ -21,7 +20,7 @@ beforeEach(() => fleet.nextTrustDomain());
 describe("the first start", () => {
   test("makes an authority in slot A: published, in the journal, active", async () => {
     const options = await fleet.server();
-    const authorities = await Authorities.open(options);
+    const authorities = await openX509(options);
     const { id } = authorities.signing();
     expect(authorities.active.value?.id).toBe(id);
     expect(authorities.slots.current).toMatchObject({ state: "active", name: "A" });
@@ -32,7 +31,7 @@ describe("the first start", () => {
 
   test("logs with SPIRE's words and fields", async () => {
     const options = await fleet.server();
-    const authorities = await Authorities.open(options);
+    const authorities = await openX509(options);
     const { id, notAfter } = authorities.signing();
     const fields = {
       slot: "A",
@@ -49,14 +48,14 @@ describe("the first start", () => {
 
   test.each(KEY_TYPES)("with a key of type %s", async (keyType) => {
     const options = await fleet.server({ keyType });
-    const authorities = await Authorities.open(options);
+    const authorities = await openX509(options);
     expect(authorities.signing().key.keyType).toBe(keyType);
     await fleet.expectIssues(authorities, options);
   });
 
   test("X509-35 X509-36 X509-37 X509-38 publishes entries of one certificate each, with its use and without kid", async () => {
-    const first = await Authorities.open(await fleet.server());
-    const second = await Authorities.open(await fleet.server({ keys: openMemoryKeys() }));
+    const first = await openX509(await fleet.server());
+    const second = await openX509(await fleet.server({ keys: openMemoryKeys() }));
     const document = JSON.parse(encodeBundleDocument((await fleet.store.bundles.find(fleet.trustDomain)) as Bundle));
     const keys = document.keys as readonly { readonly use: string; readonly x5c: readonly string[] }[];
     expect(keys.map(({ use, x5c }) => [use, x5c.length])).toEqual([
@@ -73,7 +72,7 @@ describe("the first start", () => {
 describe("while it runs", () => {
   test("the next authority is published at half of the lifetime and signs at five sixths", async () => {
     const options = await fleet.server();
-    const authorities = await Authorities.open(options);
+    const authorities = await openX509(options);
     const first = authorities.signing().id;
     await using _ = ticking(authorities);
     await pass(options, 12 * HOUR + 60);
@@ -93,7 +92,7 @@ describe("while it runs", () => {
 
   test("a server that outlives its CA many times goes on issuing, never with an unpublished authority", async () => {
     const options = await fleet.server({ ttlSeconds: 6 * HOUR });
-    const authorities = await Authorities.open(options);
+    const authorities = await openX509(options);
     await using _ = ticking(authorities);
     const seen = new Set<string>();
     for (let hour = 0; hour < 30; hour += 1) {
@@ -108,7 +107,7 @@ describe("while it runs", () => {
 
   test("a jump past the end is no dead end: a new authority is made with the next tick", async () => {
     const options = await fleet.server();
-    const authorities = await Authorities.open(options);
+    const authorities = await openX509(options);
     const first = authorities.signing().id;
     await eventually("nothing is due", () => options.clock.sleepers === 0);
     options.clock.move(40 * DAY);
@@ -124,7 +123,7 @@ describe("while it runs", () => {
 
   test("a clock set back before the start refuses to sign, and says so, until a new authority is made", async () => {
     const options = await fleet.server();
-    const authorities = await Authorities.open(options);
+    const authorities = await openX509(options);
     options.clock.move(-HOUR);
     expect(faultOf(() => authorities.signing())).toMatchObject({
       code: "x509-ca-not-yet-valid",
@@ -143,7 +142,7 @@ describe("while it runs", () => {
       return fleet.store.bundles.change(td, work);
     };
     const bundles = { find: (td: TrustDomain) => fleet.store.bundles.find(td), change };
-    const authorities = await Authorities.open({ ...options, bundles });
+    const authorities = await openX509({ ...options, bundles });
     const first = authorities.active.value;
     away = true;
     await using _ = ticking(authorities);
@@ -160,7 +159,7 @@ describe("while it runs", () => {
 
   test("an authority that was taken out of the stored bundle is withdrawn and replaced", async () => {
     const options = await fleet.server();
-    const authorities = await Authorities.open(options);
+    const authorities = await openX509(options);
     const first = authorities.signing().id;
     await using _ = ticking(authorities);
     await eventually("the first tick is over", () => options.clock.sleepers > 0);
@@ -181,7 +180,7 @@ describe("while it runs", () => {
     let away = false;
     const gate = <T>(work: () => Promise<T>): Promise<T> =>
       away ? Promise.reject(new Fault("unavailable", "database is away")) : work();
-    const authorities = await Authorities.open({
+    const authorities = await openX509({
       ...options,
       bundles: {
         find: (td) => gate(() => fleet.store.bundles.find(td)),

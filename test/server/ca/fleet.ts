@@ -1,10 +1,14 @@
 import { join } from "node:path";
 import { expect } from "vitest";
-import type { Authorities, AuthoritiesOptions } from "../../../server/ca/authorities.ts";
+import { Authorities, type AuthoritiesOptions } from "../../../server/ca/authorities.ts";
+import type { BundleAccess, TokenKind } from "../../../server/ca/bundle-edits.ts";
 import { Issuer } from "../../../server/ca/issue.ts";
+import { selfSignedKind, tokenKind } from "../../../server/ca/kinds.ts";
+import type { TokenSigningAuthority, X509SigningAuthority } from "../../../server/ca/slots.ts";
 import type { Store } from "../../../server/store/store.ts";
 import { parseCertificate } from "../../../src/crypto/certificate.ts";
 import { generateKey } from "../../../src/crypto/key.ts";
+import type { DistinguishedName } from "../../../src/crypto/name.ts";
 import { openDiskKeys } from "../../../src/keys/disk.ts";
 import { parseTrustDomain, type TrustDomain } from "../../../src/spiffe/id.ts";
 import { eventually } from "../../support/eventually.ts";
@@ -14,9 +18,21 @@ import { ManualClock, opensslVerify, openTestStore } from "./support.ts";
 export const HOUR = 3600;
 export const DAY = 24 * HOUR;
 
-export interface TestServer extends AuthoritiesOptions {
+type X509Authorities = Authorities<X509SigningAuthority>;
+
+export interface TestServer extends Omit<AuthoritiesOptions<X509SigningAuthority>, "type" | "bundles"> {
+  readonly bundles: BundleAccess;
+  readonly subject: DistinguishedName;
   readonly clock: ManualClock;
   readonly log: RecordingLog;
+}
+
+export function openTokens(kind: TokenKind, options: TestServer): Promise<Authorities<TokenSigningAuthority>> {
+  return Authorities.open({ ...options, type: tokenKind(kind, options) });
+}
+
+export function openX509(options: TestServer): Promise<X509Authorities> {
+  return Authorities.open({ ...options, type: selfSignedKind(options) });
 }
 
 /** Servers of one trust domain on one database; each test takes a trust domain of its own. */
@@ -84,7 +100,7 @@ export class Fleet implements AsyncDisposable {
   }
 
   /** Issues through the only door, and has openssl verify the result under a root of the stored bundle. */
-  async expectIssues(authorities: Authorities, { clock }: TestServer): Promise<void> {
+  async expectIssues(authorities: X509Authorities, { clock }: TestServer): Promise<void> {
     const lifetimes = { defaultTtlSeconds: HOUR, agentTtlSeconds: HOUR };
     const issuer = new Issuer({ trustDomain: this.#trustDomain, authorities, clock, ...lifetimes });
     const { publicKey } = await generateKey("ec-p256");
@@ -100,7 +116,7 @@ export class Fleet implements AsyncDisposable {
 }
 
 /** Runs the ticks of a server while the test goes on. */
-export function ticking(authorities: Authorities): AsyncDisposable {
+export function ticking(authorities: Pick<X509Authorities, "run">): AsyncDisposable {
   const stop = new AbortController();
   const ended = authorities.run(stop.signal).catch(() => undefined);
   return {

@@ -1,7 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { Authorities } from "../../../server/ca/authorities.ts";
 import { openMemoryKeys } from "../../../src/keys/memory.ts";
-import { DAY, Fleet, type TestServer } from "./fleet.ts";
+import { DAY, Fleet, openX509, type TestServer } from "./fleet.ts";
 import { messagesOf } from "./support.ts";
 
 let fleet: Fleet;
@@ -14,9 +13,9 @@ beforeEach(() => fleet.nextTrustDomain());
 
 describe("a restart", () => {
   test("keeps the authority when the keys are on disk", async () => {
-    const before = await Authorities.open(await fleet.server());
+    const before = await openX509(await fleet.server());
     const options = await fleet.server();
-    const after = await Authorities.open(options);
+    const after = await openX509(options);
     expect(after.signing().id).toBe(before.signing().id);
     expect(await fleet.roots()).toEqual([before.signing().id]);
     expect(messagesOf(options.log, "info")).toEqual(["X509 CA activated"]);
@@ -24,9 +23,9 @@ describe("a restart", () => {
   });
 
   test("makes a new one when the keys were in memory; the old root stays", async () => {
-    const before = await Authorities.open(await fleet.server({ keys: openMemoryKeys() }));
+    const before = await openX509(await fleet.server({ keys: openMemoryKeys() }));
     const options = await fleet.server({ keys: openMemoryKeys() });
-    const after = await Authorities.open(options);
+    const after = await openX509(options);
     expect(after.signing().id).not.toBe(before.signing().id);
     expect(await fleet.roots()).toEqual([before.signing().id, after.signing().id]);
     await fleet.expectIssues(after, options);
@@ -40,10 +39,10 @@ describe("a restart", () => {
       reason: "not yet valid",
     },
   ])("$title", async ({ seconds, reason }) => {
-    const before = await Authorities.open(await fleet.server());
+    const before = await openX509(await fleet.server());
     const options = await fleet.server();
     options.clock.move(seconds);
-    const after = await Authorities.open(options);
+    const after = await openX509(options);
     expect(options.log.lines).toContainEqual(
       expect.objectContaining({
         level: "warn",
@@ -57,23 +56,23 @@ describe("a restart", () => {
   });
 
   test("does not use an authority that the stored bundle lacks: publish, then use", async () => {
-    const before = await Authorities.open(await fleet.server());
+    const before = await openX509(await fleet.server());
     const lost = before.signing().id;
     await fleet.emptyBundle();
     const options = await fleet.server();
-    const after = await Authorities.open(options);
+    const after = await openX509(options);
     expect(await fleet.roots()).toEqual([after.signing().id]);
     expect(after.signing().id).not.toBe(lost);
     await fleet.expectIssues(after, options);
   });
 
   test("two servers on one database each find their own again", async () => {
-    const one = await Authorities.open(await fleet.server({ keysFile: "one.json" }));
-    const two = await Authorities.open(await fleet.server({ keysFile: "two.json" }));
+    const one = await openX509(await fleet.server({ keysFile: "one.json" }));
+    const two = await openX509(await fleet.server({ keysFile: "two.json" }));
     expect(new Set(await fleet.roots()).size).toBe(2);
     const again = [
-      await Authorities.open(await fleet.server({ keysFile: "one.json" })),
-      await Authorities.open(await fleet.server({ keysFile: "two.json" })),
+      await openX509(await fleet.server({ keysFile: "one.json" })),
+      await openX509(await fleet.server({ keysFile: "two.json" })),
     ];
     expect(again.map((found) => found.signing().id)).toEqual([one.signing().id, two.signing().id]);
     expect(await fleet.roots()).toHaveLength(2);
@@ -130,16 +129,16 @@ describe("a crash at any point of the first start", () => {
 
   test.each(POINTS)("$point leaves a sound next start, and one after it that changes nothing", async ({ wrap }) => {
     const options = await fleet.server();
-    await Authorities.open({ ...options, ...wrap(options) }).catch((error: unknown) =>
+    await openX509({ ...options, ...wrap(options) }).catch((error: unknown) =>
       expect(String(error)).toContain("power cut"),
     );
     const next = await fleet.server();
-    const authorities = await Authorities.open(next);
+    const authorities = await openX509(next);
     expect(await fleet.journal()).toEqual({ [authorities.signing().id]: "active" });
     expect((await fleet.roots()).length).toBeLessThanOrEqual(2);
     await fleet.expectIssues(authorities, next);
     const settled = await fleet.roots();
-    const again = await Authorities.open(await fleet.server());
+    const again = await openX509(await fleet.server());
     expect([again.signing().id, await fleet.roots()]).toEqual([authorities.signing().id, settled]);
   });
 });
