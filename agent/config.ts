@@ -19,6 +19,7 @@ import {
 import { parseTrustDomain, type TrustDomain } from "../src/spiffe/id.ts";
 import { type TrustBundleConfig, trustBundleConfig } from "./config/bootstrap.ts";
 import { AGENT_SOCKET, agentKeys } from "./config/keys.ts";
+import { type NodeAttestorConfig, nodeAttestorConfig } from "./config/node-attestors.ts";
 
 /** The Workload API's socket, when neither file nor flag names another. */
 export const DEFAULT_AGENT_SOCKET = AGENT_SOCKET;
@@ -39,7 +40,7 @@ export interface AgentConfig {
   readonly syncIntervalMs: number;
   readonly allowUnauthenticatedVerifiers: boolean;
   readonly keyManager: { readonly type: "memory" } | { readonly type: "disk"; readonly directory: string };
-  readonly nodeAttestor: { readonly type: "join_token" };
+  readonly nodeAttestor: NodeAttestorConfig;
   readonly workloadAttestors: readonly UnixAttestorConfig[];
   readonly healthChecks: HealthChecks;
   readonly availabilityTargetMs?: number;
@@ -132,6 +133,7 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
   checkTokens(agent, reader);
   checkAdminSocket(agent, reader);
   checkPluginCounts(plugins, reader);
+  const nodeAttestor = nodeAttestorConfig(plugins.NodeAttestor, reader);
   reader.throwFaults();
   const env = options.env ?? process.env;
   const dataDir = agent.data_dir ?? (hasFile ? resolve(".") : defaultDataDirectory("agent", env));
@@ -141,7 +143,7 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
     dataDir,
     trustBundle,
     keyManager: keyManagerOf(plugins, dataDir),
-    nodeAttestor: { type: "join_token" as const },
+    nodeAttestor,
     workloadAttestors: [unixAttestor(plugins)],
     procRoot: env["HOST_PROC"] || "/proc",
     warnings: reader.warnings,
@@ -216,11 +218,9 @@ function checkAdminSocket(agent: AgentValues["agent"], reader: ConfigReader): vo
 }
 
 function checkPluginCounts(plugins: AgentValues["plugins"], reader: ConfigReader): void {
-  for (const type of ["KeyManager", "NodeAttestor"] as const) {
-    const count = pluginNames(plugins[type]).length;
-    if (count > 1)
-      reader.fault("plugins", `plugin type "${type}" constraint not satisfied: expected exactly 1 but got ${count}`);
-  }
+  const count = pluginNames(plugins.KeyManager).length;
+  if (count > 1)
+    reader.fault("plugins", `plugin type "KeyManager" constraint not satisfied: expected exactly 1 but got ${count}`);
 }
 
 function keyManagerOf({ KeyManager }: AgentValues["plugins"], dataDir: string): AgentConfig["keyManager"] {

@@ -7,6 +7,7 @@ import type { Log } from "../src/runtime/log.ts";
 import type { AgentConfig, UnixAttestorConfig } from "./config.ts";
 import type { NodeAttestor } from "./node/attestor.ts";
 import { joinTokenAttestor } from "./node/join-token.ts";
+import { x509popAttestor } from "./node/x509pop.ts";
 import type { Attestor } from "./workload/attest.ts";
 import { UnixAttestor } from "./workload/unix.ts";
 
@@ -33,12 +34,22 @@ export function openKeyManager(config: KeyManagerConfig, log: Log): Promise<Expo
   return config.type === "disk" ? keyManagers.disk(config, log) : keyManagers.memory(config, log);
 }
 
-const nodeAttestors: { readonly [T in AgentConfig["nodeAttestor"]["type"]]: (config: AgentConfig) => NodeAttestor } = {
-  join_token: joinTokenAttestor,
+type NodeAttestorConfig = AgentConfig["nodeAttestor"];
+type NodeAttestorOf<T extends NodeAttestorConfig["type"]> = Extract<NodeAttestorConfig, { readonly type: T }>;
+
+const nodeAttestors: {
+  readonly [T in NodeAttestorConfig["type"]]: (own: NodeAttestorOf<T>, config: AgentConfig) => NodeAttestor;
+} = {
+  join_token: (_, config) => joinTokenAttestor(config),
+  x509pop: ({ source }) => x509popAttestor(source),
 };
 
 export function openNodeAttestor(config: AgentConfig): NodeAttestor {
-  return nodeAttestors[config.nodeAttestor.type](config);
+  return openAttestor(config.nodeAttestor, config);
+}
+
+function openAttestor<T extends NodeAttestorConfig["type"]>(own: NodeAttestorOf<T>, config: AgentConfig): NodeAttestor {
+  return nodeAttestors[own.type as T](own, config);
 }
 
 export interface WorkloadAttestorParts {

@@ -40,6 +40,7 @@ const FINAL_CODES: ReadonlySet<string> = new Set([
   "trust-bundle-missing",
   "bundle-missing",
   "kept-svid-unusable",
+  "x509pop-keypair",
 ]);
 
 /** Runs an agent until the signal. Opened from top to bottom; disposal closes in the opposite order. */

@@ -21,6 +21,7 @@ import { parseTrustDomain, type SpiffeId, type TrustDomain } from "../src/spiffe
 import { type DataStoreConfig, dataStoreConfig } from "./config/data-store.ts";
 import { SERVER_SOCKET, serverKeys } from "./config/keys.ts";
 import { warnOfLifetimes } from "./config/lifetimes.ts";
+import { type NodeAttestorConfig, nodeAttestorConfigs } from "./config/node-attestors.ts";
 
 /** The server's admin socket, when neither file, flag nor SPIRE_SERVER_PRIVATE_SOCKET names another. */
 export const DEFAULT_SERVER_SOCKET = SERVER_SOCKET;
@@ -51,7 +52,7 @@ export interface ServerConfig {
   readonly pruneAttestedNodes?: PruneAttestedNodes;
   readonly dataStore: DataStoreConfig;
   readonly keyManager: { readonly type: "memory" } | { readonly type: "disk"; readonly keysPath: string };
-  readonly nodeAttestors: readonly { readonly type: "join_token" }[];
+  readonly nodeAttestors: readonly NodeAttestorConfig[];
   readonly healthChecks: HealthChecks;
   /** For the log at start-up, one line each. */
   readonly warnings: readonly string[];
@@ -107,6 +108,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
   const dataDir = values.server.data_dir ?? defaultDataDirectory("server", options.env ?? process.env);
   const dataStore = dataStoreConfig(values.plugins.DataStore.sql, dataDir, reader);
   const keyManager = keyManagerOf(values, dataDir, reader);
+  const nodeAttestors = nodeAttestorConfigs(values.plugins.NodeAttestor, reader);
   warnOfLifetimes(svidLifetimes(values), values.server.ca_ttl, reader);
   warnOfEmptySubject(loaded);
   warnOfFlags(loaded);
@@ -117,7 +119,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
     dataDir,
     dataStore: present(dataStore),
     keyManager,
-    nodeAttestors: [{ type: "join_token" as const }],
+    nodeAttestors,
     warnings: reader.warnings,
   });
 }

@@ -4,6 +4,7 @@ import { openMemoryKeys } from "../src/keys/memory.ts";
 import type { Log } from "../src/runtime/log.ts";
 import type { NodeAttestor } from "./attest/attestor.ts";
 import { JoinTokenAttestor, type JoinTokenOptions } from "./attest/join-token.ts";
+import { X509PopAttestor, type X509PopOptions } from "./attest/x509pop.ts";
 import type { ServerConfig } from "./config.ts";
 
 /*
@@ -29,18 +30,29 @@ export function openKeyManager(config: KeyManagerConfig, log: Log): Promise<KeyM
   return config.type === "disk" ? keyManagers.disk(config, log) : keyManagers.memory(config, log);
 }
 
-type NodeAttestorType = ServerConfig["nodeAttestors"][number]["type"];
-export type NodeAttestorParts = JoinTokenOptions;
+type NodeAttestorConfig = ServerConfig["nodeAttestors"][number];
+type NodeAttestorOf<T extends NodeAttestorConfig["type"]> = Extract<NodeAttestorConfig, { readonly type: T }>;
+export type NodeAttestorParts = JoinTokenOptions & Pick<X509PopOptions, "ownAuthorities" | "log">;
 
-const nodeAttestors: { readonly [T in NodeAttestorType]: (parts: NodeAttestorParts) => NodeAttestor } = {
-  join_token: (parts) => new JoinTokenAttestor(parts),
+const nodeAttestors: {
+  readonly [T in NodeAttestorConfig["type"]]: (
+    config: NodeAttestorOf<T>,
+    parts: NodeAttestorParts,
+  ) => NodeAttestor | Promise<NodeAttestor>;
+} = {
+  join_token: (_, parts) => new JoinTokenAttestor(parts),
+  x509pop: (config, parts) => X509PopAttestor.open({ ...config, ...parts }),
 };
 
-/** Those of the configuration, and join tokens always: only an administrator can make one. */
+/** Those of the configuration. Throws `invalid` when what one needs to judge can't be read. */
 export function openNodeAttestors(
-  config: ServerConfig["nodeAttestors"],
+  configs: ServerConfig["nodeAttestors"],
   parts: NodeAttestorParts,
-): readonly NodeAttestor[] {
-  const types = new Set<NodeAttestorType>(["join_token", ...config.map(({ type }) => type)]);
-  return [...types].map((type) => nodeAttestors[type](parts));
+): Promise<readonly NodeAttestor[]> {
+  return Promise.all(configs.map((config) => openNodeAttestor(config, parts)));
+}
+
+function openNodeAttestor<T extends NodeAttestorConfig["type"]>(config: NodeAttestorOf<T>, parts: NodeAttestorParts) {
+  const open = nodeAttestors[config.type as T];
+  return open(config, { ...parts, log: parts.log.child({ node_attestor_type: config.type }) });
 }

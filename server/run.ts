@@ -1,3 +1,4 @@
+import { parseCertificate } from "../src/crypto/certificate.ts";
 import { generateKey } from "../src/crypto/key.ts";
 import { RpcServer } from "../src/rpc/serve.ts";
 import type { Clock } from "../src/runtime/clock.ts";
@@ -45,7 +46,7 @@ export async function runServer(options: RunServerOptions): Promise<void> {
   const store = scope.use(await openStore(config.dataStore, { log: part(log, "datastore"), clock, signal }));
   await checkTrustDomain(config.trustDomain, store);
   const state = await openState(options, store, scope);
-  const servers = openServers(options, store, state);
+  const servers = openServers(options, state, await serviceParts(options, store, state));
   // Disposed of first: no call outlives what it stands on.
   scope.use(servers.admin);
   scope.use(servers.tcp);
@@ -154,14 +155,13 @@ interface Servers {
   readonly peers: Peers;
 }
 
-function openServers(options: RunServerOptions, store: Store, state: State): Servers {
-  const { config, log, clock } = options;
+function openServers({ config, log, clock }: RunServerOptions, state: State, parts: ServiceParts): Servers {
   const { trustDomain, adminIds, rateLimit, auditLogEnabled } = config;
   const { directory } = state;
   const apiLog = part(log, "api");
   const peers = new Peers({ directory, trustDomain, adminIds, clock, log: part(log, "endpoints") });
-  const services = servedServices(serviceParts(options, store, state));
-  const gate = new AgentGate({ directory, nodes: store.nodes, caughtUp: () => state.follower.caughtUp(), clock });
+  const services = servedServices(parts);
+  const gate = new AgentGate({ directory, nodes: parts.nodes, caughtUp: () => state.follower.caughtUp(), clock });
   const routes = new Map([...services.everywhere, ...services.local].flatMap(({ routes }) => [...routes]));
   const admission = new Admission({ routes, directory, adminIds, gate, peers, rateLimit, auditLogEnabled, clock });
   const serve = (served: readonly ServedService[]): RpcServer<Authorization> =>
@@ -175,11 +175,18 @@ function openServers(options: RunServerOptions, store: Store, state: State): Ser
   return { admin: serve([...services.everywhere, ...services.local]), tcp: serve(services.everywhere), peers };
 }
 
-function serviceParts({ config, clock }: RunServerOptions, store: Store, state: State): ServiceParts {
+async function serviceParts(
+  { config, clock, log }: RunServerOptions,
+  store: Store,
+  state: State,
+): Promise<ServiceParts> {
   const { trustDomain } = config;
   const { nodes, entries, tokens, bundles } = store;
   const { directory, issuer, follower } = state;
-  const attestors = openNodeAttestors(config.nodeAttestors, { trustDomain, tokens, clock });
+  const attestors = await openNodeAttestors(config.nodeAttestors, {
+    ...{ trustDomain, tokens, clock, log: part(log, "node_attestor") },
+    ownAuthorities: () => (directory.ownBundle.value?.x509Authorities ?? []).map(({ asn1 }) => parseCertificate(asn1)),
+  });
   const attestation = new NodeAttestation({ trustDomain, attestors, node: (id) => directory.node(id) });
   const seams = { caughtUp: visible(follower), checkReady: () => checkReady(state) };
   return { trustDomain, nodes, entries, tokens, bundles, directory, issuer, attestation, clock, ...seams };

@@ -16,6 +16,7 @@ import { plugins } from "../../src/runtime/config-plugins.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { filePath, logKeys, profilingKeys, sharedSections, socketPath } from "../../src/runtime/program-config.ts";
 import { parseTrustDomainOrId } from "../../src/spiffe/id.ts";
+import { nodeAttestorPlugins } from "./node-attestors.ts";
 
 /** SPIRE's. */
 export const AGENT_SOCKET = "/tmp/spire-agent/public/api.sock";
@@ -118,18 +119,7 @@ export const agentKeys = {
     },
     NodeAttestor: {
       doc: "How the agent proves who it is. Default: join_token.",
-      plugins: {
-        join_token: { doc: "A one-time token.", keys: {} },
-        aws_iid: undefined,
-        azure_imds: undefined,
-        azure_msi: undefined,
-        gcp_iit: undefined,
-        http_challenge: undefined,
-        k8s_psat: undefined,
-        sshpop: undefined,
-        tpm_devid: undefined,
-        x509pop: undefined,
-      },
+      plugins: nodeAttestorPlugins,
     },
     WorkloadAttestor: {
       doc: "How workloads are told apart. Default: unix.",

@@ -1,5 +1,5 @@
 import { Fault } from "../../src/runtime/fault.ts";
-import { isMember, pathOf, type SpiffeId, serverId, type TrustDomain } from "../../src/spiffe/id.ts";
+import { isAgentId, isMember, pathOf, type SpiffeId, serverId, type TrustDomain } from "../../src/spiffe/id.ts";
 import { selectorSet } from "../../src/spiffe/selector.ts";
 import type { AttestedNode } from "../store/store.ts";
 import type { AttestationContext, Challenge, NodeAttestor, NodeClaim } from "./attestor.ts";
@@ -42,7 +42,7 @@ export class NodeAttestation {
       });
     }
     const claim = await judge(attestor, evidence);
-    this.#checkId(attestor.type, claim.id);
+    this.#checkId(attestor, claim.id);
     // A ban empties the serial and keeps the record.
     if (this.#options.node(claim.id)?.serialNumber === "") {
       throw new Fault("denied", "failed to attest: agent is banned", {
@@ -53,17 +53,26 @@ export class NodeAttestation {
     return { ...claim, selectors: selectorSet(claim.selectors) };
   }
 
-  #checkId(type: string, id: SpiffeId): void {
+  #checkId({ type, ownPath = false }: NodeAttestor, id: SpiffeId): void {
     const { trustDomain } = this.#options;
     if (id === serverId(trustDomain)) throw new Fault("internal", "agent ID cannot collide with the server ID");
     if (!isMember(id, trustDomain)) {
       throw new Fault("internal", `invalid agent ID: "${id}" is not a member of trust domain "${trustDomain}"`);
     }
-    if (!pathOf(id).startsWith(`/spire/agent/${type}/`)) {
+    const [, , space, first, ...rest] = pathOf(id).split("/");
+    const isOwn = ownPath ? !NAMESPACES.has(first ?? "") || first === type : first === type && rest.length > 0;
+    if (!isAgentId(id) || space !== "agent" || !isOwn) {
       throw new Fault("internal", `invalid agent ID: "${id}" is not in the agent namespace for attestor "${type}"`);
     }
   }
 }
+
+/** First segments that belong to one attestor each, configured or not. */
+const NAMESPACES: ReadonlySet<string> = new Set([
+  JOIN_TOKEN,
+  ...["x509pop", "sshpop", "http_challenge", "k8s_psat", "tpm_devid", "tpm"],
+  ...["aws_iid", "gcp_iit", "azure_imds", "azure_msi"],
+]);
 
 /** SPIRE names the attestor in the message, except for join tokens, which it judges itself. */
 async function judge(attestor: NodeAttestor, { payload, challenge, context }: Evidence): Promise<NodeClaim> {

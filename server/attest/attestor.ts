@@ -22,6 +22,8 @@ export type Challenge = (bytes: Uint8Array) => Promise<Uint8Array>;
 export interface NodeAttestor {
   /** Name in configuration, on the wire and in agent IDs. */
   readonly type: string;
+  /** Its agent IDs need not begin with its type: a path template makes them. They never begin with another's. */
+  readonly ownPath?: boolean;
   /** Throws `invalid` or `denied` when the evidence does not hold. */
   attest(payload: Uint8Array, challenge: Challenge, context: AttestationContext): Promise<NodeClaim>;
 }

@@ -23,6 +23,7 @@ import {
 } from "../../src/runtime/program-config.ts";
 import { parseSpiffeId, parseTrustDomainOrId } from "../../src/spiffe/id.ts";
 import { dataStoreKeys } from "./data-store.ts";
+import { nodeAttestorPlugins } from "./node-attestors.ts";
 
 /** SPIRE's. */
 export const SERVER_SOCKET = "/tmp/spire-server/private/api.sock";
@@ -151,18 +152,7 @@ export const serverKeys = {
     },
     NodeAttestor: {
       doc: "Ways for agents to prove who they are.",
-      plugins: {
-        join_token: { doc: "One-time tokens; always on.", keys: {} },
-        aws_iid: undefined,
-        azure_imds: undefined,
-        azure_msi: undefined,
-        gcp_iit: undefined,
-        http_challenge: undefined,
-        k8s_psat: undefined,
-        sshpop: undefined,
-        tpm_devid: undefined,
-        x509pop: undefined,
-      },
+      plugins: nodeAttestorPlugins,
     },
     UpstreamAuthority: {
       doc: "Who signs the CA certificate.",

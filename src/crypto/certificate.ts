@@ -39,6 +39,15 @@ export interface Certificate extends Extensions, SignedData {
 
 /** Strict DER, one certificate and nothing after it, at most 16 KiB. Throws `invalid`. */
 export function parseCertificate(der: Uint8Array): Certificate {
+  return parse(der);
+}
+
+/** As `parseCertificate`, whose `key()` takes RSA keys of up to `maxRsaBits`. */
+export function parseCertificateUpTo(der: Uint8Array, maxRsaBits: number): Certificate {
+  return parse(der, maxRsaBits);
+}
+
+function parse(der: Uint8Array, maxRsaBits?: number): Certificate {
   if (der.length > MAX_CERTIFICATE_BYTES) throw tooLarge("certificate is larger than 16 KiB");
   const outer = new DerReader(der);
   const { raw, body } = outer.read(TAG.sequence);
@@ -59,7 +68,7 @@ export function parseCertificate(der: Uint8Array): Certificate {
     signature,
     ...fields,
     key() {
-      key ??= checkPublicKey(fields.publicKey);
+      key ??= checkPublicKey(fields.publicKey, maxRsaBits);
       return key;
     },
   };

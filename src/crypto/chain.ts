@@ -26,15 +26,33 @@ export interface ChainOptions {
  * nothing about what the leaf may be used for. Throws `denied`; the work is bounded whatever the peer sends.
  */
 export function verifyChain(options: ChainOptions): readonly Certificate[] {
+  const search = searchOf(options);
+  const first = search.next();
+  if (first.done === true) throw first.value;
+  return first.value;
+}
+
+/** As `verifyChain`, with every path that holds: a cross-signed certificate has several. At least one. */
+export function verifyChains(options: ChainOptions): readonly (readonly Certificate[])[] {
+  const search = searchOf(options);
+  const paths: (readonly Certificate[])[] = [];
+  for (let next = search.next(); ; next = search.next()) {
+    if (next.done !== true) paths.push(next.value);
+    else if (paths.length > 0) return paths;
+    else throw next.value;
+  }
+}
+
+/** Yields the paths that hold; returns what to tell when there is none. */
+function* searchOf(options: ChainOptions): Generator<readonly Certificate[], Fault, undefined> {
   const [leaf, ...intermediates] = options.chain;
   if (leaf === undefined) throw denied("empty certificates chain", "empty-chain");
   if (options.chain.length > MAX_CHAIN_CERTIFICATES)
     throw denied(`certificate chain is longer than ${MAX_CHAIN_CERTIFICATES}`, "chain-too-long");
   checkAlone(leaf, options.at);
   const search = new PathSearch(intermediates, options);
-  const path = search.from([leaf]);
-  if (path !== undefined) return path;
-  throw search.failure ?? denied("x509: certificate signed by unknown authority", "unknown-authority");
+  yield* search.from([leaf]);
+  return search.failure ?? denied("x509: certificate signed by unknown authority", "unknown-authority");
 }
 
 /** Depth first, roots before intermediates. */
@@ -55,20 +73,18 @@ class PathSearch {
     this.#at = at;
   }
 
-  from(path: readonly Certificate[]): readonly Certificate[] | undefined {
+  *from(path: readonly Certificate[]): Generator<readonly Certificate[], void, undefined> {
     const child = path.at(-1);
-    if (child === undefined) return undefined;
+    if (child === undefined) return;
     for (const root of issuersOf(child, this.#roots)) {
       const whole = [...path, root];
-      if (this.#holds(child, root) && this.#attempt(() => this.#checkPath(whole))) return whole;
+      if (this.#holds(child, root) && this.#attempt(() => this.#checkPath(whole))) yield whole;
     }
-    if (path.length >= MAX_CHAIN_CERTIFICATES) return undefined;
+    if (path.length >= MAX_CHAIN_CERTIFICATES) return;
     for (const issuer of issuersOf(child, this.#intermediates)) {
       if (path.some((passed) => sameKeyAndName(passed, issuer)) || !this.#holds(child, issuer)) continue;
-      const found = this.from([...path, issuer]);
-      if (found !== undefined) return found;
+      yield* this.from([...path, issuer]);
     }
-    return undefined;
   }
 
   #holds(child: Certificate, issuer: Certificate): boolean {

@@ -4,9 +4,13 @@ import { type DerReader, integerBytes, readOctets, readOid, readOnly, TAG } from
 
 const MIN_RSA_BITS = 2048;
 const MAX_RSA_BITS = 4096;
+/** What a caller may raise that to. */
+export const MOST_RSA_BITS = 8192;
 const MAX_RSA_EXPONENT = 2 ** 31 - 1;
-/** No accepted key comes near this; what is larger is not looked at. */
-const MAX_SPKI_BYTES = 1024;
+/** No accepted key comes near twice its RSA modulus; what is larger is not looked at. */
+function maxSpkiBytes(maxRsaBits: number): number {
+  return maxRsaBits / 4;
+}
 
 /** Named curves and the length of an uncompressed point on each. */
 const CURVES: ReadonlyMap<string, number> = new Map([
@@ -15,7 +19,9 @@ const CURVES: ReadonlyMap<string, number> = new Map([
   ["1.3.132.0.35", 133],
 ]);
 
-const CHECKS: ReadonlyMap<string, (parameters: DerReader, key: Uint8Array) => void> = new Map([
+type Check = (parameters: DerReader, key: Uint8Array, maxRsaBits: number) => void;
+
+const CHECKS: ReadonlyMap<string, Check> = new Map([
   ["1.2.840.10045.2.1", checkEc],
   ["1.2.840.113549.1.1.1", checkRsa],
   ["1.3.101.112", checkEd25519],
@@ -23,17 +29,18 @@ const CHECKS: ReadonlyMap<string, (parameters: DerReader, key: Uint8Array) => vo
 
 /**
  * The one gate for foreign public keys: ECDSA on P-256, P-384 or P-521 (named, uncompressed, on the curve), RSA of
- * 2048 to 4096 bits with an odd exponent from 3 to 2^31-1, Ed25519 outside the small subgroup. Throws `invalid`. T-X6.
+ * 2048 to 4096 bits (or up to `maxRsaBits`) with an odd exponent from 3 to 2^31-1, Ed25519 outside the small subgroup.
+ * Throws `invalid`. T-X6.
  */
-export function checkPublicKey(spki: Uint8Array): KeyObject {
-  if (spki.length > MAX_SPKI_BYTES) throw weak("public key is too large");
+export function checkPublicKey(spki: Uint8Array, maxRsaBits = MAX_RSA_BITS): KeyObject {
+  if (spki.length > maxSpkiBytes(maxRsaBits)) throw weak("public key is too large");
   const info = readOnly(spki);
   const algorithm = info.enter();
   const check = CHECKS.get(readOid(algorithm.read(TAG.oid)));
   if (check === undefined) throw weak("unsupported public key algorithm");
   const key = readOctets(info.read(TAG.bitString));
   info.end();
-  check(algorithm, key);
+  check(algorithm, key, maxRsaBits);
   algorithm.end();
   try {
     return createPublicKey({ key: Buffer.from(spki), format: "der", type: "spki" });
@@ -48,15 +55,15 @@ function checkEc(parameters: DerReader, key: Uint8Array): void {
   if (key.length !== size || key[0] !== 0x04) throw weak("elliptic curve point is not in the uncompressed form");
 }
 
-function checkRsa(parameters: DerReader, key: Uint8Array): void {
+function checkRsa(parameters: DerReader, key: Uint8Array, maxRsaBits: number): void {
   if (parameters.read(TAG.null).body.length > 0) throw weak("malformed RSA key parameters");
   const pair = readOnly(key);
   const modulus = magnitude(integerBytes(pair.read(TAG.integer)));
   const exponent = magnitude(integerBytes(pair.read(TAG.integer)));
   pair.end();
   const bits = bitLength(modulus);
-  if (bits < MIN_RSA_BITS || bits > MAX_RSA_BITS)
-    throw weak(`RSA key has ${bits} bits; ${MIN_RSA_BITS} to ${MAX_RSA_BITS} are allowed`);
+  if (bits < MIN_RSA_BITS || bits > maxRsaBits)
+    throw weak(`RSA key has ${bits} bits; ${MIN_RSA_BITS} to ${maxRsaBits} are allowed`);
   if (isEven(modulus)) throw weak("RSA modulus is even");
   const value =
     bitLength(exponent) > 31 ? Number.POSITIVE_INFINITY : Number.parseInt(Buffer.from(exponent).toString("hex"), 16);

@@ -406,7 +406,7 @@ describe("what SPIRE has and Steeple hasn't", () => {
 
   test.each([
     ["KeyManager", "aws_kms"],
-    ["NodeAttestor", "x509pop"],
+    ["NodeAttestor", "aws_iid"],
     ["NodeAttestor", "k8s_psat"],
     ["UpstreamAuthority", "disk"],
     ["Notifier", "k8sbundle"],
@@ -561,7 +561,7 @@ describe("the reference", () => {
     '`DataStore "sql"`',
     "`connection_string`",
     "`health_checks`",
-    "`x509pop`",
+    "`aws_iid`",
   ])("names %s", (key) => expect(text).toContain(key));
 
   test("says what has no effect and what is not supported", () => {

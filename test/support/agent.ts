@@ -7,7 +7,7 @@ import { fetchX509Svid, watchX509Svids, type X509Context } from "../../src/clien
 import { encodePem } from "../../src/crypto/pem.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
 import { eventually } from "./eventually.ts";
-import { type LogRecord, PROJECT, type TestServer } from "./server.ts";
+import { type LogRecord, PROJECT, pluginData, type TestServer } from "./server.ts";
 
 export interface TestAgentOptions {
   /** Default: a new one from the server. `null` for none. */
@@ -15,6 +15,8 @@ export interface TestAgentOptions {
   /** Keys of the `agent` section, over those of this helper. */
   readonly agent?: Readonly<Record<string, unknown>>;
   readonly keyManager?: "disk" | "memory";
+  /** Instead of a join token: its type and data. */
+  readonly nodeAttestor?: Readonly<Record<string, object>>;
   /** A folder of the caller's, which stays; for starting again on the same data. */
   readonly folder?: string;
   /** Do not wait until workloads can be served. */
@@ -63,7 +65,8 @@ export async function startAgent(server: TestServer, options: TestAgentOptions =
   const folder = options.folder ?? (await mkdtemp(join(tmpdir(), "steeple-agent-")));
   if (options.folder === undefined) cleanup.defer(() => rm(folder, { recursive: true, force: true }));
   const configFile = await writeAgentConfig(server, folder, options);
-  const token = options.token === undefined ? await server.createToken() : options.token;
+  const isByToken = options.token === undefined && options.nodeAttestor === undefined;
+  const token = isByToken ? await server.createToken() : (options.token ?? null);
   return await launch({ folder, configFile, cleanup: cleanup.move() }, { ...options, token });
 }
 
@@ -116,7 +119,7 @@ export async function writeAgentConfig(
         options.keyManager === "memory"
           ? { memory: { plugin_data: {} } }
           : { disk: { plugin_data: { directory: dataDir } } },
-      NodeAttestor: { join_token: { plugin_data: {} } },
+      NodeAttestor: pluginData(options.nodeAttestor ?? { join_token: {} }),
       WorkloadAttestor: { unix: { plugin_data: {} } },
     },
   };

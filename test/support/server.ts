@@ -49,6 +49,8 @@ export interface TestServerOptions {
   /** Further top-level sections. */
   readonly sections?: Readonly<Record<string, unknown>>;
   readonly keyManager?: "disk" | "memory";
+  /** Further node attestors with their data. */
+  readonly nodeAttestors?: Readonly<Record<string, object>>;
   /** A folder of the caller's, which stays; for starting again on the same data. */
   readonly folder?: string;
 }
@@ -139,7 +141,7 @@ export async function writeServerConfig(
     },
     plugins: {
       KeyManager: options.keyManager === "memory" ? { memory: { plugin_data: {} } } : disk,
-      NodeAttestor: { join_token: { plugin_data: {} } },
+      NodeAttestor: pluginData({ join_token: {}, ...options.nodeAttestors }),
       ...(databaseUrl === undefined ? {} : { DataStore: sql }),
     },
     ...options.sections,
@@ -147,6 +149,11 @@ export async function writeServerConfig(
   const path = join(folder, "server.json");
   await writeFile(path, JSON.stringify(config));
   return path;
+}
+
+/** `{ name: data }` as a configuration has it. */
+export function pluginData(plugins: Readonly<Record<string, object>>): Readonly<Record<string, object>> {
+  return Object.fromEntries(Object.entries(plugins).map(([name, data]) => [name, { plugin_data: data }]));
 }
 
 export interface ServerProcess {

@@ -1,0 +1,69 @@
+import type { ConfigReader, Values } from "../../src/runtime/config.ts";
+import { text } from "../../src/runtime/config-keys.ts";
+import { pluginNames } from "../../src/runtime/config-plugins.ts";
+import { filePath } from "../../src/runtime/program-config.ts";
+
+/*
+ * The agent's half of each node attestor, as configured.
+ */
+
+const x509pop = {
+  private_key_path: filePath({ doc: "PEM file with the private key; read for each attestation." }),
+  certificate_path: filePath({ doc: "PEM file with the certificate, and intermediates after it." }),
+  intermediates_path: filePath({ doc: "PEM file with more intermediates." }),
+  spiffe_endpoint_socket: text({ doc: "Another agent's Workload API: its SVID takes the files' place." }),
+};
+
+/** Data of the `NodeAttestor` plug-ins. */
+export const nodeAttestorPlugins = {
+  join_token: { doc: "A one-time token.", keys: {} },
+  x509pop: { doc: "A certificate whose key the node holds.", keys: x509pop },
+  aws_iid: undefined,
+  azure_imds: undefined,
+  azure_msi: undefined,
+  gcp_iit: undefined,
+  http_challenge: undefined,
+  k8s_psat: undefined,
+  sshpop: undefined,
+  tpm_devid: undefined,
+};
+
+interface Enabled {
+  readonly x509pop?: Values<typeof x509pop>;
+}
+
+export type NodeAttestorConfig =
+  | { readonly type: "join_token" }
+  | { readonly type: "x509pop"; readonly source: X509PopSource };
+
+/** Where certificate and key come from. */
+export type X509PopSource =
+  | { readonly kind: "socket"; readonly socket: string }
+  | {
+      readonly kind: "files";
+      readonly privateKeyPath: string;
+      readonly certificatePath: string;
+      readonly intermediatesPath?: string;
+    };
+
+/** The one that is configured; without any, a join token. */
+export function nodeAttestorConfig(enabled: Enabled, reader: ConfigReader): NodeAttestorConfig {
+  const count = pluginNames({ ...enabled }).length;
+  if (count > 1)
+    reader.fault("plugins", `plugin type "NodeAttestor" constraint not satisfied: expected exactly 1 but got ${count}`);
+  if (enabled.x509pop !== undefined) return { type: "x509pop", source: x509popSource(enabled.x509pop, reader) };
+  return { type: "join_token" };
+}
+
+function x509popSource(values: Values<typeof x509pop>, reader: ConfigReader): X509PopSource {
+  const { private_key_path: privateKeyPath, certificate_path: certificatePath, intermediates_path: more } = values;
+  if (values.spiffe_endpoint_socket !== undefined) return { kind: "socket", socket: values.spiffe_endpoint_socket };
+  for (const [key, value] of Object.entries({ private_key_path: privateKeyPath, certificate_path: certificatePath }))
+    if (value === undefined) reader.fault("plugins.NodeAttestor.x509pop", `${key} is required`);
+  return {
+    kind: "files",
+    privateKeyPath: privateKeyPath ?? "",
+    certificatePath: certificatePath ?? "",
+    ...(more === undefined ? {} : { intermediatesPath: more }),
+  };
+}
