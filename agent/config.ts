@@ -20,7 +20,6 @@ import { parseTrustDomain, type TrustDomain } from "../src/spiffe/id.ts";
 import { type TrustBundleConfig, trustBundleConfig } from "./config/bootstrap.ts";
 import { AGENT_SOCKET, agentKeys } from "./config/keys.ts";
 import { type NodeAttestorConfig, nodeAttestorConfig } from "./config/node-attestors.ts";
-import { type WorkloadAttestorConfig, workloadAttestorConfigs } from "./config/workload.ts";
 
 /** The Workload API's socket, when neither file nor flag names another. */
 export const DEFAULT_AGENT_SOCKET = AGENT_SOCKET;
@@ -42,7 +41,7 @@ export interface AgentConfig {
   readonly allowUnauthenticatedVerifiers: boolean;
   readonly keyManager: { readonly type: "memory" } | { readonly type: "disk"; readonly directory: string };
   readonly nodeAttestor: NodeAttestorConfig;
-  readonly workloadAttestors: readonly WorkloadAttestorConfig[];
+  readonly workloadAttestors: readonly UnixAttestorConfig[];
   readonly healthChecks: HealthChecks;
   readonly availabilityTargetMs?: number;
   readonly x509SvidCacheMaxSize: number;
@@ -53,6 +52,13 @@ export interface AgentConfig {
   readonly logSelectors?: readonly string[];
   /** For the log at start-up, one line each. */
   readonly warnings: readonly string[];
+}
+
+export interface UnixAttestorConfig {
+  readonly type: "unix";
+  readonly discoverWorkloadPath: boolean;
+  /** Bytes; 0 is no limit, negative hashes nothing. */
+  readonly workloadSizeLimit: number;
 }
 
 /** Flags of `run` and `validate` that set keys; their values go to `loadAgentConfig`. */
@@ -128,9 +134,8 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
   checkAdminSocket(agent, reader);
   checkPluginCounts(plugins, reader);
   const nodeAttestor = nodeAttestorConfig(plugins.NodeAttestor, reader);
-  const env = options.env ?? process.env;
-  const workloadAttestors = workloadAttestorConfigs(plugins.WorkloadAttestor, reader, env);
   reader.throwFaults();
+  const env = options.env ?? process.env;
   const dataDir = agent.data_dir ?? (hasFile ? resolve(".") : defaultDataDirectory("agent", env));
   return deepFreeze({
     ...coreConfig(values),
@@ -139,7 +144,7 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
     trustBundle,
     keyManager: keyManagerOf(plugins, dataDir),
     nodeAttestor,
-    workloadAttestors,
+    workloadAttestors: [unixAttestor(plugins)],
     procRoot: env["HOST_PROC"] || "/proc",
     warnings: reader.warnings,
   });
@@ -221,4 +226,12 @@ function checkPluginCounts(plugins: AgentValues["plugins"], reader: ConfigReader
 function keyManagerOf({ KeyManager }: AgentValues["plugins"], dataDir: string): AgentConfig["keyManager"] {
   if (KeyManager.memory !== undefined) return { type: "memory" };
   return { type: "disk", directory: KeyManager.disk?.directory ?? dataDir };
+}
+
+function unixAttestor({ WorkloadAttestor }: AgentValues["plugins"]): UnixAttestorConfig {
+  return {
+    type: "unix",
+    discoverWorkloadPath: WorkloadAttestor.unix?.discover_workload_path ?? false,
+    workloadSizeLimit: WorkloadAttestor.unix?.workload_size_limit ?? 0,
+  };
 }

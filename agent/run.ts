@@ -122,11 +122,10 @@ async function serveWorkloads(
   scope: AsyncDisposableStack,
 ): Promise<AgentHealth> {
   const { procRoot } = config;
-  const attestationLog = part(log, "workload_attestor");
-  const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, procRoot, signal, log: attestationLog });
+  const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, procRoot, signal });
   const probe = workloadApiProbe(config.socketPath);
   const { services, admit } = workloadServices({
-    attestor: new WorkloadAttestor({ attestors, clock, procRoot, log: attestationLog }),
+    attestor: new WorkloadAttestor({ attestors, clock, procRoot, log: part(log, "workload_attestor") }),
     identities: cache,
     allowUnauthenticatedVerifiers: config.allowUnauthenticatedVerifiers,
     logSelectors: config.logSelectors ?? [],

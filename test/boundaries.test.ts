@@ -16,6 +16,7 @@ const ROOMS: readonly { readonly room: string; readonly may: readonly string[] }
   { room: "src/evidence/", may: ["src/runtime/", "src/crypto/", "src/tpm/", "src/spiffe/"] },
   { room: "src/rpc/", may: ["src/runtime/", "src/crypto/", "src/tpm/", "src/spiffe/", "src/keys/", "src/evidence/"] },
   { room: "src/client/", may: ["src/runtime/", "src/crypto/", "src/tpm/", "src/spiffe/", "src/keys/", "src/rpc/"] },
+  { room: "src/cli/", may: ["src/runtime/", "src/crypto/", "src/spiffe/", "src/rpc/"] },
   { room: "src/dev/", may: ["src/"] },
 
   { room: "server/main.ts", may: ["src/", "server/cli/", "server/run.ts"] },

@@ -28,7 +28,7 @@ interface Compose {
 }
 
 const compose: Compose = parse(readFileSync(join(PROJECT, "docker-compose.yml"), "utf8"), { merge: true });
-const programs = { "steeple-server": serverProgram(), "steeple-agent": agentProgram() };
+const programs = { "steeple-server": serverProgram({}), "steeple-agent": agentProgram() };
 
 /** Every `steeple-…` command line in the file: commands, healthchecks, and the lines of shell scripts. */
 function commandLines(): string[] {

@@ -1,19 +1,22 @@
+import type { Api } from "../../src/cli/api-command.ts";
+import type { Answer } from "../../src/cli/output.ts";
 import type { ListAgentsRequest } from "../../src/rpc/gen/spire/api/server/agent/v1/ListAgentsRequest.ts";
 import type { Agent__Output } from "../../src/rpc/gen/spire/api/types/Agent.ts";
-import { escapeHtml } from "../../src/rpc/proto-json.ts";
-import { AgentApi } from "../../src/rpc/protos.ts";
+import { AgentApi, EntryApi } from "../../src/rpc/protos.ts";
 import { group } from "../../src/runtime/cli.ts";
 import { type Clock, systemClock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { type FlagSpecs, type FlagValues, outputFlag } from "../../src/runtime/flags.ts";
 import type { TextOutput } from "../../src/runtime/terminal.ts";
-import { type ServerConnection, serverCommand } from "./connection.ts";
-import { usage } from "./entry-message.ts";
+import { serverCommand } from "./connection.ts";
+import { usage } from "./input.ts";
 import { idFrom, matchFrom, matchSelectorsFlag, selectorFrom } from "./match.ts";
-import { idText, plural, print, printAgent } from "./print.ts";
+import { agentTable, idText, plural, printAgent } from "./print.ts";
 
 const PAGE_SIZE = 1000;
 const EXPIRES_BEFORE = /^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2} [+-]\d{4} [+-]\d{2}$/;
+
+const TRUE_OR_FALSE = ["true", "false"] as const;
 
 const filterFlags = {
   selector: { type: "strings", doc: "A colon-delimited type:value selector. Can be used more than once" },
@@ -23,11 +26,13 @@ const filterFlags = {
     type: "string",
     doc: "'true': banned agents, 'false': agents that are not banned, anything else: all",
     default: "",
+    complete: TRUE_OR_FALSE,
   },
   canReattest: {
     type: "string",
     doc: "'true': agents that can re-attest, 'false': those that cannot, anything else: all",
     default: "",
+    complete: TRUE_OR_FALSE,
   },
   expiresBefore: {
     type: "string",
@@ -62,15 +67,14 @@ function filterFrom(flags: FlagValues<typeof filterFlags>): Filter {
   };
 }
 
-async function listAgents(server: ServerConnection, request: ListAgentsRequest): Promise<Agent__Output[]> {
+async function listAgents(api: Api, request: ListAgentsRequest, context?: string): Promise<Agent__Output[]> {
   const agents: Agent__Output[] = [];
   let token = "";
   do {
-    const page = await server.ask(
-      server.client(AgentApi).ListAgents({ ...request, page_size: PAGE_SIZE, page_token: token }),
-    );
-    agents.push(...page.agents);
-    token = page.next_page_token;
+    const page = { ...request, page_size: PAGE_SIZE, page_token: token };
+    const answer = await api.ask(api.client(AgentApi).ListAgents(page), context);
+    agents.push(...answer.agents);
+    token = answer.next_page_token;
   } while (token !== "");
   return agents;
 }
@@ -78,14 +82,19 @@ async function listAgents(server: ServerConnection, request: ListAgentsRequest):
 const list = serverCommand({
   summary: "Lists attested agents and their SPIFFE IDs",
   flags: { ...filterFlags, output: outputFlag },
-  examples: ["agent list", "agent list -attestationType join_token -banned false"],
-  async run({ flags, io, server }) {
-    const agents = await listAgents(server, { filter: filterFrom(flags) });
-    print({ io, output: flags.output, message: { agents, next_page_token: "" } }, () => {
-      if (agents.length === 0) return void io.stdout.write("No attested agents found\n");
-      io.stdout.write(`Found ${plural(agents.length, "attested agent", "attested agents")}:\n\n`);
-      for (const agent of agents) printAgent(io.stdout, agent);
-    });
+  examples: ["agent list", "agent list -attestationType join_token -banned false", "agent list --output table --watch"],
+  watchable: true,
+  async run({ flags, api }): Promise<Answer> {
+    const agents = await listAgents(api, { filter: filterFrom(flags) });
+    return {
+      message: { agents, next_page_token: "" },
+      pretty({ stdout }) {
+        if (agents.length === 0) return void stdout.write("No attested agents found\n");
+        stdout.write(`Found ${plural(agents.length, "attested agent", "attested agents")}:\n\n`);
+        for (const agent of agents) printAgent(stdout, agent);
+      },
+      table: agentTable(agents, systemClock),
+    };
   },
 });
 
@@ -93,16 +102,17 @@ const count = serverCommand({
   summary: "Count attested agents",
   flags: { ...filterFlags, output: outputFlag },
   examples: ["agent count", "agent count -banned true"],
-  async run({ flags, io, server }) {
-    const message = await server.ask(server.client(AgentApi).CountAgents({ filter: filterFrom(flags) }));
-    print({ io, output: flags.output, message }, () => {
-      io.stdout.write(`${plural(message.count, "attested agent", "attested agents")}\n`);
-    });
+  async run({ flags, api }): Promise<Answer> {
+    const message = await api.ask(api.client(AgentApi).CountAgents({ filter: filterFrom(flags) }));
+    return {
+      message,
+      pretty: ({ stdout }) => void stdout.write(`${plural(message.count, "attested agent", "attested agents")}\n`),
+    };
   },
 });
 
 const agentFlags = {
-  spiffeID: { type: "string", doc: "The SPIFFE ID of the agent (agent identity)", default: "" },
+  spiffeID: { type: "string", doc: "The SPIFFE ID of the agent (agent identity)", default: "", complete: "agent" },
   output: outputFlag,
 } as const satisfies FlagSpecs;
 
@@ -115,13 +125,17 @@ const show = serverCommand({
   summary: "Shows the details of an attested agent given its SPIFFE ID",
   flags: agentFlags,
   examples: ["agent show -spiffeID spiffe://example.org/spire/agent/join_token/…"],
-  async run({ flags, io, server }) {
-    const agent = await server.ask(server.client(AgentApi).GetAgent({ id: agentIdFrom(flags) }));
-    print({ io, output: flags.output, message: agent }, () => {
-      io.stdout.write("Found an attested agent given its SPIFFE ID\n\n");
-      printAgent(io.stdout, agent);
-      for (const { type, value } of agent.selectors) io.stdout.write(`Selectors         : ${type}:${value}\n`);
-    });
+  async run({ flags, api }): Promise<Answer> {
+    const agent = await api.ask(api.client(AgentApi).GetAgent({ id: agentIdFrom(flags) }));
+    return {
+      message: agent,
+      pretty({ stdout }) {
+        stdout.write("Found an attested agent given its SPIFFE ID\n\n");
+        printAgent(stdout, agent);
+        for (const { type, value } of agent.selectors) stdout.write(`Selectors         : ${type}:${value}\n`);
+      },
+      table: agentTable([agent], systemClock),
+    };
   },
 });
 
@@ -129,9 +143,12 @@ const ban = serverCommand({
   summary: "Ban an attested agent given its SPIFFE ID",
   flags: agentFlags,
   examples: ["agent ban -spiffeID spiffe://example.org/spire/agent/join_token/…"],
-  async run({ flags, io, server }) {
-    const message = await server.ask(server.client(AgentApi).BanAgent({ id: agentIdFrom(flags) }));
-    print({ io, output: flags.output, message }, () => void io.stdout.write("Agent banned successfully\n"));
+  destructive: true,
+  async run({ flags, api }): Promise<Answer> {
+    const id = agentIdFrom(flags);
+    await api.confirm(() => describeAgent(api, "ban", id, "for good: it can attest again only after it was evicted"));
+    const message = await api.ask(api.client(AgentApi).BanAgent({ id }));
+    return { message, pretty: ({ stdout }) => void stdout.write("Agent banned successfully\n") };
   },
 });
 
@@ -139,11 +156,26 @@ const evict = serverCommand({
   summary: "Evicts an attested agent given its SPIFFE ID",
   flags: agentFlags,
   examples: ["agent evict -spiffeID spiffe://example.org/spire/agent/join_token/…"],
-  async run({ flags, io, server }) {
-    const message = await server.ask(server.client(AgentApi).DeleteAgent({ id: agentIdFrom(flags) }));
-    print({ io, output: flags.output, message }, () => void io.stdout.write("Agent evicted successfully\n"));
+  destructive: true,
+  async run({ flags, api }): Promise<Answer> {
+    const id = agentIdFrom(flags);
+    await api.confirm(() => describeAgent(api, "evict", id, "so that it has to attest again"));
+    const message = await api.ask(api.client(AgentApi).DeleteAgent({ id }));
+    return { message, pretty: ({ stdout }) => void stdout.write("Agent evicted successfully\n") };
   },
 });
+
+async function describeAgent(
+  api: Api,
+  verb: string,
+  id: { readonly trust_domain: string; readonly path: string },
+  consequence: string,
+): Promise<string> {
+  const agent = await api.ask(api.client(AgentApi).GetAgent({ id }));
+  const { count } = await api.ask(api.client(EntryApi).CountEntries({ filter: { by_parent_id: id } }));
+  const entries = `${plural(count, "entry has", "entries have")} it as parent`;
+  return `${verb} ${idText(agent.id)} (attested by ${agent.attestation_type}; ${entries}) ${consequence}`;
+}
 
 interface Purged {
   readonly agent_id: string;
@@ -159,25 +191,40 @@ const purge = serverCommand({
     output: outputFlag,
   },
   examples: ["agent purge -dryRun", "agent purge -expiredFor 48h"],
-  async run({ flags, io, server }) {
+  destructive: true,
+  async run({ flags, api }): Promise<Answer> {
     const request = { filter: { by_can_reattest: { value: true } }, output_mask: { x509svid_expires_at: true } };
-    const agents = await listAgents(server, request);
+    const agents = await listAgents(api, request, "failed to list agents");
     const expired = agents.filter((agent) => isExpired(agent, flags.expiredFor, systemClock));
+    if (expired.length > 0 && !flags.dryRun) {
+      await api.confirm(() => `purge ${plural(expired.length, "expired agent", "expired agents")}:\n${lines(expired)}`);
+    }
     const purged: Purged[] = [];
     for (const agent of expired)
-      purged.push(flags.dryRun ? { agent_id: idText(agent.id), deleted: false } : await remove(server, agent));
-    if (flags.output === "json") io.stdout.write(`${escapeHtml(JSON.stringify({ expired_agents: purged }))}\n`);
-    else printPurged(io.stdout, purged, flags.dryRun);
+      purged.push(flags.dryRun ? { agent_id: idText(agent.id), deleted: false } : await remove(api, agent));
+    return {
+      message: { expired_agents: purged },
+      ordered: true,
+      pretty: ({ stdout }) => printPurged(stdout, purged, flags.dryRun),
+      table: {
+        columns: [{ title: "SPIFFE ID" }, { title: "DELETED" }, { title: "ERROR" }],
+        rows: purged.map(({ agent_id, deleted, error }) => [agent_id, deleted, error]),
+      },
+    };
   },
 });
+
+function lines(agents: readonly Agent__Output[]): string {
+  return agents.map(({ id }) => `  ${idText(id)}`).join("\n");
+}
 
 function isExpired(agent: Agent__Output, forMs: number, clock: Clock): boolean {
   return clock.now().getTime() - Number(agent.x509svid_expires_at) * 1000 > forMs;
 }
 
-async function remove(server: ServerConnection, agent: Agent__Output): Promise<Purged> {
+async function remove(api: Api, agent: Agent__Output): Promise<Purged> {
   try {
-    await server.ask(server.client(AgentApi).DeleteAgent({ id: agent.id }));
+    await api.ask(api.client(AgentApi).DeleteAgent({ id: agent.id }));
     return { agent_id: idText(agent.id), deleted: true };
   } catch (error) {
     return { agent_id: idText(agent.id), deleted: false, error: Fault.from(error).message };

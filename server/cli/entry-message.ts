@@ -1,17 +1,27 @@
 import type { Entry, Entry__Output } from "../../src/rpc/gen/spire/api/types/Entry.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { FlagSpecs, FlagValues } from "../../src/runtime/flags.ts";
+import { usage } from "./input.ts";
 import { idFrom, selectorFrom } from "./match.ts";
 
 /** The flags of `entry create` and `entry update` that describe the entry. */
 export const entryFlags = {
-  entryID: { type: "string", doc: "ID of the entry; entry create makes one when it is not given", default: "" },
-  parentID: { type: "string", doc: "The SPIFFE ID of this record's parent", default: "" },
-  spiffeID: { type: "string", doc: "The SPIFFE ID that this record represents", default: "" },
+  entryID: {
+    type: "string",
+    doc: "ID of the entry; entry create makes one when it is not given",
+    default: "",
+    complete: "entry",
+  },
+  parentID: { type: "string", doc: "The SPIFFE ID of this record's parent", default: "", complete: "parent" },
+  spiffeID: { type: "string", doc: "The SPIFFE ID that this record represents", default: "", complete: "spiffe-id" },
   selector: { type: "strings", doc: "A colon-delimited type:value selector. Can be used more than once" },
   x509SVIDTTL: { type: "int", doc: "The lifetime, in seconds, for x509-SVIDs issued based on this entry", default: 0 },
   jwtSVIDTTL: { type: "int", doc: "The lifetime, in seconds, for JWT-SVIDs issued based on this entry", default: 0 },
-  federatesWith: { type: "strings", doc: "SPIFFE ID of a trust domain to federate with. Can be used more than once" },
+  federatesWith: {
+    type: "strings",
+    doc: "SPIFFE ID of a trust domain to federate with. Can be used more than once",
+    complete: "trust-domain",
+  },
   dns: { type: "strings", doc: "A DNS name for SVIDs issued based on this entry. Can be used more than once" },
   admin: { type: "bool", doc: "If set, the SPIFFE ID in this entry may use the server's management APIs" },
   downstream: { type: "bool", doc: "If set, the entry describes a downstream server" },
@@ -20,7 +30,12 @@ export const entryFlags = {
   hint: { type: "string", doc: "The entry hint, used to disambiguate entries with the same SPIFFE ID", default: "" },
   disableX509SVIDPrefetch: { type: "bool", doc: "If set, agents sign X.509-SVIDs for this entry only on demand" },
   jwtSVIDIncludeJTI: { type: "bool", doc: "If set, JWT-SVIDs of this entry carry a unique jti claim" },
-  data: { type: "string", doc: "Path to a file with entries as JSON; '-' reads standard input", default: "" },
+  data: {
+    type: "string",
+    doc: "Path to a file with entries as JSON; '-' reads standard input",
+    default: "",
+    complete: "file",
+  },
 } as const satisfies FlagSpecs;
 
 export type EntryFlags = FlagValues<typeof entryFlags>;
@@ -56,13 +71,14 @@ export function entryFromFlags(flags: EntryFlags): Entry {
 export function checkEntryFlags(flags: EntryFlags): void {
   if (flags.selector.length === 0) throw usage("at least one selector is required", "add -selector type:value");
   if (flags.spiffeID === "") throw usage("a SPIFFE ID is required", "add -spiffeID spiffe://…");
-  if (flags.x509SVIDTTL < 0) throw usage("a positive x509-SVID TTL is required");
-  if (flags.jwtSVIDTTL < 0) throw usage("a positive JWT-SVID TTL is required");
+  if (flags.x509SVIDTTL < 0)
+    throw usage("a positive x509-SVID TTL is required", "leave -x509SVIDTTL out for the server's default");
+  if (flags.jwtSVIDTTL < 0)
+    throw usage("a positive JWT-SVID TTL is required", "leave -jwtSVIDTTL out for the server's default");
 }
 
-export function usage(message: string, hint?: string): Fault {
-  return new Fault("invalid", message, hint === undefined ? { code: "flag-missing" } : { code: "flag-missing", hint });
-}
+const DATA_HINT =
+  'write {"entries": [{"parent_id": "spiffe://…", "spiffe_id": "spiffe://…", "selectors": [{"type": "unix", "value": "uid:1000"}]}]}';
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -72,13 +88,16 @@ export function entriesFromJson(text: string): Entry[] {
   try {
     document = JSON.parse(text);
   } catch (error) {
-    throw new Fault("invalid", `the entries are not valid JSON: ${messageOf(error)}`, { code: "entry-data" });
+    throw new Fault("invalid", `the entries are not valid JSON: ${messageOf(error)}`, {
+      code: "entry-data",
+      hint: DATA_HINT,
+    });
   }
   const list = typeof document === "object" && document !== null ? (document as Json)["entries"] : undefined;
   if (!Array.isArray(list)) {
     throw new Fault("invalid", 'the data has no list "entries"', {
       code: "entry-data",
-      hint: 'write {"entries": [{"parent_id": "spiffe://…", "spiffe_id": "spiffe://…", "selectors": [{"type": "unix", "value": "uid:1000"}]}]}',
+      hint: DATA_HINT,
     });
   }
   return list.map((item: unknown, index) => entryFromJson(item, `entries[${index}]`));
@@ -161,7 +180,7 @@ function textOf(value: unknown, where: string): string {
 }
 
 function malformed(where: string, wanted: string): Fault {
-  return new Fault("invalid", `${where} must be ${wanted}`, { code: "entry-data" });
+  return new Fault("invalid", `${where} must be ${wanted}`, { code: "entry-data", hint: DATA_HINT });
 }
 
 /** In the order in which SPIRE shows entries: by SPIFFE ID, parent, lifetimes, selectors. */

@@ -1,58 +1,65 @@
-import { readFile } from "node:fs/promises";
+import type { Api } from "../../src/cli/api-command.ts";
+import type { Answer } from "../../src/cli/output.ts";
+import type { Table } from "../../src/cli/table.ts";
 import type { ListEntriesRequest } from "../../src/rpc/gen/spire/api/server/entry/v1/ListEntriesRequest.ts";
 import type { Entry, Entry__Output } from "../../src/rpc/gen/spire/api/types/Entry.ts";
 import type { Status__Output } from "../../src/rpc/gen/spire/api/types/Status.ts";
 import { EntryApi } from "../../src/rpc/protos.ts";
 import { group } from "../../src/runtime/cli.ts";
-import { Fault, messageOf } from "../../src/runtime/fault.ts";
+import { Fault, isFault, messageOf } from "../../src/runtime/fault.ts";
 import { type FlagSpecs, type FlagValues, outputFlag } from "../../src/runtime/flags.ts";
-import { type Io, readStdin, type TextOutput } from "../../src/runtime/terminal.ts";
-import { type ServerConnection, serverCommand } from "./connection.ts";
-import { checkEntryFlags, entriesFromJson, entryFlags, entryFromFlags, sortEntries, usage } from "./entry-message.ts";
+import type { Io } from "../../src/runtime/terminal.ts";
+import { serverCommand } from "./connection.ts";
+import { checkEntryFlags, entriesFromJson, entryFlags, entryFromFlags, sortEntries } from "./entry-message.ts";
+import { readInput, usage } from "./input.ts";
 import { idFrom, matchFrom, matchSelectorsFlag, selectorFrom } from "./match.ts";
-import { plural, print, printEntry, statusText } from "./print.ts";
+import { entryTable, idText, plural, printEntry, statusText } from "./print.ts";
 
 const PAGE_SIZE = 500;
-const MAX_DATA_BYTES = 64 * 1024 * 1024;
 const SERVER_PATH = "/spire/server";
-
-/** A file's text, or standard input for `-`. Throws `invalid`. */
-async function readData(path: string, io: Io): Promise<string> {
-  if (path !== "-") {
-    return readFile(path, "utf8").catch((error: unknown) => {
-      throw new Fault("invalid", messageOf(error), {
-        code: "entry-data",
-        hint: "give the path of a readable file, or - for standard input",
-      });
-    });
-  }
-  const text = await readStdin(io, MAX_DATA_BYTES);
-  if (text === undefined) throw new Fault("invalid", "standard input is larger than 64 MiB", { code: "entry-data" });
-  return text;
-}
 
 interface EntryResult {
   readonly status: Status__Output | null;
   readonly entry: Entry__Output | null;
 }
 
-/** Created or updated entries, then what failed on standard error; status 1 when anything did. */
-function printResults(
-  io: Io,
-  verb: "create" | "update",
-  results: readonly EntryResult[],
-  sent: readonly Entry[],
-): void {
-  const failed = results
-    .map((result, index) => ({ ...result, sent: sent[index] }))
-    .filter(({ status }) => status?.code !== 0);
-  for (const { status, entry } of results) if (status?.code === 0 && entry !== null) printEntry(io.stdout, entry);
-  for (const { status, sent: entry } of failed) {
-    io.stderr.write(`Failed to ${verb} the following entry ${statusText(status)}:\n`);
-    printEntry(io.stderr, asReceived(entry ?? {}));
-  }
-  if (failed.length === 0) return;
-  throw new Fault("invalid", `failed to ${verb} one or more entries`, { code: `entry-${verb}-failed` });
+/** Created or updated entries, and on standard error those that were refused. */
+function resultsAnswer(verb: "create" | "update", results: readonly EntryResult[], sent: readonly Entry[]): Answer {
+  const shown = results.map((result, index) => ({
+    ...result,
+    entry: isOk(result) ? result.entry : asReceived(sent[index] ?? {}),
+  }));
+  const refused = shown.filter((result) => !isOk(result));
+  return {
+    message: { results: shown },
+    pretty({ stdout, stderr }) {
+      for (const result of shown) if (isOk(result) && result.entry !== null) printEntry(stdout, result.entry);
+      for (const { status, entry } of refused) {
+        stderr.write(`Failed to ${verb} the following entry (${statusText(status)}):\n`);
+        printEntry(stderr, entry ?? asReceived({}));
+      }
+    },
+    table: withStatus(shown, entryTable(shown.map(({ entry }) => entry ?? asReceived({})))),
+    failure: refused.length === 0 ? undefined : batchFailure(verb, "entries"),
+  };
+}
+
+function isOk({ status }: { readonly status: Status__Output | null }): boolean {
+  return status?.code === 0;
+}
+
+function batchFailure(verb: string, things: string): Fault {
+  return new Fault("invalid", `failed to ${verb} one or more ${things}`, {
+    code: `entry-${verb}-failed`,
+    hint: "each refused item is listed with its reason; the others are done",
+  });
+}
+
+function withStatus(results: readonly { readonly status: Status__Output | null }[], table: Table): Table {
+  return {
+    columns: [{ title: "RESULT" }, ...table.columns],
+    rows: table.rows.map((row, index) => [results[index]?.status?.message ?? "", ...row]),
+  };
 }
 
 /** The server does not send back what it refused, so what was sent is shown. */
@@ -83,17 +90,6 @@ function asReceived(entry: Entry): Entry__Output {
   };
 }
 
-/** For JSON, which prints the whole answer: a refused item carries the entry that was sent. */
-function withSent<R extends EntryResult>(results: readonly R[], sent: readonly Entry[]): R[] {
-  return results.map((result, index) =>
-    result.status?.code === 0 ? result : { ...result, entry: asReceived(sent[index] ?? {}) },
-  );
-}
-
-function failures(results: readonly { readonly status: Status__Output | null }[]): number {
-  return results.filter(({ status }) => status?.code !== 0).length;
-}
-
 const create = serverCommand({
   summary: "Creates registration entries",
   flags: {
@@ -106,18 +102,17 @@ const create = serverCommand({
     "entry create -node -spiffeID spiffe://example.org/my-node -selector join_token:…",
     "entry create -data entries.json",
   ],
-  async run({ flags, io, server }) {
-    const entries = flags.data === "" ? [newEntry(flags)] : entriesFromJson(await readData(flags.data, io));
-    const answer = await server.ask(server.client(EntryApi).BatchCreateEntry({ entries }));
-    const message = { ...answer, results: withSent(answer.results, entries) };
-    print({ io, output: flags.output, message }, () => printResults(io, "create", answer.results, entries));
-    return failures(answer.results) === 0 ? 0 : 1;
+  async run({ flags, io, api }): Promise<Answer> {
+    const entries = flags.data === "" ? [newEntry(flags)] : entriesFromJson(await readInput(flags.data, io));
+    const { results } = await api.ask(api.client(EntryApi).BatchCreateEntry({ entries }));
+    return resultsAnswer("create", results, entries);
   },
 });
 
 function newEntry(flags: FlagValues<typeof entryFlags> & { readonly node: boolean }): Entry {
   if (flags.selector.length === 0) throw usage("at least one selector is required", "add -selector type:value");
-  if (flags.node && flags.federatesWith.length > 0) throw usage("node entries can not federate");
+  if (flags.node && flags.federatesWith.length > 0)
+    throw usage("node entries can not federate", "leave -federatesWith out");
   if (flags.parentID === "" && !flags.node) {
     throw usage(
       "a parent ID is required if the node flag is not set",
@@ -137,26 +132,24 @@ const update = serverCommand({
   examples: [
     "entry update -entryID <id> -parentID spiffe://example.org/my-node -spiffeID spiffe://example.org/my-service -selector unix:uid:1001",
   ],
-  async run({ flags, io, server }) {
+  async run({ flags, io, api }): Promise<Answer> {
     const entries =
-      flags.data === "" ? [await changedEntry(flags, server)] : entriesFromJson(await readData(flags.data, io));
-    const answer = await server.ask(server.client(EntryApi).BatchUpdateEntry({ entries }));
-    const message = { ...answer, results: withSent(answer.results, entries) };
-    print({ io, output: flags.output, message }, () => printResults(io, "update", answer.results, entries));
-    return failures(answer.results) === 0 ? 0 : 1;
+      flags.data === "" ? [await changedEntry(flags, api)] : entriesFromJson(await readInput(flags.data, io));
+    const { results } = await api.ask(api.client(EntryApi).BatchUpdateEntry({ entries }));
+    return resultsAnswer("update", results, entries);
   },
 });
 
 /** An update replaces the whole entry, save attributes that were not named: those stay as they are. */
-async function changedEntry(flags: FlagValues<typeof entryFlags>, server: ServerConnection): Promise<Entry> {
+async function changedEntry(flags: FlagValues<typeof entryFlags>, api: Api): Promise<Entry> {
   if (flags.entryID === "") throw usage("entry ID is required", "add -entryID; entry show lists them");
   if (flags.selector.length === 0) throw usage("at least one selector is required", "add -selector type:value");
   if (flags.parentID === "") throw usage("a parent ID is required", "add -parentID spiffe://…");
   checkEntryFlags(flags);
   const entry = entryFromFlags(flags);
   if (entry.additional_attributes === undefined) return entry;
-  const existing = await server.ask(
-    server.client(EntryApi).GetEntry({ id: flags.entryID }),
+  const existing = await api.ask(
+    api.client(EntryApi).GetEntry({ id: flags.entryID }),
     "failed to fetch existing entry to merge additional attributes",
   );
   const kept = existing.additional_attributes;
@@ -170,18 +163,18 @@ async function changedEntry(flags: FlagValues<typeof entryFlags>, server: Server
 }
 
 const filterFlags = {
-  parentID: { type: "string", doc: "The Parent ID of the records", default: "" },
-  spiffeID: { type: "string", doc: "The SPIFFE ID of the records", default: "" },
+  parentID: { type: "string", doc: "The Parent ID of the records", default: "", complete: "parent" },
+  spiffeID: { type: "string", doc: "The SPIFFE ID of the records", default: "", complete: "spiffe-id" },
   selector: { type: "strings", doc: "A colon-delimited type:value selector. Can be used more than once" },
   matchSelectorsOn: matchSelectorsFlag,
   federatesWith: {
     type: "strings",
     doc: "SPIFFE ID of a trust domain an entry federates with. Can be used more than once",
+    complete: "trust-domain",
   },
   matchFederatesWithOn: {
-    type: "string",
+    ...matchSelectorsFlag,
     doc: "The match mode used when filtering by federates with. Options: exact, any, superset and subset",
-    default: "superset",
   },
   downstream: { type: "bool", doc: "If set, only entries that describe downstream servers" },
   hint: { type: "string", doc: "The Hint of the records (optional)", default: "" },
@@ -207,7 +200,7 @@ function filterFrom(flags: FlagValues<typeof filterFlags>): NonNullable<ListEntr
 const show = serverCommand({
   summary: "Displays configured registration entries",
   flags: {
-    entryID: { type: "string", doc: "The Entry ID of the record to show", default: "" },
+    entryID: { type: "string", doc: "The Entry ID of the record to show", default: "", complete: "entry" },
     ...filterFlags,
     output: outputFlag,
   },
@@ -215,34 +208,37 @@ const show = serverCommand({
     "entry show",
     "entry show -spiffeID spiffe://example.org/my-service",
     "entry show -selector unix:uid:1000 -output json",
+    "entry show --output table --watch",
   ],
-  async run({ flags, io, server }) {
+  watchable: true,
+  async run({ flags, api }): Promise<Answer> {
     if (flags.entryID !== "" && (flags.parentID !== "" || flags.spiffeID !== "" || flags.selector.length > 0)) {
-      throw usage("the -entryID flag can't be combined with others");
+      throw usage("the -entryID flag can't be combined with others", "leave the other filters out");
     }
     const found =
-      flags.entryID === "" ? await listEntries(server, filterFrom(flags)) : [await fetchEntry(server, flags.entryID)];
+      flags.entryID === "" ? await listEntries(api, filterFrom(flags)) : [await fetchEntry(api, flags.entryID)];
     const entries = sortEntries(found);
-    print({ io, output: flags.output, message: { entries, next_page_token: "" } }, () => {
-      io.stdout.write(`Found ${plural(entries.length, "entry", "entries")}\n`);
-      for (const entry of entries) printEntry(io.stdout, entry);
-    });
+    return {
+      message: { entries, next_page_token: "" },
+      pretty({ stdout }) {
+        stdout.write(`Found ${plural(entries.length, "entry", "entries")}\n`);
+        for (const entry of entries) printEntry(stdout, entry);
+      },
+      table: entryTable(entries),
+    };
   },
 });
 
-function fetchEntry(server: ServerConnection, id: string): Promise<Entry__Output> {
-  return server.ask(server.client(EntryApi).GetEntry({ id }), `error fetching entry ID ${id}`);
+function fetchEntry(api: Api, id: string): Promise<Entry__Output> {
+  return api.ask(api.client(EntryApi).GetEntry({ id }), `error fetching entry ID ${id}`);
 }
 
-async function listEntries(
-  server: ServerConnection,
-  filter: NonNullable<ListEntriesRequest["filter"]>,
-): Promise<Entry__Output[]> {
+async function listEntries(api: Api, filter: NonNullable<ListEntriesRequest["filter"]>): Promise<Entry__Output[]> {
   const entries: Entry__Output[] = [];
   let token = "";
   do {
     const request = { page_size: PAGE_SIZE, page_token: token, filter };
-    const page = await server.ask(server.client(EntryApi).ListEntries(request), "error fetching entries");
+    const page = await api.ask(api.client(EntryApi).ListEntries(request), "error fetching entries");
     entries.push(...page.entries);
     token = page.next_page_token;
   } while (token !== "");
@@ -253,69 +249,103 @@ const count = serverCommand({
   summary: "Count registration entries",
   flags: { ...filterFlags, output: outputFlag },
   examples: ["entry count", "entry count -parentID spiffe://example.org/my-node"],
-  async run({ flags, io, server }) {
-    const message = await server.ask(server.client(EntryApi).CountEntries({ filter: filterFrom(flags) }));
-    print({ io, output: flags.output, message }, () => {
-      io.stdout.write(`${plural(message.count, "registration entry", "registration entries")}\n`);
-    });
+  async run({ flags, api }): Promise<Answer> {
+    const message = await api.ask(api.client(EntryApi).CountEntries({ filter: filterFrom(flags) }));
+    return {
+      message,
+      pretty: ({ stdout }) =>
+        void stdout.write(`${plural(message.count, "registration entry", "registration entries")}\n`),
+    };
   },
 });
 
 const remove = serverCommand({
   summary: "Deletes registration entries",
   flags: {
-    entryID: { type: "string", doc: "The Registration Entry ID of the record to delete", default: "" },
+    entryID: {
+      type: "string",
+      doc: "The Registration Entry ID of the record to delete",
+      default: "",
+      complete: "entry",
+    },
     file: {
       type: "string",
       doc: "Path to a file with {\"ids\": […]} for batch deletion; '-' reads standard input",
       default: "",
+      complete: "file",
     },
     output: outputFlag,
   },
-  examples: ["entry delete -entryID <id>", "entry delete -file ids.json"],
-  async run({ flags, io, server }) {
+  examples: ["entry delete -entryID <id>", "entry delete -file ids.json", "entry delete --entry-id <id> --yes"],
+  destructive: true,
+  async run({ flags, io, api }): Promise<Answer> {
     if (flags.file === "" && flags.entryID === "")
       throw usage("an entry ID is required", "add -entryID; entry show lists them");
-    const ids = flags.file === "" ? [flags.entryID] : idsFromJson(await readData(flags.file, io));
-    const answer = await server.ask(server.client(EntryApi).BatchDeleteEntry({ ids }));
-    print({ io, output: flags.output, message: answer }, () => printDeleted(io, answer.results));
-    return failures(answer.results) === 0 ? 0 : 1;
+    const ids = flags.file === "" ? [flags.entryID] : idsFromJson(await readInput(flags.file, io));
+    await api.confirm(() => describeEntries(api, ids));
+    const { results } = await api.ask(api.client(EntryApi).BatchDeleteEntry({ ids }));
+    return {
+      message: { results },
+      pretty: (out) => printDeleted(out, results),
+      table: {
+        columns: [{ title: "ENTRY ID" }, { title: "RESULT" }],
+        rows: results.map(({ id, status }) => [id, status?.message ?? ""]),
+      },
+      failure: results.every(isOk) ? undefined : batchFailure("delete", "entries"),
+    };
   },
 });
 
+const MOST_DESCRIBED = 20;
+
+async function describeEntries(api: Api, ids: readonly string[]): Promise<string> {
+  const lines: string[] = [];
+  for (const id of ids.slice(0, MOST_DESCRIBED)) lines.push(`  ${id}  ${await describeEntry(api, id)}`);
+  if (ids.length > MOST_DESCRIBED) lines.push(`  and ${ids.length - MOST_DESCRIBED} more`);
+  return `delete ${plural(ids.length, "entry", "entries")}, whose SVIDs are then no longer renewed:\n${lines.join("\n")}`;
+}
+
+async function describeEntry(api: Api, id: string): Promise<string> {
+  try {
+    const { spiffe_id, parent_id } = await fetchEntry(api, id);
+    return `${idText(spiffe_id)} under ${idText(parent_id)}`;
+  } catch (error) {
+    if (isFault(error, "not_found")) return "(not found)";
+    throw error;
+  }
+}
+
 function idsFromJson(text: string): string[] {
+  const hint = 'write {"ids": ["…"]}';
   let ids: unknown;
   try {
     ids = (JSON.parse(text) as { readonly ids?: unknown }).ids;
   } catch (error) {
-    throw new Fault("invalid", `the ids are not valid JSON: ${messageOf(error)}`, { code: "entry-data" });
+    throw new Fault("invalid", `the ids are not valid JSON: ${messageOf(error)}`, { code: "entry-data", hint });
   }
   if (Array.isArray(ids) && ids.every((id) => typeof id === "string")) return ids;
-  throw new Fault("invalid", 'the data has no list of strings "ids"', {
-    code: "entry-data",
-    hint: 'write {"ids": ["…"]}',
-  });
+  throw new Fault("invalid", 'the data has no list of strings "ids"', { code: "entry-data", hint });
 }
 
 function printDeleted(
-  io: Io,
+  { stdout, stderr }: Io,
   results: readonly { readonly status: Status__Output | null; readonly id: string }[],
 ): void {
-  const out: TextOutput = io.stdout;
-  const failed = failures(results);
-  const succeeded = results.length - failed;
-  for (const { status, id } of results) if (status?.code === 0) out.write(`Deleted entry with ID: ${id}\n`);
-  if (succeeded > 0) out.write("\n\n");
-  for (const { status, id } of results) {
-    if (status?.code !== 0) io.stderr.write(`Failed to delete entry with ID ${id} ${statusText(status)}\n`);
+  const done = results.filter(isOk);
+  const failed = results.length - done.length;
+  for (const { id } of done) stdout.write(`Deleted entry with ID: ${id}\n`);
+  if (done.length > 0) stdout.write("\n\n");
+  for (const { status, id } of results.filter((result) => !isOk(result))) {
+    stderr.write(`Failed to delete entry with ID ${id} (${statusText(status)})\n`);
   }
-  if (failed === 0) return void out.write(`Deleted ${succeeded} entries successfully\n`);
+  // SPIRE ends this line without a newline; on a terminal the prompt would stand behind it.
+  const end = stdout.isTTY === true ? "\n" : "";
+  if (failed === 0) return void stdout.write(`Deleted ${done.length} entries successfully${end}`);
   const summary =
-    succeeded === 0
+    done.length === 0
       ? `Failed to delete ${failed} entries`
-      : `Deleted ${succeeded} entries successfully, but failed to delete ${failed} entries`;
-  out.write(`\n\n${summary}\n`);
-  throw new Fault("invalid", "failed to delete one or more entries", { code: "entry-delete-failed" });
+      : `Deleted ${done.length} entries successfully, but failed to delete ${failed} entries`;
+  stdout.write(`\n\n${summary}${end}`);
 }
 
 export const entryCommands = group("Creates, shows, changes and deletes registration entries", {

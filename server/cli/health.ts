@@ -11,9 +11,9 @@ export const healthcheck = serverCommand({
     verbose: { type: "bool", doc: "Print verbose information" },
   },
   examples: ["healthcheck", "healthcheck -verbose"],
-  async run({ flags, io, server }) {
+  async run({ flags, io, api }) {
     if (flags.verbose) io.stdout.write("Checking server health...\n");
-    const status = await server
+    const status = await api
       .client(HealthApi)
       .Check({}, { deadlineMs: DEADLINE_MS })
       .then((answer) => answer.status)

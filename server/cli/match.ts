@@ -34,4 +34,5 @@ export const matchSelectorsFlag = {
   type: "string",
   doc: "The match mode used when filtering by selectors. Options: exact, any, superset and subset",
   default: "superset",
+  complete: Object.keys(MATCHES),
 } as const;

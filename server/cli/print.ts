@@ -1,26 +1,13 @@
+import { type Table, timeCell } from "../../src/cli/table.ts";
 import type { Agent__Output } from "../../src/rpc/gen/spire/api/types/Agent.ts";
 import type { Entry__Output } from "../../src/rpc/gen/spire/api/types/Entry.ts";
 import type { SPIFFEID__Output } from "../../src/rpc/gen/spire/api/types/SPIFFEID.ts";
 import type { Status__Output } from "../../src/rpc/gen/spire/api/types/Status.ts";
-import { protoJson } from "../../src/rpc/proto-json.ts";
 import { codeNameOf } from "../../src/rpc/status.ts";
-import type { OutputFormat } from "../../src/runtime/flags.ts";
+import type { Clock } from "../../src/runtime/clock.ts";
 import { goUtcTime } from "../../src/runtime/go-time.ts";
 import { goDateTime, quote } from "../../src/runtime/logfmt.ts";
-import type { Io, TextOutput } from "../../src/runtime/terminal.ts";
-
-export interface Answer {
-  readonly io: Io;
-  readonly output: OutputFormat;
-  /** The message that `json` prints whole. */
-  readonly message: object;
-}
-
-/** Prints the message as one line of JSON, or lets `pretty` print it. */
-export function print({ io, output, message }: Answer, pretty: () => void): void {
-  if (output === "pretty") pretty();
-  else io.stdout.write(`${protoJson(message)}\n`);
-}
+import type { TextOutput } from "../../src/runtime/terminal.ts";
 
 export function plural(count: number, singular: string, many: string): string {
   return `${count} ${count === 1 ? singular : many}`;
@@ -31,9 +18,9 @@ export function idText(id: SPIFFEID__Output | null | undefined): string {
   return id === null || id === undefined ? "" : `spiffe://${id.trust_domain}${id.path}`;
 }
 
-/** `(code: NotFound, msg: "…")`. */
+/** `code: NotFound, msg: "…"`. */
 export function statusText(status: Status__Output | null): string {
-  return `(code: ${codeNameOf(status?.code ?? 2)}, msg: ${quote(status?.message ?? "")})`;
+  return `code: ${codeNameOf(status?.code ?? 2)}, msg: ${quote(status?.message ?? "")}`;
 }
 
 type Row = readonly [label: string, value: string | number | boolean];
@@ -67,6 +54,53 @@ export function printEntry(out: TextOutput, entry: Entry__Output): void {
   ]);
 }
 
+export function entryTable(entries: readonly Entry__Output[]): Table {
+  const lifetime = (seconds: number): string => (seconds === 0 ? "default" : `${seconds}s`);
+  return {
+    columns: [
+      { title: "ENTRY ID" },
+      { title: "SPIFFE ID" },
+      { title: "PARENT ID" },
+      { title: "SELECTORS" },
+      { title: "FLAGS" },
+      { title: "EXPIRES" },
+      { title: "X509 TTL", wide: true },
+      { title: "JWT TTL", wide: true },
+      { title: "FEDERATES WITH", wide: true },
+      { title: "DNS NAMES", wide: true },
+      { title: "HINT", wide: true },
+      { title: "REVISION", wide: true },
+      { title: "CREATED", wide: true },
+    ],
+    rows: entries.map((entry) => [
+      entry.id,
+      idText(entry.spiffe_id),
+      idText(entry.parent_id),
+      entry.selectors.map(({ type, value }) => `${type}:${value}`),
+      entryMarks(entry),
+      timeCell(entry.expires_at),
+      lifetime(entry.x509_svid_ttl),
+      lifetime(entry.jwt_svid_ttl),
+      entry.federates_with,
+      entry.dns_names,
+      entry.hint,
+      entry.revision_number,
+      timeCell(entry.created_at),
+    ]),
+  };
+}
+
+function entryMarks({ admin, downstream, store_svid, additional_attributes: more }: Entry__Output): readonly string[] {
+  const marks = {
+    admin,
+    downstream,
+    "store-svid": store_svid,
+    "no-prefetch": more?.disable_x509_svid_prefetch === true,
+    jti: more?.jwt_svid_include_jti === true,
+  };
+  return Object.entries(marks).flatMap(([mark, set]) => (set ? [mark] : []));
+}
+
 export function printAgent(out: TextOutput, agent: Agent__Output): void {
   writeRows(out, 18, [
     ["SPIFFE ID", idText(agent.id)],
@@ -76,4 +110,32 @@ export function printAgent(out: TextOutput, agent: Agent__Output): void {
     ["Can re-attest", agent.can_reattest],
     ...(agent.agent_version === "" ? [] : [["Agent version", agent.agent_version] as const]),
   ]);
+}
+
+export function agentTable(agents: readonly Agent__Output[], clock: Clock): Table {
+  const now = clock.now().getTime();
+  const state = (agent: Agent__Output): string =>
+    agent.banned ? "banned" : Number(agent.x509svid_expires_at) * 1000 < now ? "expired" : "attested";
+  return {
+    columns: [
+      { title: "SPIFFE ID" },
+      { title: "ATTESTED BY" },
+      { title: "STATE" },
+      { title: "EXPIRES" },
+      { title: "CAN RE-ATTEST", wide: true },
+      { title: "VERSION", wide: true },
+      { title: "SERIAL NUMBER", wide: true },
+      { title: "SELECTORS", wide: true },
+    ],
+    rows: agents.map((agent) => [
+      idText(agent.id),
+      agent.attestation_type,
+      state(agent),
+      timeCell(agent.x509svid_expires_at),
+      agent.can_reattest,
+      agent.agent_version,
+      agent.x509svid_serial_number,
+      agent.selectors.map(({ type, value }) => `${type}:${value}`),
+    ]),
+  };
 }

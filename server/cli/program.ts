@@ -1,16 +1,26 @@
+import { loggerCommands } from "../../src/cli/logger.ts";
+import { ServerLoggerApi } from "../../src/rpc/protos.ts";
 import type { Program } from "../../src/runtime/cli.ts";
 import { packageVersion } from "../../src/runtime/version.ts";
 import { agentCommands } from "./agent.ts";
+import { localAuthorityCommands } from "./authority.ts";
 import { bundleCommands } from "./bundle.ts";
+import { serverEndpoint } from "./connection.ts";
 import { datastoreCommands } from "./datastore.ts";
+import { debugCommands } from "./debug.ts";
 import { entryCommands } from "./entry.ts";
+import { federationCommands } from "./federation.ts";
 import { healthcheck } from "./health.ts";
+import { jwtCommands } from "./jwt.ts";
 import { run, validate } from "./run.ts";
 import { tokenCommands } from "./token.ts";
+import { upstreamAuthorityCommands } from "./upstream-authority.ts";
+import { witCommands } from "./wit.ts";
 import { x509Commands } from "./x509.ts";
 
-/** The `steeple-server` command line. */
-export function serverProgram(): Program {
+/** The `steeple-server` command line. `wit` is there when the environment asks for it, as in SPIRE. */
+export function serverProgram(env: Readonly<Record<string, string | undefined>>): Program {
+  const experimental = (env["SPIRE_SERVER_FFLAGS"] ?? "").split(" ").includes("wit-svid");
   return {
     name: "steeple-server",
     version: packageVersion(),
@@ -19,11 +29,18 @@ export function serverProgram(): Program {
       agent: agentCommands,
       bundle: bundleCommands,
       datastore: datastoreCommands,
+      debug: debugCommands,
       entry: entryCommands,
+      federation: federationCommands,
       healthcheck,
+      jwt: jwtCommands,
+      localauthority: localAuthorityCommands,
+      logger: loggerCommands(serverEndpoint, (api) => api.client(ServerLoggerApi)),
       run,
       token: tokenCommands,
+      upstreamauthority: upstreamAuthorityCommands,
       validate,
+      ...(experimental ? { wit: witCommands } : {}),
       x509: x509Commands,
     },
   };

@@ -1,9 +1,10 @@
+import type { Answer } from "../../src/cli/output.ts";
+import { timeCell } from "../../src/cli/table.ts";
 import { AgentApi } from "../../src/rpc/protos.ts";
 import { group } from "../../src/runtime/cli.ts";
 import { outputFlag } from "../../src/runtime/flags.ts";
 import { serverCommand } from "./connection.ts";
 import { idFrom } from "./match.ts";
-import { print } from "./print.ts";
 
 const generate = serverCommand({
   summary: "Generates a join token",
@@ -13,13 +14,20 @@ const generate = serverCommand({
     output: outputFlag,
   },
   examples: ["token generate -spiffeID spiffe://example.org/my-node"],
-  async run({ flags, io, server }) {
+  async run({ flags, api }): Promise<Answer> {
     const owner = flags.spiffeID === "" ? {} : { agent_id: idFrom(flags.spiffeID) };
-    const token = await server.ask(server.client(AgentApi).CreateJoinToken({ ttl: flags.ttl, ...owner }));
-    print({ io, output: flags.output, message: token }, () => {
-      io.stdout.write(`Token: ${token.value}\n`);
-      if (flags.spiffeID === "") io.stdout.write("Warning: Missing SPIFFE ID.\n");
-    });
+    const token = await api.ask(api.client(AgentApi).CreateJoinToken({ ttl: flags.ttl, ...owner }));
+    return {
+      message: token,
+      pretty({ stdout }) {
+        stdout.write(`Token: ${token.value}\n`);
+        if (flags.spiffeID === "") stdout.write("Warning: Missing SPIFFE ID.\n");
+      },
+      table: {
+        columns: [{ title: "TOKEN" }, { title: "EXPIRES" }, { title: "SPIFFE ID" }],
+        rows: [[token.value, timeCell(token.expires_at), flags.spiffeID]],
+      },
+    };
   },
 });
 

@@ -1,17 +1,17 @@
 import { join } from "node:path";
+import type { Answer } from "../../src/cli/output.ts";
 import { createCertificateRequest } from "../../src/crypto/csr.ts";
 import { generateKey, privateKeyToPkcs8 } from "../../src/crypto/key.ts";
 import { encodePem } from "../../src/crypto/pem.ts";
 import { BundleApi, SvidApi } from "../../src/rpc/protos.ts";
 import { group } from "../../src/runtime/cli.ts";
-import { systemClock } from "../../src/runtime/clock.ts";
-import { Fault } from "../../src/runtime/fault.ts";
 import { writePrivateFile, writePublicFile } from "../../src/runtime/files.ts";
 import { outputFlag } from "../../src/runtime/flags.ts";
 import type { Io } from "../../src/runtime/terminal.ts";
 import { parseSpiffeId } from "../../src/spiffe/id.ts";
 import { serverCommand } from "./connection.ts";
-import { usage } from "./entry-message.ts";
+import { incomplete, usage } from "./input.ts";
+import { secondsOf, warnOfCappedTtl } from "./mint.ts";
 
 interface Minted {
   readonly chain: readonly Uint8Array[];
@@ -25,11 +25,11 @@ const mint = serverCommand({
     spiffeID: { type: "string", doc: "SPIFFE ID of the X509-SVID", default: "" },
     ttl: { type: "duration", doc: "TTL of the X509-SVID; 0 means the server's default", default: "0s" },
     dns: { type: "strings", doc: "DNS name that will be included in SVID. Can be used more than once." },
-    write: { type: "string", doc: "Directory to write output to instead of stdout", default: "" },
+    write: { type: "string", doc: "Directory to write output to instead of stdout", default: "", complete: "file" },
     output: outputFlag,
   },
   examples: ["x509 mint -spiffeID spiffe://example.org/job -ttl 10m -write ."],
-  async run({ flags, io, server }) {
+  async run({ flags, io, api }): Promise<Answer | undefined> {
     if (flags.spiffeID === "") throw usage("spiffeID must be specified", "add -spiffeID spiffe://…");
     const key = await generateKey("ec-p256");
     const csr = await createCertificateRequest({
@@ -37,35 +37,27 @@ const mint = serverCommand({
       uris: [parseSpiffeId(flags.spiffeID)],
       dnsNames: flags.dns,
     });
-    const ttl = Math.ceil(flags.ttl / 1000);
-    const { svid } = await server.ask(
-      server.client(SvidApi).MintX509SVID({ csr: Buffer.from(csr), ttl }),
+    const ttl = secondsOf(flags.ttl);
+    const { svid } = await api.ask(
+      api.client(SvidApi).MintX509SVID({ csr: Buffer.from(csr), ttl }),
       "unable to mint SVID",
     );
     if (svid === null || svid.cert_chain.length === 0) throw incomplete("server response missing SVID chain");
-    const bundle = await server.ask(server.client(BundleApi).GetBundle({}), "unable to get bundle");
+    const bundle = await api.ask(api.client(BundleApi).GetBundle({}), "unable to get bundle");
     if (bundle.x509_authorities.length === 0) throw incomplete("server response missing X509 Authorities");
 
-    const end = new Date(Number(svid.expires_at) * 1000);
-    if (end.getTime() - systemClock.now().getTime() < flags.ttl - 2000) {
-      io.stderr.write(
-        `X509-SVID lifetime was capped shorter than specified ttl; expires ${JSON.stringify(end.toISOString().replace(".000", ""))}\n`,
-      );
-    }
+    warnOfCappedTtl(io, "X509-SVID", { expires: new Date(Number(svid.expires_at) * 1000), ttlMs: flags.ttl });
     const minted = {
       chain: svid.cert_chain,
       privateKey: privateKeyToPkcs8(key.privateKey),
       roots: bundle.x509_authorities.map(({ asn1 }) => asn1),
     };
-    if (flags.write !== "") await writeMinted(io, flags.write, minted);
-    else if (flags.output === "json") io.stdout.write(`${jsonOf(minted)}\n`);
-    else printMinted(io, minted);
+    if (flags.write === "")
+      return { message: jsonForm(minted), ordered: true, pretty: (out) => printMinted(out, minted) };
+    await writeMinted(io, flags.write, minted);
+    return undefined;
   },
 });
-
-function incomplete(message: string): Fault {
-  return new Fault("internal", message, { code: "mint-incomplete" });
-}
 
 function certificates(list: readonly Uint8Array[]): string {
   return list.map((der) => encodePem("CERTIFICATE", der)).join("");
@@ -77,9 +69,9 @@ function printMinted(io: Io, { chain, privateKey, roots }: Minted): void {
   io.stdout.write(`Root CAs:\n${certificates(roots)}\n`);
 }
 
-function jsonOf({ chain, privateKey, roots }: Minted): string {
+function jsonForm({ chain, privateKey, roots }: Minted): object {
   const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString("base64");
-  return JSON.stringify({ x509_svid: chain.map(base64), private_key: base64(privateKey), root_cas: roots.map(base64) });
+  return { x509_svid: chain.map(base64), private_key: base64(privateKey), root_cas: roots.map(base64) };
 }
 
 async function writeMinted(io: Io, folder: string, { chain, privateKey, roots }: Minted): Promise<void> {

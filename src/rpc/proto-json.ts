@@ -14,10 +14,15 @@ export function escapeHtml(json: string): string {
   );
 }
 
+/** Names of oneofs: the loader says in them which member is set, which JSON does by having it. */
+const ONEOFS: ReadonlySet<string> = new Set(["bundle_endpoint_profile"]);
+
 function plain(value: unknown): unknown {
   if (value instanceof Uint8Array) return Buffer.from(value).toString("base64");
   if (Array.isArray(value)) return value.map(plain);
   if (typeof value !== "object" || value === null) return value;
-  const fields = Object.entries(value).filter(([, field]) => field !== null && field !== undefined);
+  const fields = Object.entries(value).filter(
+    ([name, field]) => field !== null && field !== undefined && !ONEOFS.has(name),
+  );
   return Object.fromEntries(fields.sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, field]) => [name, plain(field)]));
 }

@@ -45,6 +45,8 @@ export type MethodKind = "unary" | "serverStream" | "clientStream" | "bidi";
 export interface Service<M extends object> {
   /** Full name, such as `spire.api.server.entry.v1.Entry`. */
   readonly name: string;
+  /** Below `protoRoot`. */
+  readonly file: string;
   /** Its methods by name; the file is read at the first call. */
   methods(): Readonly<Record<string, MethodDefinition<object, object>>>;
   /** Never present: carries the types. */
@@ -161,7 +163,7 @@ export const protoRoot = fileURLToPath(
 
 function define<M extends object>(name: string, file: string): Service<M> {
   const read = once(() => definition(name, file) as Readonly<Record<string, MethodDefinition<object, object>>>);
-  return { name, methods: read };
+  return { name, file, methods: read };
 }
 
 /** Encoder and decoder of one message, read at the first call. */

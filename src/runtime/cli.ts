@@ -1,7 +1,7 @@
 import { Fault } from "./fault.ts";
-import { asksForHelp, type FlagSpec, type FlagSpecs, type FlagValues, parseFlags } from "./flags.ts";
+import { asksForHelp, type FlagSpec, type FlagSpecs, type FlagValues, parseFlags, type Spelling } from "./flags.ts";
 import { didYouMean } from "./nearest.ts";
-import { errorText } from "./process.ts";
+import { errorText, nextStep } from "./process.ts";
 import { alignColumns, type Io } from "./terminal.ts";
 
 /** What a command gets. */
@@ -9,6 +9,7 @@ export interface CommandCall<F extends FlagSpecs> {
   readonly flags: FlagValues<F>;
   /** Only for a command that names its `operands`. */
   readonly args: readonly string[];
+  readonly spelling: Spelling;
   readonly io: Io;
   readonly signal: AbortSignal;
 }
@@ -125,22 +126,19 @@ interface CommandRun {
 
 async function runCommand(program: Program, { place, command, line }: CommandRun): Promise<number> {
   const { io, signal } = line;
-  let json = false;
   try {
     const parsed = parseFlags(command.flags, place.rest);
     if (parsed.help) {
       io.stdout.write(helpText(program, place));
       return 0;
     }
-    json = parsed.values.output === "json";
     if (command.operands === undefined && parsed.rest[0] !== undefined) throw strayArgument(place, parsed.rest[0]);
-    return (await command.invoke(parsed.values, { args: parsed.rest, io, signal })) ?? 0;
+    return (await command.invoke(parsed.values, { args: parsed.rest, spelling: parsed.spelling, io, signal })) ?? 0;
   } catch (error) {
     const fault = Fault.from(error);
     if (fault.kind === "cancelled" && signal.aborted) return 0;
     if (fault.code === "usage") io.stderr.write(usageError(place, command, fault));
     else io.stderr.write(errorText(fault));
-    if (json) io.stdout.write(`${JSON.stringify({ error: fault.message, code: fault.code, hint: fault.hint })}\n`);
     return FAILURE;
   }
 }
@@ -153,8 +151,7 @@ function strayArgument(place: Place, word: string): Fault {
 }
 
 function usageError({ path }: Place, command: Command, fault: Fault): string {
-  const hint = fault.hint === undefined ? "" : `Hint: ${fault.hint}\n`;
-  return `${fault.message}\n${hint}Usage of ${path.join(" ")}:\n${flagLines(command.flags)}`;
+  return `${fault.message}\n${nextStep(fault)}Usage of ${path.join(" ")}:\n${flagLines(command.flags)}`;
 }
 
 function refuseGroup(program: Program, place: Place, io: Io): number {

@@ -3,8 +3,13 @@ import { Fault } from "./fault.ts";
 import { quote } from "./logfmt.ts";
 import { didYouMean } from "./nearest.ts";
 
-/** One flag of a command, as data: parsing, types of the values, and help come from it. */
-export type FlagSpec =
+/** One flag of a command, as data: parsing, types of the values, help and completion come from it. */
+export type FlagSpec = FlagShape & {
+  /** What completion offers: these words, or what the program knows how to list under that name. */
+  readonly complete?: readonly string[] | string;
+};
+
+type FlagShape =
   | { readonly type: "string"; readonly doc: string; readonly default?: string }
   | { readonly type: "int"; readonly doc: string; readonly default?: number }
   /** Milliseconds of a Go duration; the default is written as one. */
@@ -17,11 +22,15 @@ export type FlagSpec =
 
 export type FlagSpecs = Readonly<Record<string, FlagSpec>>;
 
-export type OutputFormat = "pretty" | "json";
+/** `pretty` and `json` are SPIRE's. */
+export const OUTPUT_FORMATS = ["pretty", "json", "table", "wide", "yaml"] as const;
+
+export type OutputFormat = (typeof OUTPUT_FORMATS)[number];
 
 export const outputFlag = {
   type: "output",
-  doc: "Desired output format (pretty, json); default: pretty.",
+  doc: "Desired output format (pretty, json, table, wide, yaml); default: pretty.",
+  complete: OUTPUT_FORMATS,
 } as const satisfies FlagSpec;
 
 type Scalar<S, T> = S extends { readonly default: string | number } ? T : T | undefined;
@@ -44,7 +53,14 @@ export interface ParsedFlags {
   /** What stands after the flags. */
   readonly rest: readonly string[];
   readonly help: boolean;
+  readonly spelling: Spelling;
 }
+
+/**
+ * How the flags of a line are written: all as SPIRE's manuals do (`-entryID`); some with two dashes, which SPIRE's
+ * programs read too (`--id`); or some as only these programs read them (`--entry-id`).
+ */
+export type Spelling = "spire" | "either" | "own";
 
 const TRUE_WORDS = new Set(["1", "t", "T", "TRUE", "true", "True"]);
 const FALSE_WORDS = new Set(["0", "f", "F", "FALSE", "false", "False"]);
@@ -55,6 +71,7 @@ const FALSE_WORDS = new Set(["0", "f", "F", "FALSE", "false", "False"]);
  */
 export function parseFlags(specs: FlagSpecs, args: readonly string[]): ParsedFlags {
   const given = new Map<string, unknown>();
+  let spelling: Spelling = "spire";
   let next = 0;
   while (next < args.length) {
     const word = args[next] ?? "";
@@ -64,7 +81,7 @@ export function parseFlags(specs: FlagSpecs, args: readonly string[]): ParsedFla
     const { name, value } = splitFlag(word);
     const found = findFlag(specs, name);
     if (found === undefined) {
-      if (name === "h" || name === "help") return { values: {}, rest: [], help: true };
+      if (name === "h" || name === "help") return { values: {}, rest: [], help: true, spelling };
       throw unknownFlag(specs, name);
     }
     const needsNext = value === undefined && found.spec.type !== "bool";
@@ -72,9 +89,33 @@ export function parseFlags(specs: FlagSpecs, args: readonly string[]): ParsedFla
     const text = needsNext ? (args[next] ?? "") : value;
     if (needsNext) next += 1;
     const read = readValue({ name, spec: found.spec, text });
+    if (found.spec.type === "output" && given.has(found.name)) refuseSecondFormat({ name, text, given, read });
+    spelling = looser(spelling, spellingOf(word, found.name));
     given.set(found.name, found.spec.type === "strings" ? [...listOf(given.get(found.name)), read] : read);
   }
-  return { values: withDefaults(specs, given), rest: args.slice(next), help: false };
+  return { values: withDefaults(specs, given), rest: args.slice(next), help: false, spelling };
+}
+
+/** Two dashes before a name in camelCase are a habit of SPIRE's users. */
+function spellingOf(word: string, name: string): Spelling {
+  if (splitFlag(word).name !== name) return "own";
+  return word.startsWith("--") && !/[A-Z]/.test(name) ? "either" : "spire";
+}
+
+function looser(a: Spelling, b: Spelling): Spelling {
+  return a === "own" || b === "own" ? "own" : a === "either" ? a : b;
+}
+
+function refuseSecondFormat(flag: {
+  readonly name: string;
+  readonly text: string | undefined;
+  readonly given: ReadonlyMap<string, unknown>;
+  readonly read: unknown;
+}): void {
+  const before = flag.given.get(flag.name);
+  if (before === flag.read) return;
+  const reason = `the output format has already been set to ${quote(String(before))}`;
+  throw usageFault(`invalid value ${quote(flag.text ?? "")} for flag -${flag.name}: ${reason}`);
 }
 
 /** True when this argument asks for help by itself, before any flag is parsed. */
@@ -128,10 +169,13 @@ function readValue({ name, spec, text = "true" }: FlagText): unknown {
     case "duration":
       return parseDuration(text) ?? raise(refuse(`time: invalid duration ${quote(text)}`));
     case "output":
-      if (text.toLowerCase() === "json") return "json";
-      if (["pretty", "prettyprint"].includes(text.toLowerCase())) return "pretty";
-      throw refuse(`bad formatter flag: unknown format option: ${quote(text)}`);
+      return outputFormat(text) ?? raise(refuse(`bad formatter flag: unknown format option: ${quote(text)}`));
   }
+}
+
+function outputFormat(text: string): OutputFormat | undefined {
+  const word = text.toLowerCase();
+  return word === "prettyprint" ? "pretty" : OUTPUT_FORMATS.find((format) => format === word);
 }
 
 function withDefaults(specs: FlagSpecs, given: ReadonlyMap<string, unknown>): Record<string, unknown> {

@@ -49,11 +49,14 @@ export function raiseUmask(log: Log): void {
   log.warn(`Current umask ${octal(current)} is too permissive; setting umask ${octal(raised)}`);
 }
 
-/** What the user sees of a failure: one line, and one with the next step when it's known. */
+/** What the user sees of a failure: the cause, the next step when it's known, and the code that `errors` explains. */
 export function errorText(thrown: unknown): string {
   const fault = Fault.from(thrown);
-  const hint = fault.hint === undefined ? "" : `Hint: ${fault.hint}\n`;
-  return `Error: ${fault.message}\n${hint}`;
+  return `Error: ${fault.message}\n${nextStep(fault)}`;
+}
+
+export function nextStep({ hint, code }: Fault): string {
+  return `${hint === undefined ? "" : `Hint: ${hint}\n`}Code: ${code}\n`;
 }
 
 async function statusOf(

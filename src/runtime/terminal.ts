@@ -4,13 +4,18 @@ import { type Clock, systemClock } from "./clock.ts";
 export interface TextOutput {
   write(text: string): unknown;
   readonly isTTY?: boolean;
+  /** Width of a terminal. */
+  readonly columns?: number;
 }
+
+/** Where text comes from. `process.stdin` is one. */
+export type TextInput = AsyncIterable<Uint8Array | string> & { readonly isTTY?: boolean };
 
 /** What a command may touch of the outside, so that tests run it in the same process. */
 export interface Io {
   readonly stdout: TextOutput;
   readonly stderr: TextOutput;
-  readonly stdin: AsyncIterable<Uint8Array | string>;
+  readonly stdin: TextInput;
   readonly env: Readonly<Record<string, string | undefined>>;
 }
 

@@ -296,6 +296,7 @@ describe("faults", () => {
 
   test.each([
     ["NodeAttestor", "k8s_psat"],
+    ["WorkloadAttestor", "k8s"],
     ["WorkloadAttestor", "docker"],
     ["SVIDStore", "aws_secretsmanager"],
   ])('%s "%s" is not supported', async (type, name) => {

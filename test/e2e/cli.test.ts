@@ -1,18 +1,27 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, test } from "vitest";
-import { PROJECT, startServer } from "../support/server.ts";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { PROJECT, startServer, type TestServer } from "../support/server.ts";
 import { difference, readTranscript, runStep } from "../support/transcript.ts";
 
 const FOLDER = join(PROJECT, "test/e2e/cli");
 
 /** The commands that take the server's socket; the others run as they are written. */
-const ONLINE = /^server (agent|bundle|entry|healthcheck|token|x509)\b/;
+const ONLINE =
+  /^server (agent|bundle|debug|entry|federation|healthcheck|jwt|localauthority|logger|token|upstreamauthority|wit|x509)\b/;
 
+/** The scripts run one after the other against one server, in the order of their names; what one makes it removes. */
 describe("command line transcripts", () => {
-  for (const file of readdirSync(FOLDER).filter((name) => name.endsWith(".script"))) {
+  let server: TestServer;
+  beforeAll(async () => {
+    server = await startServer();
+  }, 60_000);
+  afterAll(() => server[Symbol.asyncDispose]());
+
+  for (const file of readdirSync(FOLDER)
+    .filter((name) => name.endsWith(".script"))
+    .sort()) {
     test(file.replace(".script", ""), { timeout: 120_000 }, async () => {
-      await using server = await startServer();
       const variables = new Map([["folder", server.folder]]);
       for (const step of readTranscript(join(FOLDER, file))) {
         const flags =

@@ -54,6 +54,9 @@ export interface Ran {
 
 const programs = { server: serverProgram, agent: agentProgram };
 
+/** For `wit mint`, which SPIRE has behind this flag. */
+const ENVIRONMENT = { SPIRE_SERVER_FFLAGS: "wit-svid" };
+
 /** Runs `server …` or `agent …` against whatever its socket leads to; double quotes hold words together. */
 export async function runStep(
   step: Step,
@@ -64,9 +67,9 @@ export async function runStep(
     (match) => match[1] ?? match[2] ?? "",
   );
   const [name, ...args] = words;
-  const program = programs[name as keyof typeof programs]();
+  const program = programs[name as keyof typeof programs](ENVIRONMENT);
   const [stdout, stderr] = [output(), output()];
-  const io = { stdout, stderr, stdin: Readable.from([expand(step.input, variables)]), env: {} };
+  const io = { stdout, stderr, stdin: Readable.from([expand(step.input, variables)]), env: ENVIRONMENT };
   const signal = new AbortController().signal;
   const status = await runCommandLine(program, { args: withFlags(args, flags), io, signal });
   return { status, stdout: stdout.text(), stderr: stderr.text() };

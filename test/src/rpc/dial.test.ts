@@ -205,6 +205,7 @@ test("a call with many requests and one response works, and fails with the error
   };
   const counting: Service<Counting> = {
     name: "grpc.health.v1.Health",
+    file: HealthApi.file,
     methods: () => ({ Check: { ...method, requestStream: true } }),
   };
   const Check = clientStream(async (requests: AsyncIterable<object>) => {

@@ -102,27 +102,22 @@ describe("running commands", () => {
     expect((await run("api fetch -- jwt x")).out).toBe("fetch jwt x\n");
   });
 
-  test("a fault is one line and its hint, status 1", async () => {
+  test("a fault is its cause, its hint and its code, status 1", async () => {
     expect(await run("entry create")).toEqual({
       status: 1,
       out: "",
-      err: "Error: at least one selector is required\nHint: add -selector\n",
+      err: "Error: at least one selector is required\nHint: add -selector\nCode: no-selector\n",
     });
   });
 
-  test("with -output json the error is an object on standard output too", async () => {
+  test("with -output json an error leaves standard output empty, as SPIRE does", async () => {
     const { status, out, err } = await run("entry create -output json");
-    expect(status).toBe(1);
-    expect(JSON.parse(out)).toEqual({
-      error: "at least one selector is required",
-      code: "no-selector",
-      hint: "add -selector",
-    });
+    expect({ status, out }).toEqual({ status: 1, out: "" });
     expect(err).toContain("Error: at least one selector is required\n");
   });
 
   test("an error nobody expected is status 1, without its stack", async () => {
-    expect(await run("entry fail")).toEqual({ status: 1, out: "", err: "Error: oops\n" });
+    expect(await run("entry fail")).toEqual({ status: 1, out: "", err: "Error: oops\nCode: internal\n" });
   });
 
   test("a command that was stopped is status 0", async () => {
@@ -137,7 +132,7 @@ const USAGE = `Usage of entry create:
   -admin
     	Grants access
   -output value
-    	Desired output format (pretty, json); default: pretty.
+    	Desired output format (pretty, json, table, wide, yaml); default: pretty.
   -path string
     	Path to the socket (default "/tmp/api.sock")
   -selector value
@@ -154,14 +149,17 @@ describe("wrong use", () => {
   test.each([
     {
       line: "entry create -spifeID x",
-      err: `flag provided but not defined: -spifeID\nHint: did you mean "-spiffeID"?\n${USAGE}`,
+      err: `flag provided but not defined: -spifeID\nHint: did you mean "-spiffeID"?\nCode: usage\n${USAGE}`,
     },
-    { line: "entry create -ttl x", err: `invalid value "x" for flag -ttl: parse error\n${USAGE}` },
-    { line: "entry create -spiffeID", err: `flag needs an argument: -spiffeID\n${USAGE}` },
-    { line: "entry create -admin true", err: `unexpected argument "true"\nHint: write -flag=true\n${USAGE}` },
+    { line: "entry create -ttl x", err: `invalid value "x" for flag -ttl: parse error\nCode: usage\n${USAGE}` },
+    { line: "entry create -spiffeID", err: `flag needs an argument: -spiffeID\nCode: usage\n${USAGE}` },
+    {
+      line: "entry create -admin true",
+      err: `unexpected argument "true"\nHint: write -flag=true\nCode: usage\n${USAGE}`,
+    },
     {
       line: "entry create x",
-      err: `unexpected argument "x"\nHint: put flags first, and quote values that hold spaces\n${USAGE}`,
+      err: `unexpected argument "x"\nHint: put flags first, and quote values that hold spaces\nCode: usage\n${USAGE}`,
     },
   ])("$line: as Go says it, with the usage, status 1", async ({ line, err }) => {
     expect(await run(line)).toEqual({ status: 1, out: "", err });
@@ -169,7 +167,11 @@ describe("wrong use", () => {
 
   test.each([
     { line: "", status: 127, err: /^Issues SPIFFE identities\./ },
-    { line: "entri", status: 127, err: /^Error: unknown command "entri"\nHint: did you mean "entry"\?\nIssues/ },
+    {
+      line: "entri",
+      status: 127,
+      err: /^Error: unknown command "entri"\nHint: did you mean "entry"\?\nCode: usage\nIssues/,
+    },
     {
       line: "zzzzz",
       status: 127,

@@ -25,7 +25,7 @@ const SPIRE_SPECS = {
 
 describe("flags as Go's flag package parses them", () => {
   test.each(go.flags.filter((one) => one.error === undefined))("$args", ({ args, s, b, n, d, m, rest }) => {
-    expect(parseFlags(GO_SPECS, args)).toEqual({ values: { s, b, n, d, m }, rest, help: false });
+    expect(parseFlags(GO_SPECS, args)).toMatchObject({ values: { s, b, n, d, m }, rest, help: false });
   });
 
   test.each(go.flags.filter((one) => one.error !== undefined))("$args is refused: $error", ({ args, error }) => {
@@ -106,5 +106,25 @@ describe("values", () => {
     expect(fault.message).toBe(
       'invalid value "xml" for flag -output: bad formatter flag: unknown format option: "xml"',
     );
+  });
+
+  test("a second, different output is refused; the same one is not", () => {
+    expect(parseFlags(SPIRE_SPECS, ["-output", "json", "-output", "JSON"]).values.output).toBe("json");
+    expect(faultOf(() => parseFlags(SPIRE_SPECS, ["-output", "json", "-output", "pretty"])).message).toBe(
+      'invalid value "pretty" for flag -output: the output format has already been set to "json"',
+    );
+  });
+});
+
+describe("spelling", () => {
+  test.each([
+    { args: [], spelling: "spire" },
+    { args: ["-spiffeID", "a", "-ttl=5"], spelling: "spire" },
+    { args: ["--spiffeID", "a"], spelling: "spire" },
+    { args: ["--ttl", "5"], spelling: "either" },
+    { args: ["--ttl", "5", "-spiffe-id", "a"], spelling: "own" },
+    { args: ["--spiffe-id", "a", "-ttl", "5"], spelling: "own" },
+  ] as const)("$args is $spelling", ({ args, spelling }) => {
+    expect(parseFlags(SPIRE_SPECS, args).spelling).toBe(spelling);
   });
 });

@@ -49,20 +49,20 @@ describe("exit status", () => {
       what: "a fault",
       main: 'throw new Fault("invalid", "bad flag", { hint: "use another" });',
       status: 1,
-      err: "Error: bad flag\nHint: use another\n",
+      err: "Error: bad flag\nHint: use another\nCode: invalid\n",
     },
-    { what: "an error", main: 'throw new TypeError("oops");', status: 1, err: "Error: oops\n" },
+    { what: "an error", main: 'throw new TypeError("oops");', status: 1, err: "Error: oops\nCode: internal\n" },
     {
       what: "a rejection nobody handles",
       main: 'void Promise.reject(new Error("lost")); await forever();',
       status: 1,
-      err: "Error: lost\n",
+      err: "Error: lost\nCode: internal\n",
     },
     {
       what: "an exception nobody catches",
       main: 'setImmediate(() => { throw new Error("thrown"); }); await forever();',
       status: 1,
-      err: "Error: thrown\n",
+      err: "Error: thrown\nCode: internal\n",
     },
     { what: "work that is left over", main: "setInterval(() => {}, 1000);", status: 0, err: "" },
   ])("$what is status $status", async ({ main, status, err }) => {
@@ -110,7 +110,7 @@ describe("signals", () => {
     await ready(running);
     running.child.kill("SIGTERM");
     expect(await running.ended).toEqual([1, null]);
-    expect(running.err).toBe("Error: flush failed\n");
+    expect(running.err).toBe("Error: flush failed\nCode: internal\n");
   });
 
   test("a second signal ends it by force", async () => {
