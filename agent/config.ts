@@ -20,6 +20,7 @@ import { parseTrustDomain, type TrustDomain } from "../src/spiffe/id.ts";
 import { type TrustBundleConfig, trustBundleConfig } from "./config/bootstrap.ts";
 import { AGENT_SOCKET, agentKeys } from "./config/keys.ts";
 import { type NodeAttestorConfig, nodeAttestorConfig } from "./config/node-attestors.ts";
+import { type WorkloadAttestorConfig, workloadAttestorConfigs } from "./config/workload.ts";
 
 /** The Workload API's socket, when neither file nor flag names another. */
 export const DEFAULT_AGENT_SOCKET = AGENT_SOCKET;
@@ -41,7 +42,7 @@ export interface AgentConfig {
   readonly allowUnauthenticatedVerifiers: boolean;
   readonly keyManager: { readonly type: "memory" } | { readonly type: "disk"; readonly directory: string };
   readonly nodeAttestor: NodeAttestorConfig;
-  readonly workloadAttestors: readonly UnixAttestorConfig[];
+  readonly workloadAttestors: readonly WorkloadAttestorConfig[];
   readonly healthChecks: HealthChecks;
   readonly availabilityTargetMs?: number;
   readonly x509SvidCacheMaxSize: number;
@@ -52,13 +53,6 @@ export interface AgentConfig {
   readonly logSelectors?: readonly string[];
   /** For the log at start-up, one line each. */
   readonly warnings: readonly string[];
-}
-
-export interface UnixAttestorConfig {
-  readonly type: "unix";
-  readonly discoverWorkloadPath: boolean;
-  /** Bytes; 0 is no limit, negative hashes nothing. */
-  readonly workloadSizeLimit: number;
 }
 
 /** Flags of `run` and `validate` that set keys; their values go to `loadAgentConfig`. */
@@ -134,8 +128,9 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
   checkAdminSocket(agent, reader);
   checkPluginCounts(plugins, reader);
   const nodeAttestor = nodeAttestorConfig(plugins.NodeAttestor, reader);
-  reader.throwFaults();
   const env = options.env ?? process.env;
+  const workloadAttestors = workloadAttestorConfigs(plugins.WorkloadAttestor, reader, env);
+  reader.throwFaults();
   const dataDir = agent.data_dir ?? (hasFile ? resolve(".") : defaultDataDirectory("agent", env));
   return deepFreeze({
     ...coreConfig(values),
@@ -144,7 +139,7 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
     trustBundle,
     keyManager: keyManagerOf(plugins, dataDir),
     nodeAttestor,
-    workloadAttestors: [unixAttestor(plugins)],
+    workloadAttestors,
     procRoot: env["HOST_PROC"] || "/proc",
     warnings: reader.warnings,
   });
@@ -226,12 +221,4 @@ function checkPluginCounts(plugins: AgentValues["plugins"], reader: ConfigReader
 function keyManagerOf({ KeyManager }: AgentValues["plugins"], dataDir: string): AgentConfig["keyManager"] {
   if (KeyManager.memory !== undefined) return { type: "memory" };
   return { type: "disk", directory: KeyManager.disk?.directory ?? dataDir };
-}
-
-function unixAttestor({ WorkloadAttestor }: AgentValues["plugins"]): UnixAttestorConfig {
-  return {
-    type: "unix",
-    discoverWorkloadPath: WorkloadAttestor.unix?.discover_workload_path ?? false,
-    workloadSizeLimit: WorkloadAttestor.unix?.workload_size_limit ?? 0,
-  };
 }

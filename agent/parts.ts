@@ -4,11 +4,12 @@ import type { ExportingKeyManager } from "../src/keys/keys.ts";
 import { openMemoryKeys } from "../src/keys/memory.ts";
 import type { Clock } from "../src/runtime/clock.ts";
 import type { Log } from "../src/runtime/log.ts";
-import type { AgentConfig, UnixAttestorConfig } from "./config.ts";
+import type { AgentConfig } from "./config.ts";
 import type { NodeAttestor } from "./node/attestor.ts";
 import { joinTokenAttestor } from "./node/join-token.ts";
 import { x509popAttestor } from "./node/x509pop.ts";
 import type { Attestor } from "./workload/attest.ts";
+import { K8sAttestor } from "./workload/k8s.ts";
 import { UnixAttestor } from "./workload/unix.ts";
 
 /*
@@ -54,25 +55,36 @@ function openAttestor<T extends NodeAttestorConfig["type"]>(own: NodeAttestorOf<
 
 export interface WorkloadAttestorParts {
   readonly clock: Clock;
+  readonly log: Log;
   readonly procRoot: string;
   /** The attestors' own life. */
   readonly signal: AbortSignal;
 }
 
 type WorkloadAttestorConfig = AgentConfig["workloadAttestors"][number];
-
-const workloadAttestors: {
+type WorkloadAttestors = {
   readonly [T in WorkloadAttestorConfig["type"]]: (
-    config: UnixAttestorConfig,
+    config: Extract<WorkloadAttestorConfig, { readonly type: T }>,
     parts: WorkloadAttestorParts,
   ) => Attestor;
-} = {
+};
+
+const workloadAttestors: WorkloadAttestors = {
   unix: (config, parts) => new UnixAttestor({ ...config, ...parts }),
+  k8s: (config, parts) => new K8sAttestor({ ...config, ...parts, kubelet: config.kubelet }),
 };
 
 export function openWorkloadAttestors(
   configs: AgentConfig["workloadAttestors"],
   parts: WorkloadAttestorParts,
 ): readonly Attestor[] {
-  return configs.map((config) => workloadAttestors[config.type](config, parts));
+  return configs.map((config) => openWorkloadAttestor(config, parts));
+}
+
+function openWorkloadAttestor<T extends WorkloadAttestorConfig["type"]>(
+  config: Extract<WorkloadAttestorConfig, { readonly type: T }>,
+  parts: WorkloadAttestorParts,
+): Attestor {
+  const open: WorkloadAttestors[T] = workloadAttestors[config.type as T];
+  return open(config, { ...parts, log: parts.log.child({ plugin_name: config.type }) });
 }

@@ -122,10 +122,11 @@ async function serveWorkloads(
   scope: AsyncDisposableStack,
 ): Promise<AgentHealth> {
   const { procRoot } = config;
-  const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, procRoot, signal });
+  const attestationLog = part(log, "workload_attestor");
+  const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, procRoot, signal, log: attestationLog });
   const probe = workloadApiProbe(config.socketPath);
   const { services, admit } = workloadServices({
-    attestor: new WorkloadAttestor({ attestors, clock, procRoot, log: part(log, "workload_attestor") }),
+    attestor: new WorkloadAttestor({ attestors, clock, procRoot, log: attestationLog }),
     identities: cache,
     allowUnauthenticatedVerifiers: config.allowUnauthenticatedVerifiers,
     logSelectors: config.logSelectors ?? [],

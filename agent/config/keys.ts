@@ -17,6 +17,7 @@ import { Fault } from "../../src/runtime/fault.ts";
 import { filePath, logKeys, profilingKeys, sharedSections, socketPath } from "../../src/runtime/program-config.ts";
 import { parseTrustDomainOrId } from "../../src/spiffe/id.ts";
 import { nodeAttestorPlugins } from "./node-attestors.ts";
+import { workloadAttestors } from "./workload.ts";
 
 /** SPIRE's. */
 export const AGENT_SOCKET = "/tmp/spire-agent/public/api.sock";
@@ -123,29 +124,7 @@ export const agentKeys = {
     },
     WorkloadAttestor: {
       doc: "How workloads are told apart. Default: unix.",
-      plugins: {
-        unix: {
-          doc: "User, groups and program of the calling process.",
-          keys: {
-            discover_workload_path: flag({
-              doc: "Adds the program's path and, unless the limit forbids, its SHA-256.",
-              default: false,
-            }),
-            workload_size_limit: integer(
-              -1,
-              Number.MAX_SAFE_INTEGER,
-            )({
-              doc: "Largest program that is hashed, in bytes; 0 is no limit, -1 hashes none.",
-              default: 0,
-            }),
-          },
-        },
-        docker: undefined,
-        k8s: undefined,
-        slurm: undefined,
-        systemd: undefined,
-        windows: undefined,
-      },
+      plugins: workloadAttestors,
     },
     SVIDStore: {
       doc: "Where SVIDs are stored for workloads that can't ask.",

@@ -3,6 +3,7 @@ import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { type Selector, selectorSet } from "../../src/spiffe/selector.ts";
+import { withDeadline } from "./deadline.ts";
 import { KeyedGate } from "./gate.ts";
 import { verifyCaller } from "./process.ts";
 
@@ -10,6 +11,8 @@ import { verifyCaller } from "./process.ts";
 export interface Attestor {
   /** As configuration names it; the type of its selectors. */
   readonly name: string;
+  /** Milliseconds an answer may take, where it is not the general limit. */
+  readonly timeoutMs?: number;
   /** Throws when the facts cannot be had. May finish after the signal: the result is then ignored. */
   attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]>;
 }
@@ -55,9 +58,7 @@ export class WorkloadAttestor {
 
   async #collect(peer: PeerProcess, signal: AbortSignal): Promise<Selector[]> {
     const { attestors, log } = this.#options;
-    const outcomes = await this.#withDeadline(signal, (deadline) =>
-      Promise.allSettled(attestors.map((attestor) => untilAborted(attestor.attest(peer, deadline), deadline))),
-    );
+    const outcomes = await Promise.allSettled(attestors.map((attestor) => this.#ask(attestor, peer, signal)));
     signal.throwIfAborted();
     const failures = outcomes.flatMap((outcome, index) => {
       if (outcome.status === "fulfilled") return [];
@@ -72,30 +73,10 @@ export class WorkloadAttestor {
     return outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? outcome.value : []));
   }
 
-  async #withDeadline<T>(signal: AbortSignal, work: (deadline: AbortSignal) => Promise<T>): Promise<T> {
+  /** Each has a deadline of its own, so that a slow one costs nobody else's answer. */
+  #ask(attestor: Attestor, peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
     const { clock, timeoutMs = TIMEOUT_MS } = this.#options;
-    const deadline = new AbortController();
-    const stop = (): void => deadline.abort(signal.reason);
-    signal.addEventListener("abort", stop, { once: true });
-    void clock.sleep(timeoutMs, deadline.signal).then(
-      () => deadline.abort(new Fault("timeout", `timed out after ${timeoutMs / 1000} s`)),
-      () => undefined,
-    );
-    try {
-      signal.throwIfAborted();
-      return await work(deadline.signal);
-    } finally {
-      signal.removeEventListener("abort", stop);
-      deadline.abort();
-    }
+    const ms = attestor.timeoutMs ?? timeoutMs;
+    return withDeadline({ ms, clock, signal }, (deadline) => attestor.attest(peer, deadline));
   }
-}
-
-/** Waits for a result no longer than for the signal. */
-function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const stop = (): void => reject(Fault.from(signal.reason));
-    signal.addEventListener("abort", stop, { once: true });
-    void work.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
-  });
 }

@@ -7,7 +7,7 @@ import { Fault, messageOf } from "../../src/runtime/fault.ts";
 
 const PROC = "/proc";
 /** 65,536 supplementary groups of ten digits still fit. */
-const MAX_STATUS_BYTES = 1024 * 1024;
+const MAX_BYTES = 1024 * 1024;
 /** Linux; not among Node's constants. Reaches a file without the right to read it. */
 const O_PATH = 0o10000000;
 
@@ -34,7 +34,7 @@ export async function verifyCaller(peer: PeerProcess, procRoot = PROC): Promise<
 
 /** Throws `unauthenticated` when the process has another effective user or group than when it connected. */
 export async function readCallerStatus(peer: PeerProcess, procRoot = PROC): Promise<ProcessStatus> {
-  const status = parseStatus(await seen(readBounded(procPath(procRoot, peer, "status"))));
+  const status = parseStatus(await readProcText(peer, "status", procRoot));
   if (status.uid !== peer.uid) throw gone(`process uid ${status.uid} does not match original caller ${peer.uid}`);
   if (status.gid !== peer.gid) throw gone(`process gid ${status.gid} does not match original caller ${peer.gid}`);
   return status;
@@ -76,6 +76,11 @@ export function parseStatus(text: string): ProcessStatus {
   return { uid, gid, supplementaryGids: numbers("Groups") };
 }
 
+/** Text of a file in the caller's folder, latin1, at most 1 MiB. Throws `unauthenticated` when the caller is gone. */
+export function readProcText(peer: PeerProcess, name: string, procRoot = PROC): Promise<string> {
+  return seen(readBounded(procPath(procRoot, peer, name)));
+}
+
 async function readBounded(path: string): Promise<string> {
   await using file = await open(path, constants.O_RDONLY);
   const pieces: Buffer[] = [];
@@ -84,7 +89,7 @@ async function readBounded(path: string): Promise<string> {
     if (bytesRead === 0) return Buffer.concat(pieces).toString("latin1");
     pieces.push(buffer.subarray(0, bytesRead));
     total += bytesRead;
-    if (total > MAX_STATUS_BYTES) throw new Fault("unavailable", "process status is too long", { code: "proc-status" });
+    if (total > MAX_BYTES) throw new Fault("unavailable", `${path} is too long`, { code: "proc-size" });
   }
 }
 

@@ -296,7 +296,6 @@ describe("faults", () => {
 
   test.each([
     ["NodeAttestor", "k8s_psat"],
-    ["WorkloadAttestor", "k8s"],
     ["WorkloadAttestor", "docker"],
     ["SVIDStore", "aws_secretsmanager"],
   ])('%s "%s" is not supported', async (type, name) => {

@@ -1,0 +1,88 @@
+import { type ClientRequest, type IncomingMessage, request as plainRequest } from "node:http";
+import { type RequestOptions, request as tlsRequest } from "node:https";
+import { Fault, messageOf } from "../../src/runtime/fault.ts";
+
+export interface HttpAnswer {
+  readonly status: number;
+  readonly etag: string | undefined;
+  readonly body: Buffer;
+}
+
+export interface HttpQuestion {
+  readonly secure: boolean;
+  readonly options: RequestOptions;
+  /** Longest answer that is read. */
+  readonly maxBytes: number;
+  /** Who is asked, for the message. */
+  readonly peer: string;
+  /** Sees the connection before a byte is sent; what it throws ends the request. */
+  readonly onConnected?: (request: ClientRequest) => void;
+}
+
+/** One GET. Throws `unavailable` when there is no whole answer, of whatever status, within bounds. */
+export async function httpGet(question: HttpQuestion, signal: AbortSignal): Promise<HttpAnswer> {
+  signal.throwIfAborted();
+  try {
+    return await exchange(question, signal);
+  } catch (error) {
+    if (signal.aborted) throw Fault.from(signal.reason);
+    if (error instanceof Fault) throw error;
+    const message = `could not ask ${question.peer}: ${messageOf(error)}`;
+    throw new Fault("unavailable", message, { code: "peer-unreachable", cause: error });
+  }
+}
+
+function exchange(question: HttpQuestion, signal: AbortSignal): Promise<HttpAnswer> {
+  const { secure, options, onConnected } = question;
+  return new Promise((resolve, reject) => {
+    const send = secure ? tlsRequest : plainRequest;
+    const request = send({ ...options, method: "GET", signal }, (response) => {
+      read(response, question).then(resolve, reject);
+    });
+    request.on("error", reject);
+    if (onConnected === undefined) request.end();
+    else request.once("socket", () => whenConnected(request, () => onConnected(request), reject));
+  });
+}
+
+function whenConnected(request: ClientRequest, check: () => void, refuse: (error: unknown) => void): void {
+  const go = (): void => {
+    try {
+      check();
+      request.end();
+    } catch (error) {
+      refuse(error);
+      request.destroy();
+    }
+  };
+  if (request.socket?.connecting === true) request.socket.once("connect", go);
+  else go();
+}
+
+async function read(response: IncomingMessage, { maxBytes, peer }: HttpQuestion): Promise<HttpAnswer> {
+  const chunks: Buffer[] = [];
+  let total = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    total += chunk.length;
+    if (total > maxBytes) {
+      response.destroy();
+      throw new Fault("unavailable", `the answer of ${peer} is longer than ${maxBytes} bytes`, { code: "peer-answer" });
+    }
+    chunks.push(chunk);
+  }
+  return { status: response.statusCode ?? 0, etag: response.headers.etag, body: Buffer.concat(chunks, total) };
+}
+
+/** JSON of an answer. Throws `unavailable` when it is none. */
+export function jsonOf(body: Buffer, peer: string): unknown {
+  try {
+    return JSON.parse(body.toString("utf8"));
+  } catch (cause) {
+    throw new Fault("unavailable", `the answer of ${peer} is not JSON`, { code: "peer-answer", cause });
+  }
+}
+
+/** The first line of an answer, short enough for a log. */
+export function excerpt(body: Buffer): string {
+  return (body.subarray(0, 300).toString("utf8").split("\n")[0] ?? "").trim();
+}

@@ -1,0 +1,164 @@
+import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
+import type { Clock } from "../../src/runtime/clock.ts";
+import { Fault, messageOf } from "../../src/runtime/fault.ts";
+import type { Log } from "../../src/runtime/log.ts";
+import type { Selector } from "../../src/spiffe/selector.ts";
+import type { Attestor } from "./attest.ts";
+import { type ContainerPlace, readContainer } from "./container.ts";
+import { KubeletClient, type KubeletConfig } from "./kubelet.ts";
+import { NamespaceLabels } from "./namespaces.ts";
+import { PodLists } from "./pod-lists.ts";
+import { type ContainerStatus, containerSelectors, type Pod, type PodList, podSelectors } from "./pods.ts";
+
+export interface K8sAttestorConfig {
+  /** Undefined when no kubelet may be asked: then no caller can be attested. */
+  readonly kubelet: KubeletConfig | undefined;
+  readonly maxPollAttempts: number;
+  readonly pollRetryIntervalMs: number;
+  readonly disableContainerSelectors: boolean;
+  readonly enableNamespaceLabels: boolean;
+  readonly verboseContainerLocatorLogs: boolean;
+}
+
+export interface K8sAttestorOptions extends K8sAttestorConfig {
+  readonly clock: Clock;
+  readonly log: Log;
+  /** The attestor's own life. */
+  readonly signal: AbortSignal;
+  readonly procRoot: string;
+  /** Where a pod finds the API server and its credentials. Default: as Kubernetes sets them. */
+  readonly namespaces?: Pick<NamespaceLabels, "of">;
+}
+
+/** The list is given this much longer than the waiting for it, so that the reason is said before the deadline. */
+const GRACE_MS = 15_000;
+
+/** Selectors of type `k8s`: pod and container of the caller, as the kubelet of this node knows them. */
+export class K8sAttestor implements Attestor {
+  readonly name = "k8s";
+  readonly timeoutMs: number;
+  readonly #options: K8sAttestorOptions;
+  readonly #lists: PodLists | undefined;
+  readonly #namespaces: Pick<NamespaceLabels, "of">;
+
+  constructor(options: K8sAttestorOptions) {
+    this.#options = options;
+    const { kubelet, clock, signal, pollRetryIntervalMs: intervalMs } = options;
+    this.timeoutMs = options.maxPollAttempts * intervalMs + GRACE_MS;
+    this.#namespaces = options.namespaces ?? new NamespaceLabels(clock, signal);
+    if (kubelet === undefined) return;
+    const client = new KubeletClient(kubelet, clock);
+    signal.addEventListener("abort", () => client[Symbol.dispose](), { once: true });
+    this.#lists = new PodLists({ fetch: (stop) => client.pods(stop), intervalMs, clock, signal });
+  }
+
+  /** Nothing for a caller outside of containers. Throws when it is in one that the kubelet does not know. */
+  async attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
+    if (this.#lists === undefined)
+      throw new Fault("precondition", "kubelet client is disabled", { code: "kubelet-disabled" });
+    const place = await readContainer(peer, this.#options.procRoot);
+    const { log, verboseContainerLocatorLogs } = this.#options;
+    if (verboseContainerLocatorLogs) log.debug("Container located", { pid: peer.pid, ...logged(place) });
+    if (place === undefined || !mayCount(place)) return [];
+    const { pod, status } = await this.#find(this.#lists, place, signal);
+    const values = [...podSelectors(pod)];
+    if (status !== undefined && !this.#options.disableContainerSelectors) values.push(...containerSelectors(status));
+    if (this.#options.enableNamespaceLabels) values.push(...(await this.#namespaceLabels(pod.namespace)));
+    return values.map((value) => ({ type: this.name, value }));
+  }
+
+  /** A new pod calls before its kubelet has heard from the runtime, so the kubelet is asked again for a while. */
+  async #find(lists: PodLists, place: ContainerPlace, signal: AbortSignal): Promise<Found> {
+    const { clock, log, maxPollAttempts, pollRetryIntervalMs } = this.#options;
+    const giveUpAt = clock.monotonic() + maxPollAttempts * pollRetryIntervalMs;
+    const seeker = new Seeker(place, this.#options.disableContainerSelectors);
+    for (let attempt = 0; ; attempt += 1) {
+      const found = await seeker.look(() => lists.next(seeker.seen, attempt, signal));
+      if (found !== undefined) return found;
+      signal.throwIfAborted();
+      if (clock.monotonic() >= giveUpAt) throw seeker.notFound();
+      if (attempt === 0) log.debug("Container id not found; will retry after backoff", logged(place));
+      if (seeker.isNewFailure) log.warn("Unable to get pod list; will retry after backoff", { error: seeker.failure });
+    }
+  }
+
+  async #namespaceLabels(namespace: string): Promise<readonly string[]> {
+    const labels = await this.#namespaces.of(namespace);
+    return labels.map(([key, value]) => `ns-label:${key}:${value}`);
+  }
+}
+
+interface Found {
+  readonly pod: Pod;
+  /** Absent while the kubelet knows the pod but not yet the container. */
+  readonly status: ContainerStatus | undefined;
+}
+
+/** One search for a container through one pod list after the other. */
+class Seeker {
+  seen = 0;
+  failure: string | undefined;
+  isNewFailure = false;
+  readonly #place: ContainerPlace;
+  readonly #podIsEnough: boolean;
+  #list: PodList | undefined;
+
+  constructor(place: ContainerPlace, podIsEnough: boolean) {
+    this.#place = place;
+    this.#podIsEnough = podIsEnough;
+  }
+
+  async look(next: () => Promise<PodList>): Promise<Found | undefined> {
+    try {
+      this.#list = await next();
+    } catch (error) {
+      const failure = messageOf(error);
+      this.isNewFailure = failure !== this.failure;
+      this.failure = failure;
+      return undefined;
+    }
+    this.failure = undefined;
+    this.isNewFailure = false;
+    this.seen = this.#list.version;
+    return this.#match(this.#list);
+  }
+
+  /** The pod that the control group names must be the pod that the kubelet knows the container in. */
+  #match(list: PodList): Found | undefined {
+    const { containerId, podUid } = this.#place;
+    const known = list.containers.get(containerId) ?? [];
+    const found = podUid === undefined ? known : known.filter(({ pod }) => pod.uid === podUid);
+    if (found.length > 1)
+      throw new Fault("internal", "two pods found with same container Id", { code: "container-ambiguous" });
+    if (found[0] !== undefined) return found[0];
+    const pod = podUid === undefined || !this.#podIsEnough ? undefined : list.pods.get(podUid);
+    return pod === undefined ? undefined : { pod, status: undefined };
+  }
+
+  notFound(): Fault {
+    if (this.failure !== undefined) return new Fault("unavailable", this.failure, { code: "kubelet-unavailable" });
+    return new Fault("timeout", `no selectors found after max poll attempts: ${this.#reason()}`, {
+      code: "container-unknown",
+      hint: "see whether the pod belongs to the node whose kubelet this agent asks",
+    });
+  }
+
+  #reason(): string {
+    const { containerId, podUid } = this.#place;
+    const pod = podUid === undefined ? undefined : this.#list?.pods.get(podUid);
+    if (pod !== undefined)
+      return `the kubelet knows the pod ${pod.namespace}/${pod.name}, but no container ${containerId} in it yet`;
+    if (podUid !== undefined) return `the kubelet knows no pod ${podUid}`;
+    return `the kubelet knows no container ${containerId}`;
+  }
+}
+
+/** Whoever can name groups at will is believed only by a program of his own. */
+function mayCount({ delegatedTo }: ContainerPlace): boolean {
+  return delegatedTo === undefined || delegatedTo === process.geteuid?.();
+}
+
+function logged(place: ContainerPlace | undefined): { readonly pod_uid?: string; readonly container_id?: string } {
+  if (place === undefined) return {};
+  return { container_id: place.containerId, ...(place.podUid === undefined ? {} : { pod_uid: place.podUid }) };
+}

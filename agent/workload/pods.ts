@@ -1,0 +1,146 @@
+import { Fault } from "../../src/runtime/fault.ts";
+
+/** What attestation uses of a pod. */
+export interface Pod {
+  readonly uid: string;
+  readonly name: string;
+  readonly namespace: string;
+  readonly serviceAccount: string;
+  readonly nodeName: string;
+  readonly labels: readonly (readonly [key: string, value: string])[];
+  readonly owners: readonly Owner[];
+  readonly containers: readonly ContainerStatus[];
+  readonly initContainers: readonly ContainerStatus[];
+  readonly ephemeralContainers: readonly ContainerStatus[];
+}
+
+interface Owner {
+  readonly kind: string;
+  readonly name: string;
+  readonly uid: string;
+}
+
+export interface ContainerStatus {
+  readonly name: string;
+  readonly image: string;
+  readonly imageId: string;
+  /** Without the runtime's scheme; empty until the container exists. */
+  readonly containerId: string;
+}
+
+/** The pods of a node as its kubelet knew them at one moment. */
+export interface PodList {
+  /** Grows with every list. */
+  readonly version: number;
+  readonly pods: ReadonlyMap<string, Pod>;
+  /** By container id. More than one place is a fault of the kubelet's that nobody may gain from. */
+  readonly containers: ReadonlyMap<string, readonly PodContainer[]>;
+}
+
+export interface PodContainer {
+  readonly pod: Pod;
+  readonly status: ContainerStatus;
+}
+
+type Json = Readonly<Record<string, unknown>>;
+
+/** Reads a `v1.PodList` as the kubelet writes it: items without kind, or null. Throws `unavailable`. */
+export function parsePodList(list: unknown, version: number): PodList {
+  const items = isObject(list) ? list["items"] : undefined;
+  if (items !== null && !Array.isArray(items))
+    throw new Fault("unavailable", "invalid kubelet response: expected an items array", { code: "kubelet-answer" });
+  const pods = new Map<string, Pod>();
+  const containers = new Map<string, PodContainer[]>();
+  for (const item of items ?? []) {
+    const pod = podOf(item);
+    if (pod.uid === "") continue;
+    pods.set(pod.uid, pod);
+    for (const status of allContainers(pod)) {
+      if (status.containerId === "") continue;
+      containers.set(status.containerId, [...(containers.get(status.containerId) ?? []), { pod, status }]);
+    }
+  }
+  return { version, pods, containers };
+}
+
+function allContainers(pod: Pod): readonly ContainerStatus[] {
+  return [...pod.containers, ...pod.initContainers, ...pod.ephemeralContainers];
+}
+
+/** Values of the selectors of every container of the pod. */
+export function podSelectors(pod: Pod): readonly string[] {
+  return [
+    `sa:${pod.serviceAccount}`,
+    `ns:${pod.namespace}`,
+    `node-name:${pod.nodeName}`,
+    `pod-uid:${pod.uid}`,
+    `pod-name:${pod.name}`,
+    `pod-image-count:${pod.containers.length}`,
+    `pod-init-image-count:${pod.initContainers.length}`,
+    ...images(pod.containers).map((image) => `pod-image:${image}`),
+    ...images(pod.initContainers).map((image) => `pod-init-image:${image}`),
+    ...pod.labels.map(([key, value]) => `pod-label:${key}:${value}`),
+    ...pod.owners.flatMap(({ kind, name, uid }) => [`pod-owner:${kind}:${name}`, `pod-owner-uid:${kind}:${uid}`]),
+  ];
+}
+
+/** Values of the selectors of the calling container alone. */
+export function containerSelectors(status: ContainerStatus): readonly string[] {
+  return [`container-name:${status.name}`, ...images([status]).map((image) => `container-image:${image}`)];
+}
+
+/** Both by digest and as configured: the name of an image may be any of several for one digest. */
+function images(statuses: readonly ContainerStatus[]): readonly string[] {
+  return [...new Set(statuses.flatMap(({ image, imageId }) => [imageId, image]))].filter((image) => image !== "");
+}
+
+function podOf(item: unknown): Pod {
+  const pod = objectOf(item);
+  const [metadata, spec, status] = [objectOf(pod["metadata"]), objectOf(pod["spec"]), objectOf(pod["status"])];
+  return {
+    uid: textOf(metadata["uid"]),
+    name: textOf(metadata["name"]),
+    namespace: textOf(metadata["namespace"]),
+    serviceAccount: textOf(spec["serviceAccountName"]),
+    nodeName: textOf(spec["nodeName"]),
+    labels: textEntries(metadata["labels"]),
+    owners: listOf(metadata["ownerReferences"]).map((owner) => ({
+      kind: textOf(owner["kind"]),
+      name: textOf(owner["name"]),
+      uid: textOf(owner["uid"]),
+    })),
+    containers: statusesOf(status["containerStatuses"]),
+    initContainers: statusesOf(status["initContainerStatuses"]),
+    ephemeralContainers: statusesOf(status["ephemeralContainerStatuses"]),
+  };
+}
+
+function statusesOf(value: unknown): readonly ContainerStatus[] {
+  return listOf(value).map((status) => ({
+    name: textOf(status["name"]),
+    image: textOf(status["image"]),
+    imageId: textOf(status["imageID"]),
+    containerId: textOf(status["containerID"]).replace(/^[a-z0-9.+-]+:\/\//, ""),
+  }));
+}
+
+/** Entries of a map of strings, such as labels. */
+export function textEntries(value: unknown): readonly (readonly [string, string])[] {
+  return Object.entries(objectOf(value)).map(([key, text]) => [key, textOf(text)]);
+}
+
+export function objectOf(value: unknown): Json {
+  return isObject(value) ? value : {};
+}
+
+function isObject(value: unknown): value is Json {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function listOf(value: unknown): readonly Json[] {
+  return Array.isArray(value) ? value.map(objectOf) : [];
+}
+
+function textOf(value: unknown): string {
+  return typeof value === "string" ? value : "";
+}

@@ -1,0 +1,92 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { type AgentConfig, loadAgentConfig } from "../../agent/config.ts";
+import { faultOf } from "../support/faults.ts";
+
+let folder = "";
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), "steeple-agent-config-"));
+});
+afterEach(() => rm(folder, { recursive: true }));
+
+const AGENT = 'agent { trust_domain = "a.test" server_address = "s" server_port = 8081 insecure_bootstrap = true }\n';
+
+async function load(attestors: string, env: NodeJS.ProcessEnv = {}): Promise<AgentConfig["workloadAttestors"]> {
+  const path = join(folder, "agent.conf");
+  await writeFile(path, `${AGENT}plugins {\n${attestors}\n}\n`);
+  return loadAgentConfig({ path, flags: {}, env }).workloadAttestors;
+}
+
+async function refused(attestors: string): Promise<string> {
+  const path = join(folder, "agent.conf");
+  await writeFile(path, `${AGENT}plugins {\n${attestors}\n}\n`);
+  return faultOf(() => loadAgentConfig({ path, flags: {}, env: {} })).message;
+}
+
+function plugin(name: string, data = ""): string {
+  return `WorkloadAttestor "${name}" { plugin_data { ${data} } }`;
+}
+
+describe("workload attestors", () => {
+  test("are those that are configured, and unix when none is", async () => {
+    expect((await load("")).map(({ type }) => type)).toEqual(["unix"]);
+    expect((await load(plugin("k8s"))).map(({ type }) => type)).toEqual(["k8s"]);
+    expect((await load(plugin("k8s") + plugin("unix"))).map(({ type }) => type)).toEqual(["unix", "k8s"]);
+  });
+});
+
+describe("k8s", () => {
+  const directory = "/var/run/secrets/kubernetes.io/serviceaccount";
+  const defaults = {
+    type: "k8s",
+    kubelet: {
+      port: 10_250,
+      secure: true,
+      caPath: `${directory}/ca.crt`,
+      credentials: { type: "token", path: `${directory}/token` },
+      nodeName: undefined,
+      reloadIntervalMs: 60_000,
+    },
+    maxPollAttempts: 60,
+    pollRetryIntervalMs: 500,
+    disableContainerSelectors: false,
+    enableNamespaceLabels: false,
+    verboseContainerLocatorLogs: false,
+  };
+
+  test("has SPIRE's defaults; zero means them too", async () => {
+    expect(await load(plugin("k8s"))).toEqual([defaults]);
+    const zeros = 'max_poll_attempts = 0 poll_retry_interval = "0s" reload_interval = "0s" kubelet_secure_port = 0';
+    expect(await load(plugin("k8s", zeros))).toEqual([defaults]);
+  });
+
+  test.each([
+    { data: "kubelet_read_only_port = 10255", kubelet: { port: 10_255, secure: false } },
+    { data: "skip_kubelet_verification = true", kubelet: { caPath: undefined } },
+    { data: "use_anonymous_authentication = true", kubelet: { credentials: { type: "anonymous" } } },
+    {
+      data: 'certificate_path = "/c" private_key_path = "/k"',
+      kubelet: { credentials: { type: "certificate", certificatePath: "/c", privateKeyPath: "/k" } },
+    },
+    { data: 'node_name = "n"', kubelet: { nodeName: "n" } },
+    { data: "", kubelet: { nodeName: "by-env" }, env: { MY_NODE_NAME: "by-env" } },
+    { data: 'node_name_env = "N"', kubelet: { nodeName: "other" }, env: { N: "other", MY_NODE_NAME: "by-env" } },
+  ])("$data $env", async ({ data, kubelet, env }) => {
+    expect(await load(plugin("k8s", data), env)).toMatchObject([{ kubelet }]);
+  });
+
+  test("asks no kubelet when told so", async () => {
+    expect(await load(plugin("k8s", "disable_kubelet_client = true"))).not.toMatchObject([{ kubelet: {} }]);
+  });
+
+  test.each([
+    ["kubelet_read_only_port = 1 kubelet_secure_port = 2", /cannot use both the read-only and secure port/],
+    ['certificate_path = "/c"', /the private key path is required with the certificate path/],
+    ['private_key_path = "/k"', /the certificate path is required with the private key path/],
+    ['disable_kubelet_client = true node_name = "n"', /disable_kubelet_client cannot be used with node_name/],
+    ["sigstore { ignore_sct = true }", /sigstore is not supported/],
+    ['poll_retry_interval = "soon"', /invalid duration "soon"/],
+  ])("%s is refused", async (data, message) => expect(await refused(plugin("k8s", data))).toMatch(message));
+});

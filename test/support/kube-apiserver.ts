@@ -1,0 +1,228 @@
+import { generateKeyPairSync, sign, verify } from "node:crypto";
+import { once } from "node:events";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { createServer, type Server } from "node:https";
+import type { AddressInfo } from "node:net";
+import type { TLSSocket } from "node:tls";
+import { type CertificateOptions, createCa, type Issued, type TestCa } from "./pki.ts";
+
+/** Who a request comes from, as Kubernetes' authenticators have it. */
+export interface KubeUser {
+  readonly username: string;
+  readonly groups: readonly string[];
+}
+
+/** What a role lets a user do. */
+export interface KubeRule {
+  readonly user: string;
+  readonly verb: string;
+  readonly resource: string;
+  readonly subresource?: string;
+}
+
+export interface KubePodReference {
+  readonly name: string;
+  readonly uid: string;
+}
+
+interface ResourceAttributes {
+  readonly verb?: string;
+  readonly resource?: string;
+  readonly subresource?: string;
+}
+
+export const API_AUDIENCE = "https://kubernetes.default.svc.cluster.local";
+const LOCALHOST = new Uint8Array([127, 0, 0, 1]);
+const HOUR_S = 3600;
+
+/** A certificate that TLS clients accept for this host, or for the user of a client certificate. */
+export function issueTls(ca: TestCa, options: CertificateOptions = {}): Promise<Issued> {
+  return ca.issue({ uris: [], dnsNames: ["localhost"], ipAddresses: [LOCALHOST], ...options });
+}
+
+/**
+ * The part of a Kubernetes API server that nodes and agents lean on: TokenReview, SubjectAccessReview, namespaces, pods
+ * and discovery, over TLS, with tokens that are really signed and verified. Speaks what kubectl understands.
+ */
+export class KubeApiServer implements AsyncDisposable {
+  readonly ca: TestCa;
+  /** Labels by namespace. */
+  readonly namespaces = new Map<string, Record<string, string>>([["default", {}]]);
+  /** Pods that tokens may be bound to, by namespace and name. */
+  readonly pods = new Map<string, { readonly uid: string; readonly object: object }>();
+  readonly rules: KubeRule[] = [];
+  readonly requests: string[] = [];
+  readonly #key = generateKeyPairSync("rsa", { modulusLength: 2048 });
+  readonly #server: Server;
+
+  private constructor(ca: TestCa, { pem, keyPem }: Issued) {
+    this.ca = ca;
+    this.#server = createServer(
+      { cert: pem, key: keyPem, ca: ca.pem, requestCert: true, rejectUnauthorized: false },
+      (request, response) => void this.#answer(request, response),
+    );
+  }
+
+  static async open(): Promise<KubeApiServer> {
+    const ca = await createCa({ trustDomain: "cluster.local" });
+    const server = new KubeApiServer(ca, await issueTls(ca));
+    server.#server.listen(0, "127.0.0.1");
+    await once(server.#server, "listening");
+    return server;
+  }
+
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  /** A projected service account token, bound to a pod when one is named. */
+  token(
+    namespace: string,
+    account: string,
+    options: { audience?: string; seconds?: number; pod?: KubePodReference } = {},
+  ): string {
+    const now = Math.floor(Date.now() / 1000);
+    const { audience = API_AUDIENCE, seconds = HOUR_S, pod } = options;
+    const claims = {
+      ...{ iss: API_AUDIENCE, aud: [audience], iat: now, nbf: now, exp: now + seconds },
+      sub: `system:serviceaccount:${namespace}:${account}`,
+      "kubernetes.io": { namespace, serviceaccount: { name: account, uid: `sa-${account}` }, ...(pod && { pod }) },
+    };
+    const text = [{ alg: "RS256", kid: "1" }, claims].map((part) => base64url(JSON.stringify(part))).join(".");
+    return `${text}.${sign("RSA-SHA256", Buffer.from(text), this.#key.privateKey).toString("base64url")}`;
+  }
+
+  /** Ends every connection, and takes no more. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#server.closeAllConnections();
+    await new Promise((done) => this.#server.close(done));
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const path = (request.url ?? "").split("?")[0] ?? "";
+    this.requests.push(`${request.method} ${path}`);
+    const user = clientUser(request.socket as TLSSocket) ?? this.authenticate(bearer(request), API_AUDIENCE);
+    if (user === undefined) return respond(response, 401, failure(401, "Unauthorized", "Unauthorized"));
+    const body = request.method === "POST" ? (JSON.parse(await textOf(request)) as Record<string, unknown>) : {};
+    const found = this.#route(`${request.method} ${path}`, body, user);
+    respond(response, found.status, found.body);
+  }
+
+  #route(route: string, body: Record<string, unknown>, user: KubeUser): { status: number; body: object } {
+    const spec = (body["spec"] ?? {}) as Record<string, unknown>;
+    if (route === "POST /apis/authentication.k8s.io/v1/tokenreviews")
+      return { status: 201, body: { ...body, metadata: {}, status: this.#review(spec) } };
+    if (route === "POST /apis/authorization.k8s.io/v1/subjectaccessreviews") {
+      const attributes = (spec["resourceAttributes"] ?? {}) as ResourceAttributes;
+      const allowed = this.#allows(String(spec["user"]), attributes);
+      return { status: 201, body: { ...body, metadata: {}, status: { allowed } } };
+    }
+    if (DISCOVERY[route] !== undefined) return { status: 200, body: DISCOVERY[route] };
+    return this.#objects(route, user);
+  }
+
+  #objects(route: string, user: KubeUser): { status: number; body: object } {
+    const [, namespace, rest] = /^GET \/api\/v1\/namespaces\/([^/]+)(\/pods)?$/.exec(route) ?? [];
+    const resource = rest === undefined ? "namespaces" : "pods";
+    if (namespace === undefined) return { status: 404, body: failure(404, "NotFound", "the server could not find it") };
+    const verb = rest === undefined ? "get" : "list";
+    if (!this.#allows(user.username, { verb, resource })) {
+      const message = `${resource} is forbidden: User "${user.username}" cannot ${verb} resource "${resource}"`;
+      return { status: 403, body: failure(403, "Forbidden", message) };
+    }
+    if (rest !== undefined) {
+      const items = [...this.pods].filter(([key]) => key.startsWith(`${namespace}/`)).map(([, { object }]) => object);
+      return { status: 200, body: { kind: "PodList", apiVersion: "v1", metadata: { resourceVersion: "1" }, items } };
+    }
+    const labels = this.namespaces.get(namespace);
+    if (labels === undefined)
+      return { status: 404, body: failure(404, "NotFound", `namespaces "${namespace}" not found`) };
+    const metadata = { name: namespace, uid: `ns-${namespace}`, resourceVersion: "1", labels };
+    return { status: 200, body: { kind: "Namespace", apiVersion: "v1", metadata, status: { phase: "Active" } } };
+  }
+
+  #review({ token, audiences }: Record<string, unknown>): object {
+    const audience = Array.isArray(audiences) ? String(audiences[0]) : API_AUDIENCE;
+    const user = this.authenticate(String(token ?? ""), audience);
+    if (user === undefined) return { user: {}, error: "[invalid bearer token, token lookup failed]" };
+    return { authenticated: true, user: { ...user, uid: "1", extra: {} }, audiences: [audience] };
+  }
+
+  /** The user of a token with a good signature, in time, for this audience, of a pod that still is the same. */
+  authenticate(token: string | undefined, audience: string): KubeUser | undefined {
+    const [header, payload, signature, more] = (token ?? "").split(".");
+    if (header === undefined || payload === undefined || signature === undefined || more !== undefined)
+      return undefined;
+    const signed = Buffer.from(`${header}.${payload}`);
+    if (!verify("RSA-SHA256", signed, this.#key.publicKey, Buffer.from(signature, "base64url"))) return undefined;
+    const claims = JSON.parse(Buffer.from(payload, "base64url").toString("utf8")) as Claims;
+    const { namespace, serviceaccount, pod } = claims["kubernetes.io"];
+    if (claims.exp * 1000 <= Date.now() || !claims.aud.includes(audience)) return undefined;
+    if (pod !== undefined && this.pods.get(`${namespace}/${pod.name}`)?.uid !== pod.uid) return undefined;
+    const groups = ["system:serviceaccounts", `system:serviceaccounts:${namespace}`, "system:authenticated"];
+    return { username: `system:serviceaccount:${namespace}:${serviceaccount.name}`, groups };
+  }
+
+  #allows(user: string, { verb, resource, subresource }: ResourceAttributes): boolean {
+    if (user === "system:admin") return true;
+    return this.rules.some(
+      (rule) =>
+        rule.user === user &&
+        rule.verb === verb &&
+        rule.resource === resource &&
+        (rule.subresource ?? "") === (subresource ?? ""),
+    );
+  }
+}
+
+interface Claims {
+  readonly aud: readonly string[];
+  readonly exp: number;
+  readonly "kubernetes.io": {
+    readonly namespace: string;
+    readonly serviceaccount: { readonly name: string };
+    readonly pod?: KubePodReference;
+  };
+}
+
+/** The user that a verified client certificate names. */
+export function clientUser(socket: TLSSocket): KubeUser | undefined {
+  if (!socket.authorized) return undefined;
+  const { CN, O } = socket.getPeerCertificate().subject;
+  const groups = O === undefined ? [] : [O].flat();
+  return CN === undefined ? undefined : { username: String([CN].flat()[0]), groups };
+}
+
+/** The token of a request's header. */
+export function bearer(request: IncomingMessage): string | undefined {
+  return /^Bearer (.+)$/.exec(request.headers.authorization ?? "")?.[1];
+}
+
+export async function textOf(stream: AsyncIterable<unknown>): Promise<string> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of stream) chunks.push(chunk as Buffer);
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+function respond(response: ServerResponse, status: number, body: object): void {
+  response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
+}
+
+function failure(code: number, reason: string, message: string): object {
+  return { kind: "Status", apiVersion: "v1", metadata: {}, status: "Failure", message, reason, code };
+}
+
+function base64url(text: string): string {
+  return Buffer.from(text).toString("base64url");
+}
+
+const RESOURCES = [
+  { name: "namespaces", singularName: "namespace", namespaced: false, kind: "Namespace", verbs: ["get", "list"] },
+  { name: "pods", singularName: "pod", namespaced: true, kind: "Pod", verbs: ["get", "list"] },
+];
+
+const DISCOVERY: Readonly<Record<string, object>> = {
+  "GET /api": { kind: "APIVersions", versions: ["v1"] },
+  "GET /apis": { kind: "APIGroupList", apiVersion: "v1", groups: [] },
+  "GET /api/v1": { kind: "APIResourceList", groupVersion: "v1", resources: RESOURCES },
+};
