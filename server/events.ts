@@ -1,4 +1,4 @@
-import type { Log, LogFields } from "../src/runtime/log.ts";
+import type { Log, LogFields, LogLevel } from "../src/runtime/log.ts";
 import type { SpiffeId } from "../src/spiffe/id.ts";
 
 /*
@@ -130,4 +130,41 @@ export function federatedBundleUpdated(log: Log): void {
 
 export function federatedBundleSet(log: Log): void {
   log.info("Bundle set successfully");
+}
+
+export function relationshipCreated(log: Log): void {
+  log.debug("Federation relationship created");
+}
+
+export function relationshipUpdated(log: Log): void {
+  log.debug("Federation relationship updated");
+}
+
+export function relationshipDeleted(log: Log): void {
+  log.debug("Federation relationship deleted");
+}
+
+export function endpointBundleMissing(log: Log, endpoint: SpiffeId): void {
+  log.warn("bundle not found for the endpoint SPIFFE ID trust domain", { endpoint_spiffe_id: endpoint });
+}
+
+export function bundleRefreshed(log: Log): void {
+  log.debug("Bundle refreshed");
+}
+
+export function loggerAsked(log: Log): void {
+  log.info("GetLogger Called");
+}
+
+export function logLevelSet(log: Log, level: LogLevel): void {
+  log.info("SetLogLevel Called", { new_log_level: levelText(level) });
+}
+
+export function logLevelReset(log: Log, launch: LogLevel): void {
+  log.info("ResetLogLevel Called", { launch_log_level: levelText(launch) });
+}
+
+/** As logrus spells it. */
+function levelText(level: LogLevel): string {
+  return level === "warn" ? "warning" : level;
 }

@@ -4,7 +4,7 @@ import { RpcServer } from "../src/rpc/serve.ts";
 import type { Clock } from "../src/runtime/clock.ts";
 import { Fault } from "../src/runtime/fault.ts";
 import { ensurePrivateDirectory, lockDirectory } from "../src/runtime/files.ts";
-import type { Log } from "../src/runtime/log.ts";
+import type { Log, LogHandle } from "../src/runtime/log.ts";
 import { followerOf, supervise, type Task } from "../src/runtime/task.ts";
 import { spiffeId, type TrustDomain, trustDomainOf } from "../src/spiffe/id.ts";
 import { Admission, type Authorization } from "./api/admission.ts";
@@ -28,6 +28,8 @@ import type { Store } from "./store/store.ts";
 export interface RunServerOptions {
   readonly config: ServerConfig;
   readonly log: Log;
+  /** Whose level the Logger service changes: the owner of `log`. */
+  readonly logger: Pick<LogHandle, "level">;
   readonly clock: Clock;
   readonly version: string;
   /** Ends the server in an orderly way. */
@@ -176,20 +178,34 @@ function openServers({ config, log, clock }: RunServerOptions, state: State, par
 }
 
 async function serviceParts(
-  { config, clock, log }: RunServerOptions,
+  { config, clock, log, logger }: RunServerOptions,
   store: Store,
   state: State,
 ): Promise<ServiceParts> {
   const { trustDomain } = config;
-  const { nodes, entries, tokens, bundles } = store;
+  const { nodes, entries, tokens, bundles, federation } = store;
   const { directory, issuer, follower } = state;
   const attestors = await openNodeAttestors(config.nodeAttestors, {
     ...{ trustDomain, tokens, clock, log: part(log, "node_attestor") },
     ownAuthorities: () => (directory.ownBundle.value?.x509Authorities ?? []).map(({ asn1 }) => parseCertificate(asn1)),
   });
   const attestation = new NodeAttestation({ trustDomain, attestors, node: (id) => directory.node(id) });
-  const seams = { caughtUp: visible(follower), checkReady: () => checkReady(state) };
-  return { trustDomain, nodes, entries, tokens, bundles, directory, issuer, attestation, clock, ...seams };
+  const seams = {
+    caughtUp: visible(follower),
+    checkReady: () => checkReady(state),
+    refreshBundle: (name: TrustDomain) => refreshBundle(store, name),
+    serverSvid: () => state.identity.svid,
+  };
+  const stores = { nodes, entries, tokens, bundles, federation };
+  return { trustDomain, ...stores, directory, issuer, attestation, clock, logger, ...seams };
+}
+
+async function refreshBundle({ federation }: Store, trustDomain: TrustDomain): Promise<boolean> {
+  if ((await federation.find(trustDomain)) === undefined) return false;
+  throw new Fault("unimplemented", "bundles are not fetched from endpoints yet", {
+    code: "bundle-fetch-not-offered",
+    hint: "set the bundle by hand with bundle set",
+  });
 }
 
 /** Own writes are visible on this server when a call returns. What was stored stays stored when that cannot be seen to. */

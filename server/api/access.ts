@@ -1,4 +1,14 @@
-import type { AgentApi, BundleApi, EntryApi, HealthApi, MethodsOf, SvidApi } from "../../src/rpc/protos.ts";
+import type {
+  AgentApi,
+  BundleApi,
+  EntryApi,
+  HealthApi,
+  MethodsOf,
+  ServerDebugApi,
+  ServerLoggerApi,
+  SvidApi,
+  TrustDomainApi,
+} from "../../src/rpc/protos.ts";
 
 /**
  * Who may call: anyone; a process that may open the admin socket; the holder of an admin SVID; of a downstream SVID; an
@@ -92,5 +102,22 @@ export const svidRules: Rules<typeof SvidApi> = {
   BatchNewWITSVID: limited(AGENT, "witSigning", "certificate signing rate limiting", "item"),
   NewDownstreamX509CA: limited({ allow: ["downstream"] }, "x509Signing", "downstream CA signing rate limit"),
 };
+
+export const trustDomainRules: Rules<typeof TrustDomainApi> = {
+  ListFederationRelationships: ADMIN,
+  GetFederationRelationship: ADMIN,
+  BatchCreateFederationRelationship: ADMIN,
+  BatchUpdateFederationRelationship: ADMIN,
+  BatchDeleteFederationRelationship: ADMIN,
+  RefreshBundle: ADMIN,
+};
+
+export const loggerRules: Rules<typeof ServerLoggerApi> = {
+  GetLogger: LOCAL,
+  SetLogLevel: LOCAL,
+  ResetLogLevel: LOCAL,
+};
+
+export const debugRules: Rules<typeof ServerDebugApi> = { GetInfo: LOCAL };
 
 export const healthRules: Rules<typeof HealthApi> = { Check: LOCAL, List: LOCAL, Watch: LOCAL };

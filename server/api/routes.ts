@@ -4,26 +4,45 @@ import {
   EntryApi,
   HealthApi,
   type MethodsOf,
+  ServerDebugApi,
+  ServerLoggerApi,
   type Service,
   SvidApi,
+  TrustDomainApi,
 } from "../../src/rpc/protos.ts";
 import { type AnyHandler, type Handlers, type ServiceImplementation, service } from "../../src/rpc/service.ts";
 import { Fault } from "../../src/runtime/fault.ts";
-import { agentRules, bundleRules, entryRules, healthRules, type Rule, svidRules } from "./access.ts";
+import {
+  agentRules,
+  bundleRules,
+  debugRules,
+  entryRules,
+  healthRules,
+  loggerRules,
+  type Rule,
+  svidRules,
+  trustDomainRules,
+} from "./access.ts";
 import type { Authorization, Route } from "./admission.ts";
 import { type AgentServiceParts, agentService } from "./agent.ts";
 import { type BundleServiceParts, bundleService } from "./bundle.ts";
+import { type DebugServiceParts, debugService } from "./debug.ts";
 import { type EntryServiceParts, entryService } from "./entry.ts";
 import { type FederatedBundleParts, federatedBundles } from "./federated-bundles.ts";
 import { type HealthServiceParts, healthService } from "./health.ts";
+import { type LoggerServiceParts, loggerService } from "./logger.ts";
 import { type SvidServiceParts, svidService } from "./svid.ts";
+import { type TrustDomainServiceParts, trustDomainService } from "./trust-domain.ts";
 
 export type ServiceParts = AgentServiceParts &
   BundleServiceParts &
+  DebugServiceParts &
   FederatedBundleParts &
   EntryServiceParts &
   HealthServiceParts &
-  SvidServiceParts;
+  LoggerServiceParts &
+  SvidServiceParts &
+  TrustDomainServiceParts;
 
 /** A service as it is served: with a row of the access table for each of its methods. */
 export interface ServedService {
@@ -42,8 +61,13 @@ export function servedServices(parts: ServiceParts): {
       served(BundleApi, bundleRules, { ...bundleService(parts), ...federatedBundles(parts) }),
       served(EntryApi, entryRules, entryService(parts)),
       served(SvidApi, svidRules, svidService(parts)),
+      served(TrustDomainApi, trustDomainRules, trustDomainService(parts)),
     ],
-    local: [served(HealthApi, healthRules, healthService(parts))],
+    local: [
+      served(HealthApi, healthRules, healthService(parts)),
+      served(ServerLoggerApi, loggerRules, loggerService(parts)),
+      served(ServerDebugApi, debugRules, debugService(parts)),
+    ],
   };
 }
 

@@ -6,6 +6,7 @@ import { SqlBundleStore } from "./bundles.ts";
 import { SqlChangeStore } from "./changes.ts";
 import { EmbeddedServer } from "./embedded.ts";
 import { SqlEntryStore } from "./entries.ts";
+import { SqlFederationStore } from "./federation.ts";
 import { migrate } from "./migrations.ts";
 import { SqlNodeStore } from "./nodes.ts";
 import { PostgresWaker } from "./notifications.ts";
@@ -87,6 +88,7 @@ export class SqlStore implements Store {
   readonly nodes: SqlNodeStore;
   readonly tokens: SqlTokenStore;
   readonly bundles: SqlBundleStore;
+  readonly federation: SqlFederationStore;
   readonly authorities: SqlAuthorityStore;
   readonly changes: SqlChangeStore;
   /** For export and import, which go below the aggregates. */
@@ -101,6 +103,7 @@ export class SqlStore implements Store {
     this.nodes = new SqlNodeStore(session);
     this.tokens = new SqlTokenStore(session, now);
     this.bundles = new SqlBundleStore(session, now);
+    this.federation = new SqlFederationStore(session);
     this.authorities = new SqlAuthorityStore(session);
     this.changes = new SqlChangeStore(session, waker);
     this.#resources = resources;

@@ -43,6 +43,12 @@ const REFUSED_VALUE: Translation = {
 const TAKEN: Readonly<Record<string, Translation>> = {
   entries_id_key: { kind: "already_exists", code: "entry-exists", message: "an entry with this ID already exists" },
   entries_similar_key: { kind: "already_exists", code: "entry-similar", message: "similar entry already exists" },
+  federation_relationships_trust_domain_key: {
+    kind: "already_exists",
+    code: "relationship-exists",
+    message: "a relationship with this trust domain already exists",
+    hint: "update it instead",
+  },
   join_tokens_pkey: { kind: "already_exists", code: "join-token-exists", message: "join token already exists" },
 };
 

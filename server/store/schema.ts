@@ -56,7 +56,7 @@ interface JoinTokenTable {
   expires_at: Date;
 }
 
-interface FederationRelationshipTable {
+export interface FederationRelationshipTable {
   seq: Generated<string>;
   trust_domain: string;
   bundle_endpoint_url: string;

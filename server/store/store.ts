@@ -139,6 +139,37 @@ export interface BundleStore {
   delete(trustDomain: TrustDomain, mode: BundleDeleteMode): Promise<void>;
 }
 
+/** Where and how the bundle of a foreign trust domain is fetched. SPIFFE Federation, section 5. */
+export interface FederationRelationship {
+  readonly trustDomain: TrustDomain;
+  /** As it was given: https, with a host and without user information. */
+  readonly bundleEndpointUrl: string;
+  readonly profile:
+    | { readonly type: "https_web" }
+    | { readonly type: "https_spiffe"; readonly endpointSpiffeId: SpiffeId };
+}
+
+/** A relationship with the bundle that is held of its trust domain. */
+export interface HeldRelationship extends FederationRelationship {
+  readonly bundle: Bundle | undefined;
+}
+
+export interface FederationStore {
+  /** Stores the relationship, and the bundle when one is given, in one transaction. Throws `already_exists`. */
+  create(relationship: FederationRelationship, bundle?: Bundle): Promise<HeldRelationship>;
+  find(trustDomain: TrustDomain): Promise<HeldRelationship | undefined>;
+  /** Without a page request, everything. Ordered by creation. */
+  list(page?: PageRequest): Promise<Page<HeldRelationship>>;
+  /** Stores what differs, and the bundle when one is given, in one transaction. Throws `not_found`. */
+  update(
+    trustDomain: TrustDomain,
+    change: Partial<Omit<FederationRelationship, "trustDomain">>,
+    bundle?: Bundle,
+  ): Promise<HeldRelationship>;
+  /** The bundle stays. Throws `not_found`. */
+  delete(trustDomain: TrustDomain): Promise<void>;
+}
+
 export type AuthorityKind = "x509" | "jwt" | "wit";
 export type AuthorityStatus = "prepared" | "active" | "old";
 
@@ -206,6 +237,7 @@ export interface Store extends AsyncDisposable {
   readonly nodes: NodeStore;
   readonly tokens: TokenStore;
   readonly bundles: BundleStore;
+  readonly federation: FederationStore;
   readonly authorities: AuthorityStore;
   readonly changes: ChangeStore;
   /** For logs and health: `embedded` or `postgres`. */

@@ -70,6 +70,34 @@ export function parseName(der: Uint8Array): DistinguishedName {
   return Object.fromEntries([...lists, ...singles]);
 }
 
+/** Short names by which Go, and so SPIRE, prints attributes. */
+const SHORT_NAMES: Readonly<Record<keyof DistinguishedName, string>> = {
+  country: "C",
+  organization: "O",
+  organizationalUnit: "OU",
+  locality: "L",
+  province: "ST",
+  streetAddress: "STREET",
+  postalCode: "POSTALCODE",
+  commonName: "CN",
+  serialNumber: "SERIALNUMBER",
+};
+
+/** The parts named in `DistinguishedName` as one line, the last first: `CN=web,O=SPIRE,C=US`. RFC 2253. Throws `invalid`. */
+export function nameText(der: Uint8Array): string {
+  const name = parseName(der);
+  return [...LIST_ATTRIBUTES, ...SINGLE_ATTRIBUTES]
+    .filter(([field]) => name[field] !== undefined)
+    .map(([field]) => [name[field] ?? []].flat().map((value) => `${SHORT_NAMES[field]}=${escaped(value)}`))
+    .map((values) => values.join("+"))
+    .reverse()
+    .join(",");
+}
+
+function escaped(value: string): string {
+  return value.replace(/[,+"\\<>;]|^[ #]| $/g, "\\$&");
+}
+
 /** Throws when the bytes are not a Name: a SEQUENCE of SETs of attribute pairs. */
 export function checkName(element: DerElement): Uint8Array {
   for (const set of new DerReader(element.body).rest(TAG.set)) {

@@ -5,6 +5,7 @@ import { authorityContract } from "./store-authorities.ts";
 import { bundleContract } from "./store-bundles.ts";
 import { changeContract } from "./store-changes.ts";
 import { entryContract } from "./store-entries.ts";
+import { federationContract } from "./store-federation.ts";
 import { nodeContract } from "./store-nodes.ts";
 import { tokenContract } from "./store-tokens.ts";
 import { valueContract } from "./store-values.ts";
@@ -25,6 +26,7 @@ export function storeContract(engine: string, current: () => StoreUnderTest): vo
     describe("attested nodes", () => nodeContract(current));
     describe("join tokens", () => tokenContract(current));
     describe("bundles", () => bundleContract(current));
+    describe("federation relationships", () => federationContract(current));
     describe("authorities", () => authorityContract(current));
     describe("changes", () => changeContract(current));
     describe("values", () => valueContract(current));

@@ -231,7 +231,7 @@ describe("stopping and starting again", () => {
     const config = loadServerConfig({ path: first.configFile, expandEnv: false, flags: {}, env: {} });
     const [log, clock, stop] = [new RecordingLog(), new SteppedClock(), new AbortController()];
     clock.step(-3_600_000);
-    const running = runServer({ config, log, clock, version: "test", signal: stop.signal });
+    const running = runServer({ config, log, logger: { level: "info" }, clock, version: "test", signal: stop.signal });
     await Promise.race([
       running,
       eventually(

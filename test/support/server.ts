@@ -11,7 +11,17 @@ import { generateKey, type LocalSigner } from "../../src/crypto/key.ts";
 import type { ClientOf } from "../../src/rpc/client.ts";
 import { type Channel, dialTls, dialUnix } from "../../src/rpc/dial.ts";
 import type { Entry, Entry__Output } from "../../src/rpc/gen/spire/api/types/Entry.ts";
-import { AgentApi, BundleApi, EntryApi, HealthApi, type Service, SvidApi } from "../../src/rpc/protos.ts";
+import {
+  AgentApi,
+  BundleApi,
+  EntryApi,
+  HealthApi,
+  ServerDebugApi,
+  ServerLoggerApi,
+  type Service,
+  SvidApi,
+  TrustDomainApi,
+} from "../../src/rpc/protos.ts";
 import type { TlsIdentity } from "../../src/rpc/tls.ts";
 import { parseTrustDomain } from "../../src/spiffe/id.ts";
 import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
@@ -26,7 +36,10 @@ export interface Apis extends Disposable {
   readonly bundle: Client<typeof BundleApi>;
   readonly entry: Client<typeof EntryApi>;
   readonly svid: Client<typeof SvidApi>;
+  readonly trustDomain: Client<typeof TrustDomainApi>;
   readonly health: Client<typeof HealthApi>;
+  readonly logger: Client<typeof ServerLoggerApi>;
+  readonly debug: Client<typeof ServerDebugApi>;
   readonly channel: Channel;
 }
 
@@ -291,7 +304,10 @@ function apisOf(channel: Channel): Apis {
     bundle: channel.client(BundleApi),
     entry: channel.client(EntryApi),
     svid: channel.client(SvidApi),
+    trustDomain: channel.client(TrustDomainApi),
     health: channel.client(HealthApi),
+    logger: channel.client(ServerLoggerApi),
+    debug: channel.client(ServerDebugApi),
     channel,
     [Symbol.dispose]: () => channel[Symbol.dispose](),
   };

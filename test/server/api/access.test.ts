@@ -4,14 +4,33 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Rule } from "../../../server/api/access.ts";
 import { served } from "../../../server/api/routes.ts";
 import type { Channel } from "../../../src/rpc/dial.ts";
-import { AgentApi, BundleApi, EntryApi, HealthApi, type Service, SvidApi } from "../../../src/rpc/protos.ts";
+import {
+  AgentApi,
+  BundleApi,
+  EntryApi,
+  HealthApi,
+  ServerDebugApi,
+  ServerLoggerApi,
+  type Service,
+  SvidApi,
+  TrustDomainApi,
+} from "../../../src/rpc/protos.ts";
 import { denialReason } from "../../../src/rpc/status.ts";
 import { Fault } from "../../../src/runtime/fault.ts";
 import { eventually } from "../../support/eventually.ts";
 import { type Apis, collect, from, startServer, type TestServer } from "../../support/server.ts";
 
 const STATIC_ADMIN = "spiffe://example.org/static/admin";
-const SERVICES: readonly Service<object>[] = [AgentApi, BundleApi, EntryApi, SvidApi, HealthApi];
+const SERVICES: readonly Service<object>[] = [
+  AgentApi,
+  BundleApi,
+  EntryApi,
+  SvidApi,
+  TrustDomainApi,
+  HealthApi,
+  ServerLoggerApi,
+  ServerDebugApi,
+];
 
 /** Rows of the vector file: full method name, and who may call it. */
 const ROWS = readFileSync(new URL("../../vectors/server-access.txt", import.meta.url), "utf8")

@@ -3,7 +3,7 @@ import * as x509 from "@peculiar/x509";
 import { describe, expect, test } from "vitest";
 import { DerReader, TAG } from "../../../src/crypto/der.ts";
 import { encode, encodeOid, sequence, setOf } from "../../../src/crypto/der-writer.ts";
-import { checkName, encodeName, parseName } from "../../../src/crypto/name.ts";
+import { checkName, encodeName, nameText, parseName } from "../../../src/crypto/name.ts";
 import { faultOf, refusal } from "../../support/faults.ts";
 
 const MALFORMED = refusal("invalid", "asn1-malformed");
@@ -48,6 +48,19 @@ test("all parts are read back, text beyond ASCII included", () => {
     serialNumber: "123",
   };
   expect(parseName(encodeName(name))).toEqual(name);
+});
+
+test.each([
+  { name: { country: "US", organization: "SPIRE" }, text: "O=SPIRE,C=US" },
+  { name: {}, text: "" },
+  {
+    name: { organization: ["a", "b"], commonName: "web", serialNumber: "1", postalCode: "5", streetAddress: "x" },
+    text: "SERIALNUMBER=1,CN=web,POSTALCODE=5,STREET=x,O=a+O=b",
+  },
+  { name: { commonName: ' a,b+c"d\\e<f>g;h#i ' }, text: 'CN=\\ a\\,b\\+c\\"d\\\\e\\<f\\>g\\;h#i\\ ' },
+  { name: { commonName: "#1" }, text: "CN=\\#1" },
+])("$text is how Go prints the name", ({ name, text }) => {
+  expect(nameText(encodeName(name))).toBe(text);
 });
 
 test("attributes and string types that nobody asked for are passed over", () => {
