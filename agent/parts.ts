@@ -9,6 +9,7 @@ import type { NodeAttestor } from "./node/attestor.ts";
 import { joinTokenAttestor } from "./node/join-token.ts";
 import { x509popAttestor } from "./node/x509pop.ts";
 import type { Attestor } from "./workload/attest.ts";
+import { DockerAttestor } from "./workload/docker.ts";
 import { K8sAttestor } from "./workload/k8s.ts";
 import { UnixAttestor } from "./workload/unix.ts";
 
@@ -72,6 +73,7 @@ type WorkloadAttestors = {
 const workloadAttestors: WorkloadAttestors = {
   unix: (config, parts) => new UnixAttestor({ ...config, ...parts }),
   k8s: (config, parts) => new K8sAttestor({ ...config, ...parts, kubelet: config.kubelet }),
+  docker: (config, parts) => new DockerAttestor({ ...config, ...parts }),
 };
 
 export function openWorkloadAttestors(

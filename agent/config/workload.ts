@@ -1,6 +1,8 @@
 import type { ConfigReader, Values } from "../../src/runtime/config.ts";
-import { duration, flag, ignored, integer, text, unsupported } from "../../src/runtime/config-keys.ts";
+import { duration, flag, ignored, integer, parsed, text, texts, unsupported } from "../../src/runtime/config-keys.ts";
+import { Fault } from "../../src/runtime/fault.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
+import { cgroupMatcher } from "./cgroup-matchers.ts";
 
 const PORT_MAX = 65_535;
 const SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -8,6 +10,28 @@ const NODE_NAME_ENV = "MY_NODE_NAME";
 const POLL_ATTEMPTS = 60;
 const POLL_RETRY_MS = 500;
 const RELOAD_MS = 60_000;
+
+const socketAddress = parsed("unix:// address", socketOf);
+const socketTemplate = parsed("unix:// address", templateOf);
+
+/** Path of the socket that `unix://` and a path, or a path alone, name. Throws `invalid`. */
+function socketOf(address: string): string {
+  const path = address.replace(/^unix:\/\//, "");
+  if (path.startsWith("/")) return path;
+  const message = `${JSON.stringify(address)} is not the address of a Unix socket, such as unix:///run/docker.sock`;
+  throw new Fault("invalid", message, { code: "config-invalid" });
+}
+
+/** `%d` stands for a uid, `%%` for a per cent sign. Throws `invalid`. */
+function templateOf(address: string): (uid: number) => string {
+  const path = socketOf(address);
+  const wrong = path.replaceAll(/%[%d]/g, "").includes("%");
+  if (wrong || path.match(/(?<!%)(?:%%)*%d/g)?.length !== 1)
+    throw new Fault("invalid", "template must contain exactly one %d UID placeholder, and %% for a per cent sign", {
+      code: "config-invalid",
+    });
+  return (uid) => path.replaceAll(/%[%d]/g, (sign) => (sign === "%d" ? String(uid) : "%"));
+}
 
 const unix = {
   doc: "User, groups and program of the calling process.",
@@ -66,11 +90,44 @@ const k8s = {
   },
 };
 
+const DOCKER_SOCKET = "unix:///var/run/docker.sock";
+const PODMAN_SOCKET = "unix:///run/podman/podman.sock";
+const PODMAN_TEMPLATE = "unix:///run/user/%d/podman/podman.sock";
+
+const docker = {
+  doc: "The container of the calling process, as Docker or Podman has it.",
+  keys: {
+    docker_socket_path: socketAddress({
+      doc: "Docker's socket.",
+      default: socketOf(DOCKER_SOCKET),
+      shown: DOCKER_SOCKET,
+    }),
+    docker_version: text({ doc: "Version of the Engine API, such as 1.40. Default: the engine's choice." }),
+    podman_socket_path: socketAddress({
+      doc: "Socket of the system's Podman.",
+      default: socketOf(PODMAN_SOCKET),
+      shown: PODMAN_SOCKET,
+    }),
+    podman_socket_path_template: socketTemplate({
+      doc: "Socket of a user's Podman, with %d for the uid. It says what its user wants it to say: pair its selectors with unix:uid.",
+      default: templateOf(PODMAN_TEMPLATE),
+      shown: PODMAN_TEMPLATE,
+    }),
+    container_id_cgroup_matchers: texts({
+      doc: "Patterns for control group paths, such as /my.slice/*/<id>; with use_new_container_locator = false.",
+    }),
+    use_new_container_locator: flag({ doc: "Finds containers by the rules for known runtimes.", default: true }),
+    verbose_container_locator_logs: flag({ doc: "Logs, at debug level, where each caller was found.", default: false }),
+    sigstore: unsupported("Selectors by verified image signatures."),
+    docker_host: unsupported("Docker's named pipe on Windows."),
+  },
+};
+
 /** Every workload attestor of SPIRE's; undefined for those that are not built. */
 export const workloadAttestors = {
   unix,
   k8s,
-  docker: undefined,
+  docker,
   slurm: undefined,
   systemd: undefined,
   windows: undefined,
@@ -79,6 +136,7 @@ export const workloadAttestors = {
 type Enabled = {
   readonly unix?: Values<typeof unix.keys>;
   readonly k8s?: Values<typeof k8s.keys>;
+  readonly docker?: Values<typeof docker.keys>;
 };
 
 export interface UnixAttestorConfig {
@@ -110,7 +168,18 @@ export interface K8sAttestorConfig {
   readonly verboseContainerLocatorLogs: boolean;
 }
 
-export type WorkloadAttestorConfig = UnixAttestorConfig | K8sAttestorConfig;
+export interface DockerAttestorConfig {
+  readonly type: "docker";
+  readonly dockerSocketPath: string;
+  readonly podmanSocketPath: string;
+  readonly podmanSocketOf: (uid: number) => string;
+  readonly dockerVersion: string | undefined;
+  /** With a group `id`. */
+  readonly matcher: RegExp | undefined;
+  readonly verboseContainerLocatorLogs: boolean;
+}
+
+export type WorkloadAttestorConfig = UnixAttestorConfig | K8sAttestorConfig | DockerAttestorConfig;
 
 /** The configured attestors; `unix` alone when none is. */
 export function workloadAttestorConfigs(
@@ -121,6 +190,7 @@ export function workloadAttestorConfigs(
   const found = [
     ...(enabled.unix === undefined ? [] : [unixConfig(enabled.unix)]),
     ...(enabled.k8s === undefined ? [] : [k8sConfig(enabled.k8s, reader, env)]),
+    ...(enabled.docker === undefined ? [] : [dockerConfig(enabled.docker, reader)]),
   ];
   return found.length > 0 ? found : [{ type: "unix", discoverWorkloadPath: false, workloadSizeLimit: 0 }];
 }
@@ -187,4 +257,36 @@ const KUBELET_KEYS = [
 function checkDisabled(values: K8sValues, fault: (message: string) => void): void {
   const entries: Readonly<Record<string, unknown>> = { ...values };
   for (const key of KUBELET_KEYS) if (entries[key]) fault(`disable_kubelet_client cannot be used with ${key}`);
+}
+
+function dockerConfig(values: NonNullable<Enabled["docker"]>, reader: ConfigReader): DockerAttestorConfig {
+  const fault = (message: string): void => reader.fault("plugins.WorkloadAttestor.docker", message);
+  return {
+    type: "docker",
+    dockerSocketPath: values.docker_socket_path,
+    podmanSocketPath: values.podman_socket_path,
+    podmanSocketOf: values.podman_socket_path_template,
+    dockerVersion: values.docker_version,
+    matcher: dockerMatcher(values, fault),
+    verboseContainerLocatorLogs: values.verbose_container_locator_logs,
+  };
+}
+
+function dockerMatcher(
+  { container_id_cgroup_matchers: patterns = [], use_new_container_locator: usesRules }: NonNullable<Enabled["docker"]>,
+  fault: (message: string) => void,
+): RegExp | undefined {
+  if (patterns.length === 0) return undefined;
+  if (usesRules) {
+    fault(
+      "the new container locator and custom cgroup matchers cannot both be used; set use_new_container_locator = false",
+    );
+    return undefined;
+  }
+  try {
+    return cgroupMatcher(patterns);
+  } catch (error) {
+    fault(Fault.from(error).message);
+    return undefined;
+  }
 }

@@ -11,8 +11,8 @@ export interface ContainerPlace {
   readonly podUid?: string;
   /** Every id on the way to the process, the outermost first; a container may make groups of any name below its own. */
   readonly chain: readonly string[];
-  /** The user whose service manager owns the group, and who can name groups below it at will. */
-  readonly delegatedTo?: number;
+  /** The user whose slice holds the group, and who can name groups below it at will. */
+  readonly user?: number;
   /** Podman made the container. */
   readonly podman: boolean;
 }
@@ -32,7 +32,7 @@ const HELPER = /(?:conmon|conmon-rs)-$/;
 /** A node made of a container (kind, minikube) stands above its pods. */
 const NODE_CONTAINER = /(?:^|[/-])(?:docker|libpod)[-/]$/;
 const PODMAN = /libpod-|\/libpod\//;
-const USER_SERVICE = /\/user@(\d{1,10})\.service(?=\/)/;
+const USER_SLICE = /\/user-(\d{1,16})\.slice\//;
 
 /**
  * Finds the container in the files of a process. `cgroup` is the kernel's word; `mountinfo`, which a process can shape,
@@ -53,7 +53,7 @@ export async function readContainer(peer: PeerProcess, procRoot: string): Promis
 }
 
 /** Paths of the control groups that a process is in. Throws `precondition` for a malformed line. */
-function cgroupPaths(text: string): readonly string[] {
+export function cgroupPaths(text: string): readonly string[] {
   return lines(text).map((line) => {
     const [id, controllers, ...path] = line.split(":");
     if (id === undefined || controllers === undefined || path.length === 0)
@@ -87,12 +87,12 @@ function merge(paths: readonly string[]): ContainerPlace | undefined {
   const places = paths.flatMap((path) => placeOf(path) ?? []);
   const withPod = places.filter(({ podUid }) => podUid !== undefined);
   const counted = withPod.length > 0 ? withPod : places;
-  conflict("pod UIDs", new Set(counted.map(({ podUid }) => podUid)));
-  conflict("container IDs", new Set(counted.map(({ containerId }) => containerId)));
+  refuseConflict("pod UIDs", new Set(counted.map(({ podUid }) => podUid)));
+  refuseConflict("container IDs", new Set(counted.map(({ containerId }) => containerId)));
   return counted[0];
 }
 
-function conflict(what: string, values: ReadonlySet<string | undefined>): void {
+export function refuseConflict(what: string, values: ReadonlySet<string | undefined>): void {
   if (values.size < 2) return;
   const named = [...values].slice(0, 2).map((value) => JSON.stringify(value));
   throw new Fault("precondition", `multiple ${what} found (${named.join(", ")})`, { code: "container-ambiguous" });
@@ -112,14 +112,18 @@ function placeOf(path: string): ContainerPlace | undefined {
   const candidates = candidatesOf(path);
   const own = candidates.find(({ isNode }, at) => !isNode || at === candidates.length - 1);
   if (own === undefined) return undefined;
-  const user = USER_SERVICE.exec(path)?.[1];
   return {
     containerId: own.containerId,
     chain: [...new Set(candidates.map(({ containerId }) => containerId))],
-    podman: PODMAN.test(path),
+    ...ownerOf(path),
     ...(own.podUid === undefined ? {} : { podUid: own.podUid }),
-    ...(user === undefined ? {} : { delegatedTo: Number(user) }),
   };
+}
+
+/** Who made the container, and whose slice it is in. */
+export function ownerOf(path: string): Pick<ContainerPlace, "podman" | "user"> {
+  const user = USER_SLICE.exec(path)?.[1];
+  return { podman: PODMAN.test(path), ...(user === undefined ? {} : { user: Number(user) }) };
 }
 
 /** A node's container has no pod, and another container inside. */

@@ -154,8 +154,8 @@ class Seeker {
 }
 
 /** Whoever can name groups at will is believed only by a program of his own. */
-function mayCount({ delegatedTo }: ContainerPlace): boolean {
-  return delegatedTo === undefined || delegatedTo === process.geteuid?.();
+function mayCount({ user }: ContainerPlace): boolean {
+  return user === undefined || user === process.geteuid?.();
 }
 
 function logged(place: ContainerPlace | undefined): { readonly pod_uid?: string; readonly container_id?: string } {

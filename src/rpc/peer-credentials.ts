@@ -57,9 +57,18 @@ export function pinPeer(socket: Socket): PeerProcess & Disposable {
 
 /** Pid of the process that listens at the other end of a connected client socket. */
 export function listenerPid(socket: Socket): number | undefined {
+  const pid = listenerCredentials(socket)?.pid ?? 0;
+  return pid > 0 ? pid : undefined;
+}
+
+/** Effective user of the process that listens at the other end of a connected client socket, when it began to. */
+export function listenerUid(socket: Socket): number | undefined {
+  return listenerCredentials(socket)?.uid;
+}
+
+function listenerCredentials(socket: Socket): Credentials | undefined {
   try {
-    const { pid } = readCredentials(descriptorOf(socket));
-    return pid > 0 ? pid : undefined;
+    return readCredentials(descriptorOf(socket));
   } catch {
     return undefined;
   }

@@ -90,3 +90,48 @@ describe("k8s", () => {
     ['poll_retry_interval = "soon"', /invalid duration "soon"/],
   ])("%s is refused", async (data, message) => expect(await refused(plugin("k8s", data))).toMatch(message));
 });
+
+describe("docker", () => {
+  async function one(data: string) {
+    const [config] = await load(plugin("docker", data));
+    if (config?.type !== "docker") throw new Error("not the docker attestor");
+    return { ...config, podmanOf1000: config.podmanSocketOf(1000) };
+  }
+
+  test("has SPIRE's defaults", async () => {
+    expect(await one("")).toMatchObject({
+      dockerSocketPath: "/var/run/docker.sock",
+      podmanSocketPath: "/run/podman/podman.sock",
+      podmanOf1000: "/run/user/1000/podman/podman.sock",
+      matcher: undefined,
+    });
+  });
+
+  test("sockets are named as addresses or paths", async () => {
+    const data = 'docker_socket_path = "/d.sock" podman_socket_path = "unix:///p.sock"';
+    const template = 'podman_socket_path_template = "unix:///u/%d/100%%/p.sock"';
+    expect(await one(`${data} ${template}`)).toMatchObject({
+      dockerSocketPath: "/d.sock",
+      podmanSocketPath: "/p.sock",
+      podmanOf1000: "/u/1000/100%/p.sock",
+    });
+  });
+
+  test("patterns take the place of the rules", async () => {
+    const data = 'use_new_container_locator = false container_id_cgroup_matchers = ["/docker/<id>"]';
+    expect((await one(data)).matcher?.exec("/docker/abc")?.groups?.["id"]).toBe("abc");
+  });
+
+  test.each([
+    ['docker_socket_path = "tcp://10.0.0.1:2375"', /is not the address of a Unix socket/],
+    ['podman_socket_path_template = "unix:///run/podman.sock"', /exactly one %d UID placeholder/],
+    ['podman_socket_path_template = "/%d/%d"', /exactly one %d UID placeholder/],
+    ['podman_socket_path_template = "/%d/%s"', /exactly one %d UID placeholder/],
+    ['podman_socket_path_template = "/%%d"', /exactly one %d UID placeholder/],
+    ['container_id_cgroup_matchers = ["/docker/<id>"]', /cannot both be used/],
+    [
+      'use_new_container_locator = false container_id_cgroup_matchers = ["/docker"]',
+      /must contain the container id token/,
+    ],
+  ])("%s is refused", async (data, message) => expect(await refused(plugin("docker", data))).toMatch(message));
+});

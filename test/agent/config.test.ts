@@ -296,7 +296,7 @@ describe("faults", () => {
 
   test.each([
     ["NodeAttestor", "k8s_psat"],
-    ["WorkloadAttestor", "docker"],
+    ["WorkloadAttestor", "windows"],
     ["SVIDStore", "aws_secretsmanager"],
   ])('%s "%s" is not supported', async (type, name) => {
     expect(await refused(`${agent("")}plugins { ${type} "${name}" {} }`)).toMatch(

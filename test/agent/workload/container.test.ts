@@ -41,10 +41,10 @@ describe("the container of a process (T-W4)", () => {
     expect(place?.podman ?? false).toBe(vector.podman !== undefined);
   });
 
-  test("the groups of a user's own service manager are told apart", () => {
+  test("the groups that a user can name are told apart", () => {
     const id = "1".repeat(64);
     const delegated = `0::/user.slice/user-1000.slice/user@1000.service/app.slice/docker-${id}.scope`;
-    expect(locateContainer({ cgroup: delegated })).toMatchObject({ containerId: id, delegatedTo: 1000 });
-    expect(locateContainer({ cgroup: `0::/system.slice/docker-${id}.scope` })).not.toHaveProperty("delegatedTo");
+    expect(locateContainer({ cgroup: delegated })).toMatchObject({ containerId: id, user: 1000 });
+    expect(locateContainer({ cgroup: `0::/system.slice/docker-${id}.scope` })).not.toHaveProperty("user");
   });
 });
