@@ -46,6 +46,9 @@ export interface AgentConfig {
   readonly healthChecks: HealthChecks;
   readonly availabilityTargetMs?: number;
   readonly x509SvidCacheMaxSize: number;
+  readonly jwtSvidCacheMaxSize: number;
+  readonly jwtSvidCacheHitTimeoutMs: number;
+  readonly allowedForeignJwtClaims: readonly string[];
   readonly maxStreamsPerConnection: number;
   /** Where the proc file system with the workloads is mounted; `HOST_PROC` in the environment moves it. */
   readonly procRoot: string;
@@ -174,6 +177,9 @@ function coreConfig({ agent, health_checks }: AgentValues): CoreConfig {
     allowUnauthenticatedVerifiers: agent.allow_unauthenticated_verifiers,
     healthChecks: healthChecks(health_checks),
     x509SvidCacheMaxSize: agent.x509_svid_cache_max_size === 0 ? DEFAULT_CACHE_SIZE : agent.x509_svid_cache_max_size,
+    jwtSvidCacheMaxSize: agent.jwt_svid_cache_max_size === 0 ? DEFAULT_CACHE_SIZE : agent.jwt_svid_cache_max_size,
+    jwtSvidCacheHitTimeoutMs: agent.experimental.jwt_svid_cache_hit_timeout,
+    allowedForeignJwtClaims: agent.allowed_foreign_jwt_claims ?? [],
     maxStreamsPerConnection: agent.max_streams_per_connection,
     ...(agent.admin_socket_path === undefined ? {} : { adminSocketPath: agent.admin_socket_path }),
     ...(agent.join_token === undefined ? {} : { joinToken: agent.join_token }),

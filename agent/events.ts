@@ -188,6 +188,17 @@ export function targetNotMet(log: Log, entry: EntryName): void {
   );
 }
 
+export function jwtSvidNotRenewed(log: Log, id: SpiffeId, error: unknown): void {
+  log.warn("Unable to renew JWT; returning cached copy", { spiffe_id: id, error: messageOf(error) });
+}
+
+export function jwtSvidsDropped(log: Log, keyId: string, count: number): void {
+  log.info("JWT-SVIDs were removed from the JWT cache because they were issued by a tainted authority", {
+    jwt_authority_key_ids: keyId,
+    tainted_jwt_svids: count,
+  });
+}
+
 /** To the second, as SPIRE writes times. */
 export function rfc3339(time: Date): string {
   return `${time.toISOString().slice(0, 19)}Z`;

@@ -8,6 +8,7 @@ import type { Log } from "../src/runtime/log.ts";
 import { followerOf, type RetryOptions, retry, supervise } from "../src/runtime/task.ts";
 import { workloadServices } from "./api/routes.ts";
 import { IdentityCache } from "./cache/entries.ts";
+import { JwtCache } from "./cache/jwt.ts";
 import { SvidSigner } from "./cache/signer.ts";
 import { Synchronizer } from "./cache/sync.ts";
 import type { AgentConfig } from "./config.ts";
@@ -53,7 +54,7 @@ export async function runAgent(options: RunAgentOptions): Promise<void> {
   scope.use(await lockDirectory(config.dataDir));
   const node = await openNode(options, scope);
   const identities = openIdentities(options, node);
-  const health = scope.use(await serveWorkloads(options, identities.cache, scope));
+  const health = scope.use(await serveWorkloads(options, identities, scope));
   const isReady = (stop: AbortSignal): Promise<boolean> => identities.cache.ready.until((ready) => ready, stop);
   await supervise(
     [
@@ -97,12 +98,13 @@ async function openNode({ config, log, clock }: RunAgentOptions, scope: AsyncDis
 
 interface Identities {
   readonly cache: IdentityCache;
+  readonly jwtTokens: JwtCache;
   readonly signer: SvidSigner;
   readonly synchronizer: Synchronizer;
 }
 
 function openIdentities(
-  { config, log, clock }: RunAgentOptions,
+  { config, log, clock, signal }: RunAgentOptions,
   { identity, upstream, credentials }: Node,
 ): Identities {
   const { workloadX509SvidKeyType: keyType, availabilityTargetMs, x509SvidCacheMaxSize: maxSvids } = config;
@@ -110,15 +112,23 @@ function openIdentities(
   const bundles = { own: credentials.bundle.value, federated: new Map() };
   const cache = new IdentityCache({ clock, log: part(log, "cache_manager"), maxSvids, bundles });
   const signer = new SvidSigner({ cache, upstream, keyType, availabilityTargetMs, clock, log: manager });
-  const { syncIntervalMs: intervalMs } = config;
-  const synchronizer = new Synchronizer({ cache, upstream, trust: identity, intervalMs, clock, log: manager });
-  return { cache, signer, synchronizer };
+  const { syncIntervalMs: intervalMs, jwtSvidCacheMaxSize, jwtSvidCacheHitTimeoutMs: hitTimeoutMs } = config;
+  const jwtTokens = new JwtCache({
+    upstream,
+    clock,
+    log: manager,
+    maxSvids: jwtSvidCacheMaxSize,
+    hitTimeoutMs,
+    signal,
+  });
+  const sync = { cache, tokens: jwtTokens, upstream, trust: identity, intervalMs, clock, log: manager };
+  return { cache, jwtTokens, signer, synchronizer: new Synchronizer(sync) };
 }
 
 /** The socket is there from the start and says that it is not ready, so that callers need not guess. */
 async function serveWorkloads(
   { config, log, clock, signal }: RunAgentOptions,
-  cache: IdentityCache,
+  { cache, jwtTokens }: Identities,
   scope: AsyncDisposableStack,
 ): Promise<AgentHealth> {
   const { procRoot } = config;
@@ -128,6 +138,8 @@ async function serveWorkloads(
   const { services, admit } = workloadServices({
     attestor: new WorkloadAttestor({ attestors, clock, procRoot, log: attestationLog }),
     identities: cache,
+    jwtTokens,
+    allowedForeignJwtClaims: config.allowedForeignJwtClaims,
     allowUnauthenticatedVerifiers: config.allowUnauthenticatedVerifiers,
     logSelectors: config.logSelectors ?? [],
     clock,

@@ -4,12 +4,12 @@ import type { X509BundlesResponse } from "../../src/rpc/gen/X509BundlesResponse.
 import type { X509SVIDResponse } from "../../src/rpc/gen/X509SVIDResponse.ts";
 import { WorkloadApi } from "../../src/rpc/protos.ts";
 import { type ServiceImplementation, serverStream, service, unary } from "../../src/rpc/service.ts";
-import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 import type { WorkloadUpdate } from "../cache/update.ts";
-import { AttestedCall, type AttestedCallOptions, notReady } from "./attested-call.ts";
+import { AttestedCall, notReady } from "./attested-call.ts";
 import type { LocalCaller } from "./caller.ts";
+import { type EntitlementFeed, fetchJwtBundles, fetchJwtSvid, type JwtApiOptions, validateJwt } from "./jwt.ts";
 import { type Compose, shared } from "./shared-answers.ts";
 import { x509BundlesAnswer, x509SvidAnswer } from "./x509-answers.ts";
 
@@ -20,11 +20,8 @@ interface IdentityFeed {
   subscribe(selectors: readonly Selector[], signal: AbortSignal): AsyncIterable<WorkloadUpdate>;
 }
 
-export interface WorkloadApiOptions extends AttestedCallOptions {
-  readonly identities: IdentityFeed;
-  /** Gives the own trust domain's bundles to callers without an identity. */
-  readonly allowUnauthenticatedVerifiers: boolean;
-  readonly clock: Clock;
+export interface WorkloadApiOptions extends JwtApiOptions {
+  readonly identities: IdentityFeed & EntitlementFeed;
 }
 
 /** The SPIFFE Workload API. Each stream is attested once, when it opens. */
@@ -34,9 +31,9 @@ export function workloadApi(options: WorkloadApiOptions): ServiceImplementation<
   return service<NonNullable<(typeof WorkloadApi)["types"]>, LocalCaller>(WorkloadApi, {
     FetchX509SVID: serverStream((_request, call) => new X509Stream(options, call).svids(svids)),
     FetchX509Bundles: serverStream((_request, call) => new X509Stream(options, call).bundles(bundles)),
-    FetchJWTSVID: unary(() => absent("fetching JWT-SVIDs")),
-    FetchJWTBundles: serverStream(() => absentStream("fetching JWT bundles")),
-    ValidateJWTSVID: unary(() => absent("validating JWT-SVIDs")),
+    FetchJWTSVID: unary((request, call) => fetchJwtSvid(options, request, call)),
+    FetchJWTBundles: serverStream((_request, call) => fetchJwtBundles(options, call)),
+    ValidateJWTSVID: unary((request, call) => validateJwt(options, request, call)),
     FetchWITSVID: serverStream(() => absentStream("fetching WIT-SVIDs")),
     FetchWITBundles: serverStream(() => absentStream("fetching WIT bundles")),
   });

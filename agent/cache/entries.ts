@@ -1,6 +1,8 @@
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Feed } from "../../src/runtime/feed.ts";
 import type { Log } from "../../src/runtime/log.ts";
+import type { Bundle } from "../../src/spiffe/bundle.ts";
+import type { TrustDomain } from "../../src/spiffe/id.ts";
 import { formatSelector, type Selector } from "../../src/spiffe/selector.ts";
 import { duplicateHintIgnored, entryCreated, entryRemoved, entryUpdated, svidEvicted } from "../events.ts";
 import { msUntilDue, OVERDUE } from "../node/rotation.ts";
@@ -8,6 +10,7 @@ import { byAge, type CachedEntry, withUniqueHints } from "./entry.ts";
 import { SelectorIndex } from "./matching.ts";
 import { type HeldSvid, isCurrent, isUsable, type SigningRequest, urgency } from "./svid.ts";
 import {
+  bundlesFor,
   sameBundles,
   sameUpdate,
   type TrustBundles,
@@ -23,6 +26,14 @@ export interface IdentityCacheOptions {
   readonly maxSvids: number;
   /** Bundles to start with; the first sync replaces them. */
   readonly bundles: TrustBundles;
+}
+
+/** What somebody with certain selectors may have, whether or not an X.509-SVID of it is here. */
+export interface Entitlement {
+  /** The default identity first; the same order every time. */
+  readonly entries: readonly CachedEntry[];
+  readonly bundle: Bundle;
+  readonly federatedBundles: ReadonlyMap<TrustDomain, Bundle>;
 }
 
 /** Everything known of one entry. Owned by the cache. */
@@ -56,6 +67,8 @@ export class IdentityCache {
   readonly bundle: Feed<TrustBundles>;
   /** Ticks when there may be something new to sign: after a sync, and when a caller waits. */
   readonly work = new Feed(0);
+  /** Ticks when a sync has changed entries or bundles. */
+  readonly changes = new Feed(0);
   readonly #options: IdentityCacheOptions;
   readonly #holdings = new Map<string, Holding>();
   readonly #index = new SelectorIndex();
@@ -105,6 +118,12 @@ export class IdentityCache {
     return this.#compose(this.#matching(new Set(selectors.map(formatSelector))).kept);
   }
 
+  /** What these selectors entitle to at this moment. */
+  entitlement(selectors: readonly Selector[]): Entitlement {
+    const { kept } = this.#matching(new Set(selectors.map(formatSelector)));
+    return { entries: kept, ...bundlesFor(kept, this.bundle.value) };
+  }
+
   /** Takes a synced state whole. What is unchanged must be the same object: it costs nothing then. */
   replace(entries: ReadonlyMap<string, CachedEntry>, bundles: TrustBundles): void {
     const gone = [...this.#holdings.values()].filter(({ entry }) => !entries.has(entry.id));
@@ -116,6 +135,7 @@ export class IdentityCache {
     if (isNew || gone.length + put.length > 0) {
       this.#evict();
       this.#refreshAll();
+      this.changes.set(this.changes.value + 1);
     }
     this.work.set(this.work.value + 1);
   }

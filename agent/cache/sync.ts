@@ -38,8 +38,14 @@ interface TrustKeeper {
   recover(error: Fault, signal: AbortSignal): Promise<void>;
 }
 
+interface TokenKeeper {
+  /** Forgets the tokens that were signed with these keys, and keeps none of them from now on. */
+  refuseKeys(keyIds: ReadonlySet<string>): void;
+}
+
 export interface SynchronizerOptions {
   readonly cache: IdentityCache;
+  readonly tokens: TokenKeeper;
   readonly upstream: SyncUpstream;
   readonly trust: TrustKeeper;
   readonly intervalMs: number;
@@ -64,13 +70,15 @@ export class Synchronizer {
 
   /** Entries and bundles are taken together or not at all. */
   async sync(signal: AbortSignal): Promise<void> {
-    const { cache, upstream, trust, clock, log } = this.#options;
+    const { cache, tokens, upstream, trust, clock, log } = this.#options;
     const entries = await upstream.syncEntries((open) => syncEntries(open, this.#entries, log), signal);
     const bundles = await this.#fetchBundles(entries, signal);
     this.#entries = entries;
-    if (bundles.own !== cache.bundle.value.own) await trust.acceptBundle(bundles.own);
+    const before = cache.bundle.value.own;
+    if (bundles.own !== before) await trust.acceptBundle(bundles.own);
     cache.replace(entries, bundles);
     this.#processTainted(bundles.own);
+    if (bundles.own !== before) tokens.refuseKeys(refusedKeys(before, bundles.own));
     this.#lastSync = clock.now();
   }
 
@@ -166,6 +174,14 @@ export class Synchronizer {
     trust.taint(keyIds);
     for (const id of keyIds) this.#tainted.add(id);
   }
+}
+
+/** Ids of the JWT authorities that are tainted, or were revoked since. */
+function refusedKeys(before: Bundle, { jwtAuthorities }: Bundle): ReadonlySet<string> {
+  const tainted = jwtAuthorities.filter((authority) => authority.tainted).map(({ keyId }) => keyId);
+  const present = new Set(jwtAuthorities.map(({ keyId }) => keyId));
+  const gone = before.jwtAuthorities.map(({ keyId }) => keyId).filter((keyId) => !present.has(keyId));
+  return new Set([...tainted, ...gone]);
 }
 
 /** The held object when nothing changed, so that comparing by identity is enough everywhere else. */

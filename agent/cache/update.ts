@@ -32,13 +32,22 @@ export function updateFor(
   bundles: TrustBundles,
   entitled: boolean,
 ): WorkloadUpdate {
-  const names = new Set(identities.flatMap(({ entry }) => entry.federatesWith));
+  const entries = identities.map(({ entry }) => entry);
+  return Object.freeze({ identities, ...bundlesFor(entries, bundles), entitled });
+}
+
+/** The own bundle, and those that the entries federate with as far as they are here. */
+export function bundlesFor(
+  entries: readonly CachedEntry[],
+  bundles: TrustBundles,
+): Pick<WorkloadUpdate, "bundle" | "federatedBundles"> {
+  const names = new Set(entries.flatMap(({ federatesWith }) => federatesWith));
   const federatedBundles = new Map<TrustDomain, Bundle>();
   for (const name of [...names].sort()) {
     const bundle = bundles.federated.get(name);
     if (bundle !== undefined) federatedBundles.set(name, bundle);
   }
-  return Object.freeze({ identities, bundle: bundles.own, federatedBundles, entitled });
+  return { bundle: bundles.own, federatedBundles };
 }
 
 /** True when a workload would see no difference: what the API delivers is compared, not the entries behind it. */

@@ -40,7 +40,14 @@ const experimental = block("Options that SPIRE counts as experimental.", {
     100,
     "100ms",
   )({ doc: "Time between two synchronisations with the server.", default: 5000, shown: "5s" }),
-  jwt_svid_cache_hit_timeout: ignored("Time for a refresh while a cached JWT-SVID is at hand."),
+  jwt_svid_cache_hit_timeout: duration(
+    5_000,
+    "5s",
+  )({
+    doc: "How long the renewal of a JWT-SVID may take while the one at hand is still valid.",
+    default: 30_000,
+    shown: "30s",
+  }),
   use_sync_authorized_entries: ignored("Synchronisation by differences; Steeple always does."),
   require_pq_kem: unsupported("Post-quantum hybrid key exchange only."),
   ratelimit: unsupported("Limits per Workload API method."),
@@ -81,7 +88,9 @@ const agent = block("The agent's core settings.", {
   ...logKeys,
   log_selectors: texts({ doc: "Prefixes of selectors that may appear in the log, such as unix:user." }),
   allow_unauthenticated_verifiers: flag({ doc: "Hands bundles to callers without an identity.", default: false }),
-  allowed_foreign_jwt_claims: ignored("Claims returned for JWT-SVIDs of other trust domains."),
+  allowed_foreign_jwt_claims: texts({
+    doc: "Claims returned for JWT-SVIDs of other trust domains, besides sub, aud and exp.",
+  }),
   authorized_delegates: unsupported("SPIFFE IDs that may use the Delegated Identity API."),
   availability_target: duration(DAY_MS, "24h")({ doc: "How long SVIDs shall last at least while the server is away." }),
   workload_x509_svid_key_type: workloadKeyType({
@@ -92,7 +101,7 @@ const agent = block("The agent's core settings.", {
     0,
     1_000_000,
   )({ doc: "X.509-SVIDs kept for workloads that are not connected; 0 is the default.", default: 1000 }),
-  jwt_svid_cache_max_size: ignored("JWT-SVIDs kept."),
+  jwt_svid_cache_max_size: integer(0, 1_000_000)({ doc: "JWT-SVIDs kept, at most; 0 is the default.", default: 1000 }),
   max_streams_per_connection: integer(
     1,
     1_000_000,

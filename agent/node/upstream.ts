@@ -1,15 +1,16 @@
 import { type Certificate, parseCertificate } from "../../src/crypto/certificate.ts";
-import { bundleFromProto } from "../../src/rpc/convert.ts";
+import { bundleFromProto, idFromProto } from "../../src/rpc/convert.ts";
 import { type Channel, dialTls } from "../../src/rpc/dial.ts";
 import type { AttestAgentRequest } from "../../src/rpc/gen/spire/api/server/agent/v1/AttestAgentRequest.ts";
 import type { SyncAuthorizedEntriesRequest } from "../../src/rpc/gen/spire/api/server/entry/v1/SyncAuthorizedEntriesRequest.ts";
 import type { SyncAuthorizedEntriesResponse__Output } from "../../src/rpc/gen/spire/api/server/entry/v1/SyncAuthorizedEntriesResponse.ts";
+import type { JWTSVID__Output } from "../../src/rpc/gen/spire/api/types/JWTSVID.ts";
 import { AgentApi, BundleApi, EntryApi, SvidApi } from "../../src/rpc/protos.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, isAbort, isFault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
-import type { TrustDomain } from "../../src/spiffe/id.ts";
+import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
 import { insecureBootstrap } from "../events.ts";
 import type { NodeAttestor } from "./attestor.ts";
 import type { Trust } from "./bootstrap.ts";
@@ -35,6 +36,19 @@ export interface SigningParam {
 export type SignedX509 =
   | { readonly kind: "signed"; readonly chain: readonly Uint8Array[] }
   | { readonly kind: "refused"; readonly status: number; readonly error: string };
+
+export interface JwtRequest {
+  readonly entryId: string;
+  readonly audience: readonly string[];
+  readonly deadlineMs: number;
+}
+
+export interface SignedJwt {
+  readonly token: string;
+  readonly id: SpiffeId;
+  readonly issuedAt: Date;
+  readonly expiresAt: Date;
+}
 
 export interface Attestation {
   readonly chain: readonly Uint8Array[];
@@ -150,6 +164,14 @@ export class Upstream implements Disposable {
     });
   }
 
+  /** Throws `internal` when the answer lacks something. */
+  async signJwt({ entryId, audience, deadlineMs }: JwtRequest, signal: AbortSignal): Promise<SignedJwt> {
+    const { svid } = await this.#sharedCall("failed to fetch JWT SVID", (channel) =>
+      channel.client(SvidApi).NewJWTSVID({ entry_id: entryId, audience: [...audience] }, { signal, deadlineMs }),
+    );
+    return signedToken(svid, "JWT");
+  }
+
   [Symbol.dispose](): void {
     this.#retire(this.#connection);
   }
@@ -252,6 +274,22 @@ async function runAttestation(
   } finally {
     requests.end();
   }
+}
+
+/** In SPIRE's words. */
+function signedToken(svid: JWTSVID__Output | null, kind: "JWT"): SignedJwt {
+  const refuse = (reason: string): Fault => new Fault("internal", `${kind}SVID ${reason}`, { code: "svid-malformed" });
+  if (svid === null) throw refuse("response missing SVID");
+  const [issuedAt, expiresAt] = [Number(svid.issued_at), Number(svid.expires_at)];
+  if (issuedAt === 0) throw refuse("missing issued at");
+  if (expiresAt === 0) throw refuse("missing expires at");
+  if (issuedAt > expiresAt) throw refuse("issued after it has expired");
+  return {
+    token: svid.token,
+    id: idFromProto(svid.id),
+    issuedAt: new Date(issuedAt * 1000),
+    expiresAt: new Date(expiresAt * 1000),
+  };
 }
 
 function chainOf(ders: readonly Uint8Array[] | undefined, what: string): readonly Uint8Array[] {

@@ -2,7 +2,7 @@ import type { KeyObject } from "node:crypto";
 import { type Jws, jwsHolds, parseJws } from "../crypto/jws.ts";
 import type { Signer } from "../crypto/key.ts";
 import { checkPublicKey } from "../crypto/public-key.ts";
-import { Fault } from "../runtime/fault.ts";
+import { Fault, isFault } from "../runtime/fault.ts";
 import type { TokenAuthority } from "./bundle.ts";
 import { parseSpiffeId, pathOf, type SpiffeId, type TrustDomain, trustDomainOf } from "./id.ts";
 
@@ -85,9 +85,9 @@ function keysOf({ subject, keyId, authorities }: KeyQuestion): readonly KeyObjec
   if (all === undefined) throw tokenRefused(`no keys found for trust domain "${trustDomain}"`, "no-bundle");
   if (all.length === 0)
     throw tokenRefused(`trust domain "${trustDomain}" does not support tokens of this kind`, "token-unsupported");
-  if (keyId === undefined) return all.slice(0, MAX_TRIED_KEYS).map(keyOf);
+  if (keyId === undefined) return all.slice(0, MAX_TRIED_KEYS).flatMap(keyOf);
   const named = all.filter((authority) => authority.keyId === keyId);
-  if (named.length === 1) return named.map(keyOf);
+  if (named.length === 1) return named.flatMap(keyOf);
   const shown = JSON.stringify(keyId.slice(0, 64));
   throw tokenRefused(`public key ${shown} not found in trust domain "${trustDomain}"`, "token-kid");
 }
@@ -103,14 +103,24 @@ interface KeyQuestion {
   readonly authorities: TokenAuthorities;
 }
 
-const parsedKeys = new WeakMap<TokenAuthority, KeyObject>();
+const parsedKeys = new WeakMap<TokenAuthority, readonly KeyObject[]>();
 
-function keyOf(authority: TokenAuthority): KeyObject {
+/** Empty for a key that is too weak: it verifies nothing, and the others of its bundle go on doing so. */
+function keyOf(authority: TokenAuthority): readonly KeyObject[] {
   const known = parsedKeys.get(authority);
   if (known !== undefined) return known;
-  const key = checkPublicKey(authority.publicKey);
-  parsedKeys.set(authority, key);
-  return key;
+  const keys = usable(authority.publicKey);
+  parsedKeys.set(authority, keys);
+  return keys;
+}
+
+function usable(publicKey: Uint8Array): readonly KeyObject[] {
+  try {
+    return [checkPublicKey(publicKey)];
+  } catch (error) {
+    if (isFault(error, "invalid")) return [];
+    throw error;
+  }
 }
 
 /** Whole seconds, as tokens have them. */

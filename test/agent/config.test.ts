@@ -65,6 +65,9 @@ const DEFAULTS = {
   workloadX509SvidKeyType: "ec-p256",
   syncIntervalMs: 5000,
   allowUnauthenticatedVerifiers: false,
+  allowedForeignJwtClaims: [],
+  jwtSvidCacheMaxSize: 1000,
+  jwtSvidCacheHitTimeoutMs: 30_000,
   nodeAttestor: { type: "join_token" },
   workloadAttestors: [{ type: "unix", discoverWorkloadPath: false, workloadSizeLimit: 0 }],
   healthChecks: {
@@ -83,6 +86,9 @@ describe("SPIRE's keys", () => {
   test("all that work become the configuration", async () => {
     expect(await load(FULL)).toEqual({
       trustDomain: "example.org",
+      allowedForeignJwtClaims: [],
+      jwtSvidCacheMaxSize: 1000,
+      jwtSvidCacheHitTimeoutMs: 30_000,
       serverAddress: "::1",
       serverPort: 8082,
       dataDir: "/data",
@@ -321,13 +327,31 @@ describe("faults", () => {
   });
 });
 
+describe("JWT-SVIDs", () => {
+  test("cache, patience and foreign claims", async () => {
+    const lines = `allowed_foreign_jwt_claims = ["team", "env"]
+      jwt_svid_cache_max_size = 5
+      experimental { jwt_svid_cache_hit_timeout = "7s" }`;
+    expect(await load(agent(lines))).toMatchObject({
+      allowedForeignJwtClaims: ["team", "env"],
+      jwtSvidCacheMaxSize: 5,
+      jwtSvidCacheHitTimeoutMs: 7_000,
+      warnings: [],
+    });
+    expect((await load(agent("jwt_svid_cache_max_size = 0"))).jwtSvidCacheMaxSize).toBe(1000);
+  });
+
+  test("a timeout below five seconds is refused", async () => {
+    const lines = 'experimental { jwt_svid_cache_hit_timeout = "4s" }';
+    await expect(load(agent(lines))).rejects.toThrow(/jwt_svid_cache_hit_timeout.*5s/);
+  });
+});
+
 describe("what only tunes is accepted with a warning", () => {
   test.each([
     'sds { default_svid_name = "x" }',
     "disable_sds_api = true",
-    'allowed_foreign_jwt_claims = ["x"]',
     'rebootstrap_delay = "10m"',
-    "jwt_svid_cache_max_size = 5",
     "profiling_enabled = true",
     "experimental { use_sync_authorized_entries = true }",
   ])("%s", async (lines) => {

@@ -56,11 +56,21 @@ interface Watched extends AsyncDisposable {
   until(what: string, test: (context: X509Context, at: number) => boolean): Promise<X509Context>;
 }
 
+/** What an agent and its configuration take from the server that it is to join. */
+export interface JoinedServer extends Pick<TestServer, "trustDomain" | "address" | "port"> {
+  readonly admin: {
+    readonly bundle: {
+      GetBundle(request: object): Promise<{ readonly x509_authorities: readonly { readonly asn1: Buffer }[] }>;
+    };
+  };
+  createToken(): Promise<string>;
+}
+
 /** The selector that the processes of a test have. */
 export const OWN_SELECTOR = `unix:uid:${process.getuid?.() ?? 0}`;
 
 /** Starts `steeple-agent run` as a process of its own, against the server, and waits until it serves workloads. */
-export async function startAgent(server: TestServer, options: TestAgentOptions = {}): Promise<TestAgent> {
+export async function startAgent(server: JoinedServer, options: TestAgentOptions = {}): Promise<TestAgent> {
   await using cleanup = new AsyncDisposableStack();
   const folder = options.folder ?? (await mkdtemp(join(tmpdir(), "steeple-agent-")));
   if (options.folder === undefined) cleanup.defer(() => rm(folder, { recursive: true, force: true }));
@@ -93,7 +103,7 @@ async function launch(
 
 /** Everything in the folder, syncing several times a second, trusting the server by its bundle as of now. */
 export async function writeAgentConfig(
-  server: TestServer,
+  server: JoinedServer,
   folder: string,
   options: TestAgentOptions = {},
 ): Promise<string> {

@@ -6,6 +6,7 @@ import { readdirSync } from "node:fs";
 import { workloadServices } from "../../agent/api/routes.ts";
 import { IdentityCache } from "../../agent/cache/entries.ts";
 import type { CachedEntry } from "../../agent/cache/entry.ts";
+import { JwtCache } from "../../agent/cache/jwt.ts";
 import type { HeldSvid } from "../../agent/cache/svid.ts";
 import type { TrustBundles } from "../../agent/cache/update.ts";
 import { workloadApiProbe } from "../../agent/health.ts";
@@ -14,6 +15,7 @@ import { UnixAttestor } from "../../agent/workload/unix.ts";
 import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
 import { RpcServer } from "../../src/rpc/serve.ts";
 import { systemClock as clock } from "../../src/runtime/clock.ts";
+import { Fault } from "../../src/runtime/fault.ts";
 import { RecordingLog } from "./recording-log.ts";
 
 export interface EndpointOrders {
@@ -48,6 +50,10 @@ class CountingAttestor extends WorkloadAttestor {
   }
 }
 
+async function noServer(): Promise<never> {
+  throw new Fault("unimplemented", "this endpoint has no server");
+}
+
 process.once("message", (orders) => void serve(orders as EndpointOrders));
 
 async function serve(orders: EndpointOrders): Promise<void> {
@@ -60,6 +66,8 @@ async function serve(orders: EndpointOrders): Promise<void> {
   const { services, admit } = workloadServices({
     attestor,
     identities: cache,
+    jwtTokens: new JwtCache({ upstream: { signJwt: noServer }, clock, log, maxSvids: 10, hitTimeoutMs: 5000, signal }),
+    allowedForeignJwtClaims: [],
     allowUnauthenticatedVerifiers: orders.allowUnauthenticatedVerifiers ?? false,
     logSelectors: orders.logSelectors ?? [],
     clock,

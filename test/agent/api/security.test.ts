@@ -26,7 +26,7 @@ const METHODS = [
   "FetchWITBundles",
 ] as const;
 const OFFERED = METHODS.slice(0, 2);
-const NOT_OFFERED = METHODS.slice(2);
+const NOT_OFFERED = METHODS.slice(5);
 const REFUSED = { code: 3, message: "security header missing from request" };
 const UNATTESTED = { code: 14, message: "workload attestation failed" };
 

@@ -33,12 +33,14 @@ function setUp(intervalMs = 5_000) {
   const trusted: Bundle[] = [];
   const tainted: string[][] = [];
   const refusals: Fault[] = [];
+  const refusedKeys: string[][] = [];
   const answer = <T>(value: T | Fault): T => {
     if (value instanceof Fault) throw value;
     return value;
   };
   const synchronizer = new Synchronizer({
     ...{ cache, intervalMs, clock, log },
+    tokens: { refuseKeys: (ids) => void refusedKeys.push([...ids]) },
     upstream: {
       syncEntries: async () => {
         server.times.push(clock.monotonic() / 1000);
@@ -57,10 +59,25 @@ function setUp(intervalMs = 5_000) {
     },
   });
   const messages = () => log.lines.map(({ message }) => message);
-  return { clock, cache, server, synchronizer, trusted, tainted, refusals, messages };
+  return { clock, cache, server, synchronizer, trusted, tainted, refusals, refusedKeys, messages };
 }
 
 describe("one sync", () => {
+  test("keys of tokens that are tainted or revoked are refused", async () => {
+    const { server, synchronizer, refusedKeys } = setUp();
+    const key = (keyId: string, tainted = false) => ({ publicKey: Buffer.from(keyId), keyId, expiresAt: 0, tainted });
+    const own = bundle(HOME, "root-1");
+    for (const jwtAuthorities of [
+      [key("a"), key("b")],
+      [key("a", true), key("b")],
+      [key("b"), key("c")],
+    ]) {
+      server.own = { ...own, jwtAuthorities };
+      await synchronizer.sync(forever);
+    }
+    expect(refusedKeys).toEqual([[], ["a"], ["a"]]);
+  });
+
   test("brings entries and bundles, and the cache is ready", async () => {
     const { cache, server, synchronizer, trusted } = setUp();
     server.entries = entryMap(entry("a", { federatesWith: [PARTNER] }));

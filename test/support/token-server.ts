@@ -1,0 +1,175 @@
+import { localSigner } from "../../src/crypto/key.ts";
+import type { Entry } from "../../src/rpc/gen/spire/api/types/Entry.ts";
+import { bidi, unary } from "../../src/rpc/service.ts";
+import { systemClock } from "../../src/runtime/clock.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import { parseSpiffeId } from "../../src/spiffe/id.ts";
+import { type JwtSvidTemplate, signJwtSvid } from "../../src/spiffe/jwt-svid.ts";
+import { numericDate } from "../../src/spiffe/token.ts";
+import { eventually } from "./eventually.ts";
+import { createCa } from "./pki.ts";
+import { type Script, type ScriptedServer, startScriptedServer } from "./scripted-server.ts";
+import { type EntryInput, entryMessage } from "./server.ts";
+import { type TestKey, testKey } from "./tokens.ts";
+
+const TRUST_DOMAIN = "example.org";
+/** Seconds. */
+const LIFETIME = 300;
+const AGENT_PATH = "/spire/agent/test/1";
+
+/** Below the agent. */
+export type AgentEntry = Omit<EntryInput, "parentId">;
+
+export interface TestTokenServer extends AsyncDisposable {
+  readonly trustDomain: string;
+  readonly address: "127.0.0.1";
+  readonly port: number;
+  readonly admin: { readonly bundle: { GetBundle(request: object): Promise<OwnBundle> } };
+  createToken(): Promise<string>;
+  readonly state: TokenState;
+  /** Entries from now on, oldest first; each call makes new versions of them. */
+  entries(...entries: readonly AgentEntry[]): void;
+  /** Resolves when the agent has taken what is here now. */
+  synced(): Promise<void>;
+}
+
+interface OwnBundle {
+  readonly x509_authorities: readonly { readonly asn1: Buffer }[];
+}
+
+/** What the server does; the test changes it as it goes. */
+export interface TokenState {
+  entries: Entry[];
+  /** All are in the bundle; the first one signs. */
+  keys: TestKey[];
+  tainted: Set<string>;
+  readonly federated: Map<string, TestKey[]>;
+  /** Then NewJWTSVID answers nothing else. */
+  away: boolean;
+  /** Changes what is signed. */
+  alter: (template: JwtSvidTemplate) => JwtSvidTemplate;
+  syncs: number;
+  /** Every NewJWTSVID: entry and audience. */
+  readonly asked: { readonly entry: string; readonly audience: readonly string[] }[];
+}
+
+/** A SPIRE server on the wire, with entries, keys and tokens of the test's choosing. */
+export async function startTokenServer(): Promise<TestTokenServer> {
+  const ca = await createCa({ trustDomain: TRUST_DOMAIN });
+  const state: TokenState = {
+    ...{ entries: [], keys: [testKey("ja1")], tainted: new Set(), federated: new Map(), away: false },
+    alter: (template) => template,
+    syncs: 0,
+    asked: [],
+  };
+  let version = 0;
+  const server = await startScriptedServer({ trustDomain: TRUST_DOMAIN, ca }, (parts) => script(parts, state));
+  return {
+    ...{ trustDomain: TRUST_DOMAIN, address: "127.0.0.1" as const, port: server.port, state },
+    admin: { bundle: { GetBundle: async () => ({ x509_authorities: [{ asn1: Buffer.from(ca.der) }] }) } },
+    createToken: async () => "any",
+    entries(...entries) {
+      version += 1;
+      const parentId = `spiffe://${TRUST_DOMAIN}${AGENT_PATH}`;
+      state.entries = entries.map((entry, at) => ({
+        ...entryMessage({ ...entry, parentId }),
+        created_at: at + 1,
+        revision_number: version,
+      }));
+    },
+    // The second sync from now begins when the first one has been taken.
+    async synced() {
+      const before = state.syncs;
+      await eventually("two syncs", () => state.syncs >= before + 2);
+    },
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+  };
+}
+
+function script({ ca, signCsr }: Pick<ScriptedServer, "ca" | "signCsr">, state: TokenState): Script {
+  const x509 = async (csr: Uint8Array, id: string) => {
+    const { chain, certificate } = await signCsr(csr, { id });
+    const path = id.slice(`spiffe://${TRUST_DOMAIN}`.length);
+    return {
+      cert_chain: chain.map((der) => Buffer.from(der)),
+      id: { trust_domain: TRUST_DOMAIN, path },
+      expires_at: Math.floor(certificate.notAfter.getTime() / 1000),
+    };
+  };
+  const idOf = (entryId: string): string => {
+    const entry = state.entries.find(({ id }) => id === entryId);
+    if (entry === undefined) throw new Fault("not_found", "entry not found or not authorized");
+    return `spiffe://${TRUST_DOMAIN}${entry.spiffe_id?.path}`;
+  };
+  const authority = ({ keyId, authority: { publicKey } }: TestKey) => ({
+    public_key: Buffer.from(publicKey),
+    key_id: keyId,
+    tainted: state.tainted.has(keyId),
+  });
+  return {
+    agent: {
+      AttestAgent: bidi(async function* (requests) {
+        for await (const { params } of requests) {
+          const svid = await x509(params?.params?.csr ?? Buffer.alloc(0), `spiffe://${TRUST_DOMAIN}${AGENT_PATH}`);
+          yield { result: { svid, reattestable: true } };
+          return;
+        }
+      }),
+      PostStatus: unary(async () => ({})),
+    },
+    bundle: {
+      GetBundle: unary(async () => ({
+        trust_domain: TRUST_DOMAIN,
+        x509_authorities: [{ asn1: Buffer.from(ca.der) }],
+        jwt_authorities: state.keys.map(authority),
+      })),
+      GetFederatedBundle: unary(async ({ trust_domain }) => {
+        const keys = state.federated.get(trust_domain);
+        if (keys === undefined) throw new Fault("not_found", "bundle not found");
+        return { trust_domain, jwt_authorities: keys.map(authority) };
+      }),
+    },
+    entry: {
+      SyncAuthorizedEntries: bidi(async function* (requests) {
+        state.syncs += 1;
+        for await (const _ of requests) {
+          yield { entries: state.entries };
+          return;
+        }
+      }),
+    },
+    svid: {
+      BatchNewX509SVID: unary(async ({ params }) => ({
+        results: await Promise.all(
+          params.map(async ({ entry_id, csr }) => ({ status: { code: 0 }, svid: await x509(csr, idOf(entry_id)) })),
+        ),
+      })),
+      NewJWTSVID: unary(async ({ entry_id, audience }) => {
+        state.asked.push({ entry: entry_id, audience });
+        if (state.away) throw new Fault("unavailable", "the server is away");
+        const id = idOf(entry_id);
+        const issued = Math.floor(systemClock.now().getTime() / 1000);
+        const [key] = state.keys;
+        if (key === undefined) throw new Fault("internal", "no key");
+        const entry = state.entries.find(({ id: found }) => found === entry_id);
+        const template = state.alter({
+          subject: parseSpiffeId(id),
+          audience,
+          issuedAt: new Date(issued * 1000),
+          expiresAt: new Date((issued + LIFETIME) * 1000),
+          ...(entry?.additional_attributes?.jwt_svid_include_jti ? { jti: `jti-${state.asked.length}` } : {}),
+        });
+        const token = await signJwtSvid(template, { keyId: key.keyId, signer: localSigner(key.privateKey) });
+        const path = id.slice(`spiffe://${TRUST_DOMAIN}`.length);
+        return {
+          svid: {
+            token,
+            id: { trust_domain: TRUST_DOMAIN, path },
+            issued_at: numericDate(template.issuedAt),
+            expires_at: numericDate(template.expiresAt),
+          },
+        };
+      }),
+    },
+  };
+}
