@@ -16,7 +16,8 @@ import {
   logSettings,
   withoutBrackets,
 } from "../src/runtime/program-config.ts";
-import { parseTrustDomain, type TrustDomain } from "../src/spiffe/id.ts";
+import { type TelemetrySettings, telemetrySettings } from "../src/runtime/telemetry-config.ts";
+import { parseTrustDomain, type SpiffeId, type TrustDomain } from "../src/spiffe/id.ts";
 import { type TrustBundleConfig, trustBundleConfig } from "./config/bootstrap.ts";
 import { AGENT_SOCKET, agentKeys } from "./config/keys.ts";
 import { type NodeAttestorConfig, nodeAttestorConfig } from "./config/node-attestors.ts";
@@ -44,6 +45,7 @@ export interface AgentConfig {
   readonly nodeAttestor: NodeAttestorConfig;
   readonly workloadAttestors: readonly WorkloadAttestorConfig[];
   readonly healthChecks: HealthChecks;
+  readonly telemetry: TelemetrySettings<SpiffeId>;
   readonly availabilityTargetMs?: number;
   readonly x509SvidCacheMaxSize: number;
   readonly jwtSvidCacheMaxSize: number;
@@ -131,6 +133,7 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
   checkAdminSocket(agent, reader);
   checkPluginCounts(plugins, reader);
   const nodeAttestor = nodeAttestorConfig(plugins.NodeAttestor, reader);
+  const telemetry = telemetrySettings(values.telemetry, reader);
   const env = options.env ?? process.env;
   const workloadAttestors = workloadAttestorConfigs(plugins.WorkloadAttestor, reader, env);
   reader.throwFaults();
@@ -143,6 +146,7 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
     keyManager: keyManagerOf(plugins, dataDir),
     nodeAttestor,
     workloadAttestors,
+    telemetry,
     procRoot: env["HOST_PROC"] || "/proc",
     warnings: reader.warnings,
   });
@@ -165,6 +169,7 @@ type CoreConfig = Omit<
   | "nodeAttestor"
   | "workloadAttestors"
   | "procRoot"
+  | "telemetry"
   | "warnings"
 >;
 

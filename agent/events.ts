@@ -1,9 +1,13 @@
+import type { Call } from "../src/rpc/caller.ts";
+import { rpcNames } from "../src/rpc/names.ts";
+import type { Outcome } from "../src/rpc/pipeline.ts";
 import { type Fault, messageOf } from "../src/runtime/fault.ts";
 import type { Log, LogFields } from "../src/runtime/log.ts";
+import { recordCall } from "../src/runtime/metrics.ts";
 import type { SpiffeId, TrustDomain } from "../src/spiffe/id.ts";
 
-// One function per event of the agent's life, in SPIRE's words and under SPIRE's field names, so that scripts and
-// runbooks find what they wait for. None of them throws.
+// One function per event of the agent's life: its log line in SPIRE's words and under SPIRE's field names, its metric
+// under SPIRE's key, so that scripts, runbooks and dashboards find what they wait for. None of them throws.
 
 interface EntryName {
   readonly id: string;
@@ -16,6 +20,12 @@ export function agentStarting(log: Log, fields: { readonly data_dir: string; rea
 
 export function apisStarted(log: Log, socketPath: string): void {
   log.info("Starting Workload and SDS APIs", { address: socketPath, network: "unix" });
+}
+
+/** Once for each call of another process; the agent's own look at its health is none. */
+export function callEnded({ metrics }: Log, { method, caller }: Call, { code, ms }: Outcome): void {
+  if (caller.process?.pid !== process.pid)
+    recordCall(metrics, `rpc.${rpcNames(method).metricKey}`, { status: code, ms });
 }
 
 export function apisStopping(log: Log): void {

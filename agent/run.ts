@@ -1,11 +1,15 @@
+import { type Certificate, parseCertificate } from "../src/crypto/certificate.ts";
 import { RpcServer } from "../src/rpc/serve.ts";
 import { denialReason } from "../src/rpc/status.ts";
+import { Telemetry } from "../src/rpc/telemetry.ts";
 import type { Clock } from "../src/runtime/clock.ts";
 import { Fault, isFault } from "../src/runtime/fault.ts";
 import { Feed } from "../src/runtime/feed.ts";
 import { ensurePrivateDirectory, lockDirectory } from "../src/runtime/files.ts";
 import type { Log } from "../src/runtime/log.ts";
 import { followerOf, type RetryOptions, retry, supervise } from "../src/runtime/task.ts";
+import type { SpiffeId, TrustDomain } from "../src/spiffe/id.ts";
+import { validateX509Svid } from "../src/spiffe/x509-svid.ts";
 import { workloadServices } from "./api/routes.ts";
 import { IdentityCache } from "./cache/entries.ts";
 import { JwtCache } from "./cache/jwt.ts";
@@ -45,7 +49,9 @@ const FINAL_CODES: ReadonlySet<string> = new Set([
 ]);
 
 /** Runs an agent until the signal. Opened from top to bottom; disposal closes in the opposite order. */
-export async function runAgent(options: RunAgentOptions): Promise<void> {
+export async function runAgent(given: RunAgentOptions): Promise<void> {
+  const telemetry = openTelemetry(given);
+  const options = { ...given, log: given.log.measured(telemetry.metrics) };
   const { config, log, version, signal } = options;
   for (const warning of config.warnings) log.warn(warning);
   events.agentStarting(log, { data_dir: config.dataDir, version });
@@ -54,6 +60,8 @@ export async function runAgent(options: RunAgentOptions): Promise<void> {
   scope.use(await lockDirectory(config.dataDir));
   const node = await openNode(options, scope);
   const identities = openIdentities(options, node);
+  const verify = svidVerifier(options, node, identities);
+  const reporting = await telemetry.serve({ identity: node.credentials.identity, verify }, scope);
   const health = scope.use(await serveWorkloads(options, identities, scope));
   const isReady = (stop: AbortSignal): Promise<boolean> => identities.cache.ready.until((ready) => ready, stop);
   await supervise(
@@ -63,10 +71,30 @@ export async function runAgent(options: RunAgentOptions): Promise<void> {
       (stop) => isReady(stop).then(() => identities.synchronizer.run(stop)),
       (stop) => identities.signer.run(stop),
       (stop) => health.run(stop),
+      ...reporting,
     ],
     followerOf(signal),
   );
   events.apisStopping(part(log, "endpoints"));
+}
+
+function openTelemetry({ config, version, clock, log }: RunAgentOptions): Telemetry {
+  const { telemetry: settings, trustDomain } = config;
+  return new Telemetry({ settings, program: "spire_agent", version, trustDomain, clock, log: part(log, "telemetry") });
+}
+
+/** Verifies against the bundles held at this moment, own and foreign. */
+function svidVerifier(
+  { config, clock }: RunAgentOptions,
+  { credentials }: Node,
+  { cache }: Identities,
+): (chain: readonly Certificate[]) => SpiffeId {
+  const authorities = (domain: TrustDomain): readonly Certificate[] | undefined => {
+    const own = domain === config.trustDomain;
+    const bundle = own ? credentials.bundle.value : cache.bundle.value.federated.get(domain);
+    return bundle?.x509Authorities.map(({ asn1 }) => parseCertificate(asn1));
+  };
+  return (chain) => validateX509Svid({ chain, authorities, at: clock.now() });
 }
 
 function part(log: Log, name: string): Log {
@@ -146,10 +174,12 @@ async function serveWorkloads(
     probe,
   });
   const { maxStreamsPerConnection } = config;
+  const endpoints = part(log, "endpoints");
   const rpc = new RpcServer({
     services,
     admit,
-    log: part(log, "endpoints"),
+    observe: (call, outcome) => events.callEnded(endpoints, call, outcome),
+    log: endpoints,
     clock,
     maxStreamsPerConnection,
   });

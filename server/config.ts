@@ -17,6 +17,7 @@ import {
   logSettings,
   withoutBrackets,
 } from "../src/runtime/program-config.ts";
+import { type TelemetrySettings, telemetrySettings } from "../src/runtime/telemetry-config.ts";
 import { parseTrustDomain, type SpiffeId, type TrustDomain } from "../src/spiffe/id.ts";
 import { type DataStoreConfig, dataStoreConfig } from "./config/data-store.ts";
 import { SERVER_SOCKET, serverKeys } from "./config/keys.ts";
@@ -54,6 +55,7 @@ export interface ServerConfig {
   readonly keyManager: { readonly type: "memory" } | { readonly type: "disk"; readonly keysPath: string };
   readonly nodeAttestors: readonly NodeAttestorConfig[];
   readonly healthChecks: HealthChecks;
+  readonly telemetry: TelemetrySettings<SpiffeId>;
   /** For the log at start-up, one line each. */
   readonly warnings: readonly string[];
 }
@@ -112,6 +114,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
   warnOfLifetimes(svidLifetimes(values), values.server.ca_ttl, reader);
   warnOfEmptySubject(loaded);
   warnOfFlags(loaded);
+  const telemetry = telemetrySettings(values.telemetry, reader);
   reader.throwFaults();
   return deepFreeze({
     ...coreConfig(values),
@@ -120,6 +123,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
     dataStore: present(dataStore),
     keyManager,
     nodeAttestors,
+    telemetry,
     warnings: reader.warnings,
   });
 }
@@ -133,7 +137,7 @@ type Loaded = LoadedKeys<typeof serverKeys>;
 type ServerValues = Values<typeof serverKeys>;
 type CoreConfig = Omit<
   ServerConfig,
-  "trustDomain" | "dataDir" | "dataStore" | "keyManager" | "nodeAttestors" | "warnings"
+  "trustDomain" | "dataDir" | "dataStore" | "keyManager" | "nodeAttestors" | "telemetry" | "warnings"
 >;
 
 type TokenKeys = "jwtKeyType" | "jwtIssuer" | "witKeyType" | "witIssuer";

@@ -1,9 +1,12 @@
+import { rpcNames } from "../src/rpc/names.ts";
+import type { Outcome } from "../src/rpc/pipeline.ts";
 import type { Log, LogFields, LogLevel } from "../src/runtime/log.ts";
+import { recordCall } from "../src/runtime/metrics.ts";
 import type { SpiffeId } from "../src/spiffe/id.ts";
 
 /*
- * One function per event that people and scripts wait for, under SPIRE's words and field names. Fields never hold a
- * key, a token or a selector.
+ * One function per event that people, scripts and dashboards wait for: its log line under SPIRE's words and field names,
+ * its metric under SPIRE's keys, its audit record. Fields and labels never hold a key, a token or a selector.
  */
 
 export function configured(
@@ -33,6 +36,16 @@ export function serverApisStarting(
 
 export function serverApisStopping(log: Log): void {
   log.info("Stopping Server APIs");
+}
+
+/** Once for each call, the refused ones too. */
+export function callEnded({ metrics }: Log, method: string, { code, ms }: Outcome): void {
+  recordCall(metrics, `rpc.${rpcNames(method).metricKey}`, { status: code, ms });
+}
+
+/** A call had its turn by the limit of its method, or never will. */
+export function rateLimited({ metrics }: Log, method: string, { code, ms }: Outcome): void {
+  recordCall(metrics, `rateLimit.${rpcNames(method).metricKey}`, { status: code, ms });
 }
 
 export function agentAttested(

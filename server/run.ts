@@ -1,6 +1,7 @@
 import { parseCertificate } from "../src/crypto/certificate.ts";
 import { generateKey } from "../src/crypto/key.ts";
 import { RpcServer } from "../src/rpc/serve.ts";
+import { Telemetry } from "../src/rpc/telemetry.ts";
 import type { Clock } from "../src/runtime/clock.ts";
 import { Fault } from "../src/runtime/fault.ts";
 import { ensurePrivateDirectory, lockDirectory } from "../src/runtime/files.ts";
@@ -21,6 +22,7 @@ import { Follower } from "./directory/follow.ts";
 import * as events from "./events.ts";
 import { type HealthCheck, serveHealth } from "./health.ts";
 import { runJanitor } from "./janitor.ts";
+import { measuredKeys, measuredStore } from "./measured.ts";
 import { openKeyManager, openNodeAttestors } from "./parts.ts";
 import { openStore } from "./store/database.ts";
 import type { Store } from "./store/store.ts";
@@ -40,12 +42,15 @@ export interface RunServerOptions {
 const ADMIN_SOCKET_MODE = 0o770;
 
 /** Runs a server until the signal. Opened from top to bottom; disposal closes in the opposite order. */
-export async function runServer(options: RunServerOptions): Promise<void> {
+export async function runServer(given: RunServerOptions): Promise<void> {
+  const telemetry = openTelemetry(given);
+  const options = { ...given, log: given.log.measured(telemetry.metrics) };
   const { config, clock, log, signal } = options;
   announce(options);
   await using scope = new AsyncDisposableStack();
   await openDataDirectory(config, scope);
-  const store = scope.use(await openStore(config.dataStore, { log: part(log, "datastore"), clock, signal }));
+  const opened = scope.use(await openStore(config.dataStore, { log: part(log, "datastore"), clock, signal }));
+  const store = measuredStore(opened, { metrics: log.metrics, clock });
   await checkTrustDomain(config.trustDomain, store);
   const state = await openState(options, store, scope);
   const servers = openServers(options, state, await serviceParts(options, store, state));
@@ -53,6 +58,10 @@ export async function runServer(options: RunServerOptions): Promise<void> {
   scope.use(servers.admin);
   scope.use(servers.tcp);
   await listen(options, servers, state);
+  const reporting = await telemetry.serve(
+    { identity: state.identity.identity, verify: (chain) => servers.peers.validate(chain) },
+    scope,
+  );
   if (config.healthChecks.listenerEnabled) {
     const checks = await healthChecks(config, store, state);
     scope.use(await serveHealth({ ...config.healthChecks, checks, clock, log: part(log, "health") }));
@@ -70,9 +79,15 @@ export async function runServer(options: RunServerOptions): Promise<void> {
     ...authorities.tasks,
     (stop) => identity.run(stop),
     (stop) => runJanitor(janitor, stop),
+    ...reporting,
   ];
   await supervise(tasks, followerOf(signal));
   events.serverApisStopping(part(log, "endpoints"));
+}
+
+function openTelemetry({ config, version, clock, log }: RunServerOptions): Telemetry {
+  const { telemetry: settings, trustDomain } = config;
+  return new Telemetry({ settings, program: "spire_server", version, trustDomain, clock, log: part(log, "telemetry") });
 }
 
 function part(log: Log, name: string): Log {
@@ -124,7 +139,8 @@ async function openState(
   scope: AsyncDisposableStack,
 ): Promise<State> {
   const { trustDomain, caKeyType, caTtlSeconds, caSubject, agentTtlSeconds } = config;
-  const keys = scope.use(await openKeyManager(config.keyManager, part(log, "key_manager")));
+  const manager = scope.use(await openKeyManager(config.keyManager, part(log, "key_manager")));
+  const keys = measuredKeys(manager, { metrics: log.metrics, clock });
   const directory = new Directory({ trustDomain, clock });
   const follower = new Follower({ changes: store.changes, directory, trustDomain, clock, log: part(log, "directory") });
   await follower.load(signal);
@@ -170,7 +186,10 @@ function openServers({ config, log, clock }: RunServerOptions, state: State, par
     new RpcServer({
       services: served.map(({ implementation }) => implementation),
       admit: (call) => admission.admit(call),
-      observe: (call, outcome) => admission.ended(call, outcome),
+      observe: (call, outcome) => {
+        events.callEnded(apiLog, call.method, outcome);
+        admission.ended(call, outcome);
+      },
       log: apiLog,
       clock,
     });

@@ -27,6 +27,7 @@ const ROOMS: readonly { readonly room: string; readonly may: readonly string[] }
   { room: "server/config/", may: ["src/"] },
   { room: "server/events.ts", may: ["src/", "server/store/store.ts"] },
   { room: "server/health.ts", may: ["src/"] },
+  { room: "server/measured.ts", may: ["src/", "server/store/store.ts"] },
   { room: "server/janitor.ts", may: ["src/", "server/store/store.ts", "server/events.ts"] },
   { room: "server/cli/", may: ["src/", "server/config.ts", "server/run.ts", "server/transfer.ts"] },
   {

@@ -15,7 +15,8 @@ import {
 import { plugins } from "../../src/runtime/config-plugins.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { filePath, logKeys, profilingKeys, sharedSections, socketPath } from "../../src/runtime/program-config.ts";
-import { parseTrustDomainOrId } from "../../src/spiffe/id.ts";
+import { telemetryKeys } from "../../src/runtime/telemetry-config.ts";
+import { parseSpiffeId, parseTrustDomainOrId } from "../../src/spiffe/id.ts";
 import { nodeAttestorPlugins } from "./node-attestors.ts";
 import { workloadAttestors } from "./workload.ts";
 
@@ -140,5 +141,6 @@ export const agentKeys = {
       plugins: { aws_secretsmanager: undefined, gcp_secretmanager: undefined },
     },
   }),
+  telemetry: telemetryKeys(parseSpiffeId),
   ...sharedSections,
 };

@@ -1,5 +1,6 @@
 import type { Call, PeerIdentity } from "../../src/rpc/caller.ts";
 import type { Status } from "../../src/rpc/gen/spire/api/types/Status.ts";
+import { rpcNames } from "../../src/rpc/names.ts";
 import type { Outcome } from "../../src/rpc/pipeline.ts";
 import { agentDenied, codeNameOf, codeOf } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
@@ -65,7 +66,7 @@ export class Admission {
 
   async admit(call: Call): Promise<Authorization> {
     const log = call.log.child({
-      service: loggedService(call.method),
+      service: rpcNames(call.method).service,
       caller_addr: call.caller.remoteAddress,
       caller_id: call.caller.peer?.id,
     });
@@ -160,23 +161,24 @@ export class Admission {
 
   async #charge(limit: Limit | undefined, call: Call, log: Log, count: number): Promise<void> {
     const limiter = limit === undefined ? undefined : this.#limiters.get(limit.bucket);
-    if (limit === undefined || limiter === undefined || call.caller.transport === "unix") return;
+    if (limit === undefined || limiter === undefined) return;
+    const { clock } = this.#parts;
+    const started = clock.monotonic();
+    let code: Outcome["code"] = "OK";
     try {
-      await limiter.take(call.caller.remoteAddress ?? "", count, call.signal);
+      // A local caller is no stranger: it takes no turn.
+      if (call.caller.transport === "tcp") await limiter.take(call.caller.remoteAddress ?? "", count, call.signal);
     } catch (error) {
+      code = codeNameOf(codeOf(Fault.from(error)));
       throw passedOn(log, `rejecting request due to ${limit.words}`, error);
+    } finally {
+      events.rateLimited(log, call.method, { code, ms: clock.monotonic() - started });
     }
   }
 }
 
 function processFields({ caller: { process } }: Call): LogFields {
   return process === undefined ? {} : { caller_pid: process.pid, caller_uid: process.uid, caller_gid: process.gid };
-}
-
-/** As SPIRE's logs name it: `entry.v1.Entry` for `/spire.api.server.entry.v1.Entry/GetEntry`. */
-function loggedService(method: string): string {
-  const name = method.slice(1, method.lastIndexOf("/"));
-  return name === "grpc.health.v1.Health" ? "Health" : name.replace(/^spire\.api\.server\./, "");
 }
 
 function refused(log: Log, method: string, denial?: Denial): Fault {

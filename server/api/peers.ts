@@ -39,13 +39,18 @@ export class Peers {
       throw new Fault("denied", `unexpected trust domain in ID "${claimed}"`, { code: "foreign-trust-domain" });
     }
     const bundle = this.#parts.directory.bundle(trustDomainOf(claimed));
-    const id = validateX509Svid({
+    const id = this.validate(chain);
+    this.#verifiedBy.set(chain, bundle);
+    return id;
+  }
+
+  /** The ID of a chain that a bundle held at this moment vouches for, ours or a foreign one. Throws otherwise. */
+  validate(chain: readonly Certificate[]): SpiffeId {
+    return validateX509Svid({
       chain,
       authorities: (domain) => this.#authoritiesOf(domain),
       at: this.#parts.clock.now(),
     });
-    this.#verifiedBy.set(chain, bundle);
-    return id;
   }
 
   /**

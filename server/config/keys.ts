@@ -21,6 +21,7 @@ import {
   sharedSections,
   socketPath,
 } from "../../src/runtime/program-config.ts";
+import { telemetryKeys } from "../../src/runtime/telemetry-config.ts";
 import { parseSpiffeId, parseTrustDomainOrId } from "../../src/spiffe/id.ts";
 import { dataStoreKeys } from "./data-store.ts";
 import { nodeAttestorPlugins } from "./node-attestors.ts";
@@ -180,5 +181,6 @@ export const serverKeys = {
     },
     CredentialComposer: { doc: "Who changes what is put into SVIDs.", plugins: { uniqueid: undefined } },
   }),
+  telemetry: telemetryKeys(parseSpiffeId),
   ...sharedSections,
 };

@@ -7,6 +7,7 @@ import { type LoggerOptions, pino, destination as pinoDestination } from "pino";
 import { type Clock, systemClock } from "./clock.ts";
 import { Fault, messageOf } from "./fault.ts";
 import { goDateTime, quoteWhenNeeded, rfc3339 } from "./logfmt.ts";
+import { type Metrics, noMetrics } from "./metrics.ts";
 
 export type LogValue = string | number | boolean | bigint | undefined | Date | readonly string[] | Error;
 
@@ -20,6 +21,10 @@ export interface Log {
   error(message: string, fields?: LogFields): void;
   /** A log whose every line carries these fields; `subsystem_name` names a part. */
   child(fields: LogFields): Log;
+  /** Where the same events are counted. */
+  readonly metrics: Metrics;
+  /** The same log, counting there. */
+  measured(metrics: Metrics): Log;
 }
 
 /** SPIRE's levels, most severe first. */
@@ -87,7 +92,7 @@ export function createLog(options: LogOptions): LogHandle {
   };
   const logger = pino(settings, options.format === "json" ? sink : new TextLines(sink));
   const dateText = options.format === "json" ? (value: Date) => rfc3339(value, true) : goDateTime;
-  return new RootLog({ logger, sink, withSource: options.sourceLocation === true, dateText });
+  return new RootLog({ logger, sink, withSource: options.sourceLocation === true, dateText, metrics: noMetrics });
 }
 
 interface Sink {
@@ -111,6 +116,7 @@ interface LogState {
   readonly sink: Sink;
   readonly withSource: boolean;
   readonly dateText: (value: Date) => string;
+  readonly metrics: Metrics;
 }
 
 type Severity = "debug" | "info" | "warn" | "error";
@@ -143,6 +149,14 @@ class PinoLog implements Log {
 
   child(fields: LogFields): Log {
     return new PinoLog(this.#state, { ...this.#fields, ...fields });
+  }
+
+  get metrics(): Metrics {
+    return this.#state.metrics;
+  }
+
+  measured(metrics: Metrics): Log {
+    return new PinoLog({ ...this.#state, metrics }, this.#fields);
   }
 
   #write(severity: Severity, message: string, fields: LogFields | undefined): void {

@@ -124,7 +124,6 @@ export const profilingKeys = {
 
 /** The sections that server and agent share. */
 export const sharedSections = {
-  telemetry: ignored("Metrics."),
   health_checks: block("HTTP listener that tells whether the program lives and is ready.", {
     listener_enabled: flag({ doc: "Starts the listener.", default: false }),
     bind_address: text({ doc: "Address to listen on.", default: "localhost" }),

@@ -58,6 +58,11 @@ plugins {
 health_checks { listener_enabled = true bind_port = "8080" }
 `;
 
+const TELEMETRY = {
+  ...{ statsd: [], dogStatsd: [], hostLabel: true, trustDomainLabel: false },
+  ...{ allowedPrefixes: [], blockedPrefixes: [], blockedLabels: [] },
+};
+
 const DEFAULTS = {
   procRoot: "/proc",
   socketPath: "/tmp/spire-agent/public/api.sock",
@@ -70,6 +75,7 @@ const DEFAULTS = {
   jwtSvidCacheHitTimeoutMs: 30_000,
   nodeAttestor: { type: "join_token" },
   workloadAttestors: [{ type: "unix", discoverWorkloadPath: false, workloadSizeLimit: 0 }],
+  telemetry: TELEMETRY,
   healthChecks: {
     listenerEnabled: false,
     bindAddress: "localhost",
@@ -108,6 +114,7 @@ describe("SPIRE's keys", () => {
       keyManager: { type: "disk", directory: "/keys" },
       nodeAttestor: { type: "join_token" },
       workloadAttestors: [{ type: "unix", discoverWorkloadPath: true, workloadSizeLimit: -1 }],
+      telemetry: TELEMETRY,
       healthChecks: {
         listenerEnabled: true,
         bindAddress: "localhost",

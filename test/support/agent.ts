@@ -14,6 +14,8 @@ export interface TestAgentOptions {
   readonly token?: string | null;
   /** Keys of the `agent` section, over those of this helper. */
   readonly agent?: Readonly<Record<string, unknown>>;
+  /** Further top-level sections. */
+  readonly sections?: Readonly<Record<string, unknown>>;
   readonly keyManager?: "disk" | "memory";
   /** Instead of a join token: its type and data. */
   readonly nodeAttestor?: Readonly<Record<string, object>>;
@@ -132,6 +134,7 @@ export async function writeAgentConfig(
       NodeAttestor: pluginData(options.nodeAttestor ?? { join_token: {} }),
       WorkloadAttestor: { unix: { plugin_data: {} } },
     },
+    ...options.sections,
   };
   const path = join(folder, "agent.json");
   await writeFile(path, JSON.stringify(config));

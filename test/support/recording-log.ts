@@ -1,4 +1,5 @@
 import type { Log, LogFields } from "../../src/runtime/log.ts";
+import { type Metrics, noMetrics } from "../../src/runtime/metrics.ts";
 
 export interface LogLine {
   readonly level: "debug" | "info" | "warn" | "error";
@@ -9,10 +10,12 @@ export interface LogLine {
 /** Keeps every line, with the fields of its log. */
 export class RecordingLog implements Log {
   readonly lines: LogLine[];
+  readonly metrics: Metrics;
   readonly #fields: LogFields;
 
-  constructor(lines: LogLine[] = [], fields: LogFields = {}) {
+  constructor(lines: LogLine[] = [], fields: LogFields = {}, metrics: Metrics = noMetrics) {
     this.lines = lines;
+    this.metrics = metrics;
     this.#fields = fields;
   }
 
@@ -22,7 +25,11 @@ export class RecordingLog implements Log {
   error = (message: string, fields?: LogFields): void => this.#add("error", message, fields);
 
   child(fields: LogFields): Log {
-    return new RecordingLog(this.lines, { ...this.#fields, ...fields });
+    return new RecordingLog(this.lines, { ...this.#fields, ...fields }, this.metrics);
+  }
+
+  measured(metrics: Metrics): Log {
+    return new RecordingLog(this.lines, this.#fields, metrics);
   }
 
   #add(level: LogLine["level"], message: string, fields: LogFields = {}): void {

@@ -1,0 +1,117 @@
+import type { KeyManager } from "../src/keys/keys.ts";
+import { codeNameOf, codeOf } from "../src/rpc/status.ts";
+import type { Clock } from "../src/runtime/clock.ts";
+import { Fault } from "../src/runtime/fault.ts";
+import { type Metrics, recordCall } from "../src/runtime/metrics.ts";
+import type { Store } from "./store/store.ts";
+
+/*
+ * Call counters around what the server stands on, under SPIRE's names. What is measured is a row of a table; everything
+ * else passes through.
+ */
+
+export interface Meter {
+  readonly metrics: Metrics;
+  readonly clock: Pick<Clock, "monotonic">;
+}
+
+type MethodKeys<T> = { readonly [K in keyof T]?: string };
+
+const STORE = {
+  entries: {
+    create: "datastore.registration_entry.create",
+    find: "datastore.registration_entry.fetch",
+    list: "datastore.registration_entry.list",
+    count: "datastore.registration_entry.count",
+    update: "datastore.registration_entry.update",
+    delete: "datastore.registration_entry.delete",
+    prune: "datastore.registration_entry.prune",
+  },
+  nodes: {
+    attest: "datastore.node.create",
+    find: "datastore.node.fetch",
+    list: "datastore.node.list",
+    count: "datastore.node.count",
+    renew: "datastore.node.update",
+    activate: "datastore.node.update",
+    setAgentVersion: "datastore.node.update",
+    ban: "datastore.node.update",
+    delete: "datastore.node.delete",
+  },
+  tokens: {
+    create: "datastore.join_token.create",
+    consume: "datastore.join_token.delete",
+    prune: "datastore.join_token.prune",
+  },
+  bundles: {
+    find: "datastore.bundle.fetch",
+    list: "datastore.bundle.list",
+    count: "datastore.bundle.count",
+    change: "datastore.bundle.update",
+    delete: "datastore.bundle.delete",
+  },
+  authorities: {
+    list: "datastore.ca_journal.fetch",
+    save: "datastore.ca_journal.set",
+    prune: "datastore.ca_journal.prune",
+  },
+  changes: {
+    load: "datastore.registration_entry.list",
+    since: "datastore.registration_entry_event.list",
+    prune: "datastore.registration_entry_event.prune",
+  },
+} as const satisfies { readonly [A in keyof Store]?: MethodKeys<Store[A]> };
+
+/** The owner of `store` disposes of it as before. */
+export function measuredStore<S extends Store>(store: S, meter: Meter): S {
+  const aggregates = new Map<string | symbol, object>(
+    Object.entries(STORE).map(([name, keys]) => [name, measured(store[name as keyof typeof STORE], keys, meter)]),
+  );
+  return new Proxy(store, { get: (target, name) => aggregates.get(name) ?? bound(target, name) });
+}
+
+const KEYS: MethodKeys<KeyManager> = {
+  generate: "server_key_manager.generate_key",
+  find: "server_key_manager.get_public_key",
+  list: "server_key_manager.get_public_keys",
+};
+
+export function measuredKeys<K extends KeyManager>(keys: K, meter: Meter): K {
+  return measured(keys, KEYS, meter);
+}
+
+function measured<T extends object>(target: T, keys: Readonly<Record<string, string>>, meter: Meter): T {
+  const methods = new Map<string | symbol, unknown>();
+  const get = (_: T, name: string | symbol): unknown => {
+    if (methods.has(name)) return methods.get(name);
+    const key = typeof name === "string" ? keys[name] : undefined;
+    const value = bound(target, name);
+    const method = key === undefined ? value : counting(value as AsyncMethod, key, meter);
+    if (typeof value === "function") methods.set(name, method);
+    return method;
+  };
+  return new Proxy(target, { get });
+}
+
+/** A method that can be called without its object. */
+function bound<T extends object>(target: T, name: string | symbol): unknown {
+  const value: unknown = Reflect.get(target, name, target);
+  return typeof value === "function" ? value.bind(target) : value;
+}
+
+type AsyncMethod = (...given: unknown[]) => Promise<unknown>;
+
+function counting(method: AsyncMethod, key: string, { metrics, clock }: Meter): AsyncMethod {
+  return async (...given) => {
+    const started = clock.monotonic();
+    let status = "OK";
+    try {
+      return await method(...given);
+    } catch (error) {
+      status = codeNameOf(codeOf(Fault.from(error)));
+      throw error;
+    } finally {
+      recordCall(metrics, key, { status, ms: clock.monotonic() - started });
+    }
+  };
+}
