@@ -108,6 +108,27 @@ export function svidMinted(log: Log, svid: SignedSvid, dnsNames: readonly string
   log.debug("Signed X509 SVID", { ...signed(svid), dns_name: dnsNames.join(",") });
 }
 
+export interface SignedToken {
+  readonly id: SpiffeId;
+  readonly expiresAt: Date;
+}
+
+export function jwtSvidSigned(log: Log, svid: SignedToken, audience: readonly string[]): void {
+  log.debug("Server CA successfully signed JWT SVID", { ...signedToken(svid), audience });
+}
+
+export function witSvidSigned(log: Log, svid: SignedToken): void {
+  log.debug("Server CA successfully signed WIT-SVID", signedToken(svid));
+}
+
+export function downstreamSigned(log: Log, ca: SignedSvid): void {
+  log.debug("Signed X509 CA SVID", signed(ca));
+}
+
+function signedToken({ id, expiresAt }: SignedToken): { spiffe_id: string; expiration: string } {
+  return { spiffe_id: id, expiration: expiresAt.toISOString().replace(/\.\d+Z$/, "Z") };
+}
+
 function signed({ id, serialNumber, notAfter }: SignedSvid): {
   spiffe_id: string;
   serial_num: string;

@@ -13,9 +13,8 @@ import { AgentGate } from "./api/agent-gate.ts";
 import { Peers } from "./api/peers.ts";
 import { type ServedService, type ServiceParts, servedServices } from "./api/routes.ts";
 import { NodeAttestation } from "./attest/attest.ts";
-import { Issuer } from "./ca/issue.ts";
 import { ServerIdentity } from "./ca/server-identity.ts";
-import { openSigningAuthorities, type SigningAuthorities } from "./ca/signing.ts";
+import { openSigning, type Signing } from "./ca/signing.ts";
 import type { ServerConfig } from "./config.ts";
 import { Directory } from "./directory/authorized.ts";
 import { Follower } from "./directory/follow.ts";
@@ -66,7 +65,7 @@ export async function runServer(given: RunServerOptions): Promise<void> {
     const checks = await healthChecks(config, store, state);
     scope.use(await serveHealth({ ...config.healthChecks, checks, clock, log: part(log, "health") }));
   }
-  const { follower, authorities, identity } = state;
+  const { follower, signing, identity } = state;
   const janitor = {
     store,
     trustDomain: config.trustDomain,
@@ -76,7 +75,7 @@ export async function runServer(given: RunServerOptions): Promise<void> {
   };
   const tasks: Task[] = [
     (stop) => follower.run(stop),
-    ...authorities.tasks,
+    ...signing.tasks,
     (stop) => identity.run(stop),
     (stop) => runJanitor(janitor, stop),
     ...reporting,
@@ -127,8 +126,7 @@ async function checkTrustDomain(trustDomain: TrustDomain, store: Store): Promise
 interface State {
   readonly directory: Directory;
   readonly follower: Follower;
-  readonly authorities: SigningAuthorities;
-  readonly issuer: Issuer;
+  readonly signing: Signing;
   readonly identity: ServerIdentity;
 }
 
@@ -138,33 +136,22 @@ async function openState(
   store: Store,
   scope: AsyncDisposableStack,
 ): Promise<State> {
-  const { trustDomain, caKeyType, caTtlSeconds, caSubject, agentTtlSeconds } = config;
+  const { trustDomain, caKeyType } = config;
   const manager = scope.use(await openKeyManager(config.keyManager, part(log, "key_manager")));
   const keys = measuredKeys(manager, { metrics: log.metrics, clock });
   const directory = new Directory({ trustDomain, clock });
   const follower = new Follower({ changes: store.changes, directory, trustDomain, clock, log: part(log, "directory") });
   await follower.load(signal);
-  const authorities = await openSigningAuthorities({
-    ...{ trustDomain, keys, ttlSeconds: caTtlSeconds, subject: caSubject },
-    keyTypes: { x509: caKeyType, jwt: config.jwtKeyType, wit: config.witKeyType },
-    ...{ bundles: store.bundles, journal: store.authorities, clock, log: part(log, "ca_manager") },
-  });
-  const issuer = new Issuer({
-    trustDomain,
-    authorities: authorities.x509,
-    defaultTtlSeconds: config.defaultX509SvidTtlSeconds,
-    agentTtlSeconds,
-    clock,
-  });
+  const signing = await openSigning({ config, keys, store, clock, log: part(log, "ca_manager") });
   const identity = await ServerIdentity.open({
-    issuer,
-    authorities: authorities.x509,
+    issuer: signing.issuer,
+    authorities: signing.authorities.x509,
     keyType: caKeyType,
     clock,
     log: part(log, "svid_rotator"),
   });
   await follower.caughtUp();
-  return { directory, follower, authorities, issuer, identity };
+  return { directory, follower, signing, identity };
 }
 
 interface Servers {
@@ -203,7 +190,7 @@ async function serviceParts(
 ): Promise<ServiceParts> {
   const { trustDomain } = config;
   const { nodes, entries, tokens, bundles, federation } = store;
-  const { directory, issuer, follower } = state;
+  const { directory, signing, follower } = state;
   const attestors = await openNodeAttestors(config.nodeAttestors, {
     ...{ trustDomain, tokens, clock, log: part(log, "node_attestor") },
     ownAuthorities: () => (directory.ownBundle.value?.x509Authorities ?? []).map(({ asn1 }) => parseCertificate(asn1)),
@@ -216,7 +203,7 @@ async function serviceParts(
     serverSvid: () => state.identity.svid,
   };
   const stores = { nodes, entries, tokens, bundles, federation };
-  return { trustDomain, ...stores, directory, issuer, attestation, clock, logger, ...seams };
+  return { trustDomain, ...stores, ...signing, directory, attestation, clock, logger, ...seams };
 }
 
 async function refreshBundle({ federation }: Store, trustDomain: TrustDomain): Promise<boolean> {
@@ -238,8 +225,8 @@ function visible(follower: Follower): (log: Log) => Promise<void> {
   };
 }
 
-function checkReady({ directory, authorities }: State): void {
-  authorities.x509.signing();
+function checkReady({ directory, signing }: State): void {
+  signing.authorities.x509.signing();
   if (directory.ownBundle.value === undefined) throw new Fault("unavailable", "bundle is missing");
 }
 
@@ -285,7 +272,7 @@ async function healthChecks(
       name: "server.ca",
       field: "sign_x509_svid_err",
       essential: true,
-      check: async () => void (await state.issuer.mint(probe)),
+      check: async () => void (await state.signing.issuer.mint(probe)),
     },
     { name: "catalog.datastore", field: "list_bundle_err", essential: false, check: () => store.ping() },
   ];

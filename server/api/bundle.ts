@@ -1,11 +1,14 @@
+import { checkPublicKey } from "../../src/crypto/public-key.ts";
 import { bundleToProto, tokenAuthoritiesFromProto, x509AuthoritiesFromProto } from "../../src/rpc/convert.ts";
 import type { AppendBundleRequest__Output } from "../../src/rpc/gen/spire/api/server/bundle/v1/AppendBundleRequest.ts";
+import type { JWTKey__Output } from "../../src/rpc/gen/spire/api/types/JWTKey.ts";
 import type { BundleApi } from "../../src/rpc/protos.ts";
 import { unary } from "../../src/rpc/service.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { Bundle, TokenAuthority, X509Authority } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
+import type { TokenPublisher } from "../ca/publish.ts";
 import type { Directory } from "../directory/authorized.ts";
 import type { BundleStore } from "../store/store.ts";
 import { untainted } from "./bundle-input.ts";
@@ -17,11 +20,12 @@ export interface BundleServiceParts {
   readonly trustDomain: TrustDomain;
   readonly directory: Pick<Directory, "bundle">;
   readonly bundles: Pick<BundleStore, "count" | "change">;
+  readonly publisher: Pick<TokenPublisher, "publish">;
   /** Resolves once what was committed before is in the directory. */
   readonly caughtUp: (log: Log) => Promise<void>;
 }
 
-type Served = "CountBundles" | "GetBundle" | "AppendBundle";
+type Served = "CountBundles" | "GetBundle" | "AppendBundle" | "PublishJWTAuthority" | "PublishWITAuthority";
 
 /** The server's own bundle; read from memory, since agents ask for it with every sync. */
 export function bundleService(parts: BundleServiceParts): Pick<HandlersOf<typeof BundleApi>, Served> {
@@ -43,7 +47,36 @@ export function bundleService(parts: BundleServiceParts): Pick<HandlersOf<typeof
       await caughtUp(log);
       return bundleToProto(bundle, request.output_mask);
     }),
+    PublishJWTAuthority: unary(async ({ jwt_authority }, { auth: { log } }) => {
+      const bundle = await publish(parts, "jwt", jwt_authority, log);
+      return { jwt_authorities: bundleToProto(bundle).jwt_authorities ?? [] };
+    }),
+    PublishWITAuthority: unary(async ({ wit_authority }, { auth: { log } }) => {
+      const bundle = await publish(parts, "wit", wit_authority, log);
+      return { wit_authorities: bundleToProto(bundle).wit_authorities ?? [] };
+    }),
   };
+}
+
+/** A key of a server below this one. Resolves when agents that ask are told of it. */
+async function publish(
+  { publisher, caughtUp }: BundleServiceParts,
+  kind: "jwt" | "wit",
+  message: JWTKey__Output | null,
+  log: Log,
+): Promise<Bundle> {
+  const name = kind.toUpperCase();
+  if (message === null) throw failure(log, "invalid", `missing ${name} authority`);
+  const [authority] = untainted(
+    checked(log, `invalid ${name} authority`, () => {
+      checkPublicKey(message.public_key);
+      return tokenAuthoritiesFromProto([message]);
+    }),
+  );
+  if (authority === undefined) throw failure(log, "invalid", `missing ${name} authority`);
+  const bundle = await attempt(log, `failed to publish ${name} key`, () => publisher.publish(kind, authority));
+  await caughtUp(log);
+  return bundle;
 }
 
 type Authorities = Pick<Bundle, "x509Authorities" | "jwtAuthorities" | "witAuthorities">;

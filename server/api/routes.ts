@@ -32,6 +32,7 @@ import { type FederatedBundleParts, federatedBundles } from "./federated-bundles
 import { type HealthServiceParts, healthService } from "./health.ts";
 import { type LoggerServiceParts, loggerService } from "./logger.ts";
 import { type SvidServiceParts, svidService } from "./svid.ts";
+import { type TokenServiceParts, tokenSvids } from "./svid-tokens.ts";
 import { type TrustDomainServiceParts, trustDomainService } from "./trust-domain.ts";
 
 export type ServiceParts = AgentServiceParts &
@@ -42,6 +43,7 @@ export type ServiceParts = AgentServiceParts &
   HealthServiceParts &
   LoggerServiceParts &
   SvidServiceParts &
+  TokenServiceParts &
   TrustDomainServiceParts;
 
 /** A service as it is served: with a row of the access table for each of its methods. */
@@ -60,7 +62,7 @@ export function servedServices(parts: ServiceParts): {
       served(AgentApi, agentRules, agentService(parts)),
       served(BundleApi, bundleRules, { ...bundleService(parts), ...federatedBundles(parts) }),
       served(EntryApi, entryRules, entryService(parts)),
-      served(SvidApi, svidRules, svidService(parts)),
+      served(SvidApi, svidRules, { ...svidService(parts), ...tokenSvids(parts) }),
       served(TrustDomainApi, trustDomainRules, trustDomainService(parts)),
     ],
     local: [

@@ -16,11 +16,11 @@ import { agentOf, type HandlersOf, svidMessage } from "./shapes.ts";
 
 export interface SvidServiceParts {
   readonly trustDomain: TrustDomain;
-  readonly directory: Pick<Directory, "authorizedEntry">;
-  readonly issuer: Pick<Issuer, "issueWorkload" | "mint">;
+  readonly directory: Pick<Directory, "authorizedEntry" | "bundle">;
+  readonly issuer: Pick<Issuer, "issueWorkload" | "issueDownstream" | "mint">;
 }
 
-type Served = "BatchNewX509SVID" | "MintX509SVID";
+type Served = "BatchNewX509SVID" | "MintX509SVID" | "NewDownstreamX509CA";
 
 /** Signatures in flight for one call: enough for all cores, and no call starves the others. */
 const SIGNING_AT_ONCE = 8;
@@ -38,6 +38,19 @@ export function svidService(parts: SvidServiceParts): Pick<HandlersOf<typeof Svi
       return { results };
     }),
     MintX509SVID: unary(async ({ csr, ttl }, call) => ({ svid: await mint(parts, csr, ttl, call.auth.log) })),
+    NewDownstreamX509CA: unary(async ({ csr, preferred_ttl }, { auth: { log } }) => {
+      const publicKey = await publicKeyOf(log, csr, "malformed CSR");
+      const ca = await attempt(log, "failed to sign downstream X.509 CA", () =>
+        parts.issuer.issueDownstream({ publicKey, ttlSeconds: preferred_ttl }),
+      );
+      events.downstreamSigned(log, ca);
+      const bundle = parts.directory.bundle(parts.trustDomain);
+      if (bundle === undefined) throw failure(log, "not_found", "bundle not found");
+      return {
+        ca_cert_chain: ca.chain.map((der) => Buffer.from(der)),
+        x509_authorities: bundle.x509Authorities.map(({ asn1 }) => Buffer.from(asn1)),
+      };
+    }),
   };
 }
 

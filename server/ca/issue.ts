@@ -8,7 +8,8 @@ import type { Entry } from "../../src/spiffe/entry.ts";
 import { type SpiffeId, serverId, type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
 import { type Intent, lintCertificate, lintTemplate, type Role } from "./lint.ts";
 import type { X509SigningAuthority } from "./slots.ts";
-import { type LeafRequest, leafTemplate, type RootRequest, rootTemplate } from "./template.ts";
+import { downstreamTemplate, type LeafRequest, leafTemplate, type RootRequest, rootTemplate } from "./template.ts";
+import { Turns } from "./turns.ts";
 
 /** A certificate as issued. */
 export interface X509Svid {
@@ -27,6 +28,8 @@ export interface IssuerOptions {
   readonly authorities: { signing(): X509SigningAuthority };
   readonly defaultTtlSeconds: number;
   readonly agentTtlSeconds: number;
+  /** Of a downstream authority that names no lifetime. */
+  readonly caTtlSeconds: number;
   readonly clock: Clock;
 }
 
@@ -81,15 +84,27 @@ export class Issuer {
     return this.#issue("workload", { id, publicKey, dnsNames, subject, ttlSeconds: this.#ttl(request.ttlSeconds) });
   }
 
+  /** A signing certificate for a server below this one. 0 means the lifetime of our own. */
+  issueDownstream(request: { readonly publicKey: Uint8Array; readonly ttlSeconds: number }): Promise<X509Svid> {
+    const { trustDomain, caTtlSeconds } = this.#options;
+    const ttlSeconds = request.ttlSeconds > 0 ? request.ttlSeconds : caTtlSeconds;
+    const wanted = { id: trustDomainId(trustDomain), publicKey: request.publicKey, ttlSeconds };
+    return this.#sign("authority", wanted, downstreamTemplate);
+  }
+
   #ttl(seconds: number): number {
     return seconds > 0 ? seconds : this.#options.defaultTtlSeconds;
   }
 
   #issue(role: Role, request: LeafRequest): Promise<X509Svid> {
+    return this.#sign(role, request, leafTemplate);
+  }
+
+  #sign(role: Role, request: LeafRequest, templateOf: typeof leafTemplate): Promise<X509Svid> {
     return this.#turns.take(async () => {
       const authority = this.#options.authorities.signing();
       const now = this.#options.clock.now();
-      const template = leafTemplate(request, authority, { now, serialNumber: randomSerial() });
+      const template = templateOf(request, authority, { now, serialNumber: randomSerial() });
       const intent = {
         role,
         id: request.id,
@@ -135,27 +150,5 @@ function randomSerial(): bigint {
   for (;;) {
     const serial = BigInt(`0x${randomBytes(16).toString("hex")}`);
     if (serial > 0n) return serial;
-  }
-}
-
-/** So many at once; the others wait in the order in which they came. */
-class Turns {
-  readonly #waiting: (() => void)[] = [];
-  #free: number;
-
-  constructor(count: number) {
-    this.#free = count;
-  }
-
-  async take<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#free > 0) this.#free -= 1;
-    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    try {
-      return await work();
-    } finally {
-      const next = this.#waiting.shift();
-      if (next === undefined) this.#free += 1;
-      else next();
-    }
   }
 }

@@ -5,8 +5,9 @@ import type { ManagedKey } from "../../src/keys/keys.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import type { AuthorityKind, AuthorityRecord } from "../store/store.ts";
-import { type BundleAccess, TOKEN_FIELD, type TokenKind, withRoots, withTokenAuthorities } from "./bundle-edits.ts";
+import { type BundleAccess, TOKEN_FIELD, type TokenKind, withRoots } from "./bundle-edits.ts";
 import { issueSelfSigned } from "./issue.ts";
+import type { TokenPublisher } from "./publish.ts";
 import type { Authority, Standing, TokenSigningAuthority, X509SigningAuthority } from "./slots.ts";
 
 /** What SPIRE's log lines and messages call the authorities of a kind. */
@@ -72,8 +73,11 @@ export function selfSignedKind(
 }
 
 /** JWT or WIT keys: the kind is data. */
-export function tokenKind(kind: TokenKind, options: KindOptions): AuthorityType<TokenSigningAuthority> {
-  const { trustDomain, ttlSeconds, bundles } = options;
+export function tokenKind(
+  kind: TokenKind,
+  options: { readonly ttlSeconds: number; readonly publisher: Pick<TokenPublisher, "publish"> },
+): AuthorityType<TokenSigningAuthority> {
+  const { ttlSeconds, publisher } = options;
   return {
     kind,
     words: WORDS[kind],
@@ -86,10 +90,7 @@ export function tokenKind(kind: TokenKind, options: KindOptions): AuthorityType<
         expiresAt: notAfter.getTime() / 1000,
         tainted: false,
       };
-      return {
-        authority,
-        publish: () => bundles.change(trustDomain, (current) => withTokenAuthorities(current, kind, [published])),
-      };
+      return { authority, publish: () => publisher.publish(kind, published) };
     },
     standing(authority, bundle) {
       const keys = bundle?.[TOKEN_FIELD[kind]] ?? [];

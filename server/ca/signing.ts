@@ -5,21 +5,34 @@ import type { Clock } from "../../src/runtime/clock.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { Task } from "../../src/runtime/task.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
-import type { AuthorityStore } from "../store/store.ts";
+import type { Store } from "../store/store.ts";
 import { Authorities } from "./authorities.ts";
-import type { BundleAccess, TokenKind } from "./bundle-edits.ts";
+import type { TokenKind } from "./bundle-edits.ts";
+import { Issuer } from "./issue.ts";
 import { selfSignedKind, tokenKind } from "./kinds.ts";
+import { TokenPublisher } from "./publish.ts";
 import type { TokenSigningAuthority, X509SigningAuthority } from "./slots.ts";
+import { TokenIssuer, type TokenSource } from "./tokens.ts";
+
+/** Of the server's configuration, what signing needs. A kind of token without a key type is disabled. */
+export interface SigningConfig {
+  readonly trustDomain: TrustDomain;
+  readonly caKeyType: KeyType;
+  readonly caTtlSeconds: number;
+  readonly caSubject: DistinguishedName;
+  readonly jwtKeyType: KeyType | undefined;
+  readonly jwtIssuer: string;
+  readonly witKeyType: KeyType | undefined;
+  readonly witIssuer: string;
+  readonly defaultX509SvidTtlSeconds: number;
+  readonly defaultJwtSvidTtlSeconds: number;
+  readonly agentTtlSeconds: number;
+}
 
 export interface SigningOptions {
-  readonly trustDomain: TrustDomain;
+  readonly config: SigningConfig;
   readonly keys: Pick<KeyManager, "find" | "generate">;
-  /** By kind; a kind of token without a key type is disabled. */
-  readonly keyTypes: { readonly x509: KeyType; readonly jwt: KeyType | undefined; readonly wit: KeyType | undefined };
-  readonly ttlSeconds: number;
-  readonly subject: DistinguishedName;
-  readonly bundles: BundleAccess;
-  readonly journal: Pick<AuthorityStore, "list" | "save">;
+  readonly store: Pick<Store, "bundles" | "authorities">;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -29,22 +42,65 @@ export interface SigningAuthorities {
   readonly x509: Authorities<X509SigningAuthority>;
   readonly jwt: Authorities<TokenSigningAuthority> | undefined;
   readonly wit: Authorities<TokenSigningAuthority> | undefined;
-  /** Their rotation. */
+}
+
+/** All that signs, and what it signs with. */
+export interface Signing {
+  readonly authorities: SigningAuthorities;
+  readonly issuer: Issuer;
+  readonly tokenIssuer: TokenIssuer;
+  readonly publisher: TokenPublisher;
+  /** Rotation. */
   readonly tasks: readonly Task[];
 }
 
+/** SPIRE's lifetime of WIT-SVIDs whose entry names none. */
+const WIT_TTL_SECONDS = 3600;
+
 /** Resolves when an authority of each kind may sign. Throws what hinders it. */
-export async function openSigningAuthorities(options: SigningOptions): Promise<SigningAuthorities> {
-  const { keyTypes } = options;
+export async function openSigning(options: SigningOptions): Promise<Signing> {
+  const { config, store, clock } = options;
+  const { trustDomain } = config;
+  const publisher = new TokenPublisher({ trustDomain, bundles: store.bundles });
+  const authorities = await openAuthorities(options, publisher);
+  const issuer = new Issuer({
+    trustDomain,
+    authorities: authorities.x509,
+    defaultTtlSeconds: config.defaultX509SvidTtlSeconds,
+    agentTtlSeconds: config.agentTtlSeconds,
+    caTtlSeconds: config.caTtlSeconds,
+    clock,
+  });
+  const tokenIssuer = new TokenIssuer({
+    trustDomain,
+    jwt: sourceOf(authorities.jwt, config.jwtIssuer, config.defaultJwtSvidTtlSeconds),
+    wit: sourceOf(authorities.wit, config.witIssuer, WIT_TTL_SECONDS),
+    clock,
+  });
+  const all = [authorities.x509, authorities.jwt, authorities.wit].filter((kind) => kind !== undefined);
+  return { authorities, issuer, tokenIssuer, publisher, tasks: all.map((kind) => (stop) => kind.run(stop)) };
+}
+
+async function openAuthorities(
+  { config, keys, store, clock, log }: SigningOptions,
+  publisher: TokenPublisher,
+): Promise<SigningAuthorities> {
+  const { trustDomain, caTtlSeconds: ttlSeconds, caKeyType: keyType, caSubject: subject } = config;
+  const { bundles, authorities: journal } = store;
+  const common = { trustDomain, keys, ttlSeconds, bundles, journal, clock, log };
   const openToken = async (kind: TokenKind): Promise<Authorities<TokenSigningAuthority> | undefined> => {
-    const keyType = keyTypes[kind];
-    return keyType === undefined
-      ? undefined
-      : Authorities.open({ ...options, keyType, type: tokenKind(kind, options) });
+    const tokenKeyType = kind === "jwt" ? config.jwtKeyType : config.witKeyType;
+    if (tokenKeyType === undefined) return undefined;
+    return Authorities.open({ ...common, keyType: tokenKeyType, type: tokenKind(kind, { ttlSeconds, publisher }) });
   };
-  const x509 = await Authorities.open({ ...options, keyType: keyTypes.x509, type: selfSignedKind(options) });
-  const jwt = await openToken("jwt");
-  const wit = await openToken("wit");
-  const all = [x509, jwt, wit].filter((authorities) => authorities !== undefined);
-  return { x509, jwt, wit, tasks: all.map((authorities) => (stop) => authorities.run(stop)) };
+  const x509 = await Authorities.open({ ...common, keyType, type: selfSignedKind({ ...common, subject }) });
+  return { x509, jwt: await openToken("jwt"), wit: await openToken("wit") };
+}
+
+function sourceOf(
+  authorities: SigningAuthorities["jwt"],
+  issuer: string,
+  defaultTtlSeconds: number,
+): TokenSource | undefined {
+  return authorities === undefined ? undefined : { authorities, issuer, defaultTtlSeconds };
 }

@@ -1,7 +1,7 @@
 import type { CertificateTemplate } from "../../src/crypto/certificate-template.ts";
 import { EXT_KEY_USAGE } from "../../src/crypto/extensions.ts";
 import { subjectKeyId } from "../../src/crypto/key.ts";
-import type { DistinguishedName } from "../../src/crypto/name.ts";
+import { type DistinguishedName, parseName } from "../../src/crypto/name.ts";
 import { type SpiffeId, type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
 import type { X509SigningAuthority } from "./slots.ts";
 
@@ -61,6 +61,35 @@ export function leafTemplate(
     extKeyUsage: [EXT_KEY_USAGE.serverAuth, EXT_KEY_USAGE.clientAuth],
     subjectKeyId: subjectKeyId(publicKey),
     authorityKeyId: Buffer.from(authority.certificate.subjectKeyId, "hex"),
+  };
+}
+
+/**
+ * A signing certificate below `authority`, as SPIRE makes it: the trust domain's own ID, and the subject of the signer
+ * with the depth as organizational unit.
+ */
+export function downstreamTemplate(
+  { id, publicKey, ttlSeconds }: LeafRequest,
+  authority: X509SigningAuthority,
+  moment: Moment,
+): CertificateTemplate {
+  const { subject, subjectKeyId: issuerKeyId } = authority.certificate;
+  const depth = 1 + authority.intermediates.length;
+  const end = Math.min(after(moment.now, ttlSeconds).getTime(), authority.notAfter.getTime());
+  return {
+    serialNumber: moment.serialNumber,
+    subject: { ...parseName(subject), organizationalUnit: [`DOWNSTREAM-${depth}`] },
+    issuer: subject,
+    notBefore: seconds(moment.now.getTime() - BACKDATE_MS),
+    notAfter: new Date(end),
+    publicKey,
+    kind: "ca",
+    uris: [id],
+    dnsNames: [],
+    keyUsage: ["keyCertSign", "cRLSign"],
+    extKeyUsage: [],
+    subjectKeyId: subjectKeyId(publicKey),
+    authorityKeyId: Buffer.from(issuerKeyId, "hex"),
   };
 }
 

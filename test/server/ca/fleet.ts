@@ -4,6 +4,7 @@ import { Authorities, type AuthoritiesOptions } from "../../../server/ca/authori
 import type { BundleAccess, TokenKind } from "../../../server/ca/bundle-edits.ts";
 import { Issuer } from "../../../server/ca/issue.ts";
 import { selfSignedKind, tokenKind } from "../../../server/ca/kinds.ts";
+import { TokenPublisher } from "../../../server/ca/publish.ts";
 import type { TokenSigningAuthority, X509SigningAuthority } from "../../../server/ca/slots.ts";
 import type { Store } from "../../../server/store/store.ts";
 import { parseCertificate } from "../../../src/crypto/certificate.ts";
@@ -28,7 +29,10 @@ export interface TestServer extends Omit<AuthoritiesOptions<X509SigningAuthority
 }
 
 export function openTokens(kind: TokenKind, options: TestServer): Promise<Authorities<TokenSigningAuthority>> {
-  return Authorities.open({ ...options, type: tokenKind(kind, options) });
+  return Authorities.open({
+    ...options,
+    type: tokenKind(kind, { ...options, publisher: new TokenPublisher(options) }),
+  });
 }
 
 export function openX509(options: TestServer): Promise<X509Authorities> {
@@ -101,7 +105,7 @@ export class Fleet implements AsyncDisposable {
 
   /** Issues through the only door, and has openssl verify the result under a root of the stored bundle. */
   async expectIssues(authorities: X509Authorities, { clock }: TestServer): Promise<void> {
-    const lifetimes = { defaultTtlSeconds: HOUR, agentTtlSeconds: HOUR };
+    const lifetimes = { defaultTtlSeconds: HOUR, agentTtlSeconds: HOUR, caTtlSeconds: DAY };
     const issuer = new Issuer({ trustDomain: this.#trustDomain, authorities, clock, ...lifetimes });
     const { publicKey } = await generateKey("ec-p256");
     const { chain } = await issuer.issueServer({ publicKey });

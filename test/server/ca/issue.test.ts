@@ -230,6 +230,7 @@ describe("the door", () => {
       },
       defaultTtlSeconds: 60,
       agentTtlSeconds: 60,
+      caTtlSeconds: 86_400,
       clock: new ManualClock(),
     });
     const fault = await faultFrom(broken.issueServer({ publicKey }));

@@ -31,6 +31,7 @@ function open(ttlSeconds = 3600): Promise<ServerIdentity> {
     authorities: { signing },
     defaultTtlSeconds: ttlSeconds,
     agentTtlSeconds: ttlSeconds,
+    caTtlSeconds: ttlSeconds,
     clock,
   });
   return ServerIdentity.open({ issuer, authorities: { active }, keyType: "ec-p256", clock, log });

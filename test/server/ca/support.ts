@@ -135,6 +135,7 @@ export function makeIssuer(authority: X509SigningAuthority, clock: Clock = new M
     authorities: { signing: () => authority },
     defaultTtlSeconds: 3600,
     agentTtlSeconds: 1800,
+    caTtlSeconds: 86_400,
     clock,
   });
 }
