@@ -18,6 +18,7 @@ import {
 } from "../src/runtime/program-config.ts";
 import { type TelemetrySettings, telemetrySettings } from "../src/runtime/telemetry-config.ts";
 import { parseTrustDomain, type SpiffeId, type TrustDomain } from "../src/spiffe/id.ts";
+import { type SdsConfig, sdsConfig } from "./config/apis.ts";
 import { type TrustBundleConfig, trustBundleConfig } from "./config/bootstrap.ts";
 import { AGENT_SOCKET, agentKeys } from "./config/keys.ts";
 import { type NodeAttestorConfig, nodeAttestorConfig } from "./config/node-attestors.ts";
@@ -41,6 +42,9 @@ export interface AgentConfig {
   readonly workloadX509SvidKeyType: KeyType;
   readonly syncIntervalMs: number;
   readonly allowUnauthenticatedVerifiers: boolean;
+  readonly disableWorkloadApi: boolean;
+  readonly disableSdsApi: boolean;
+  readonly sds: SdsConfig;
   readonly keyManager: { readonly type: "memory" } | { readonly type: "disk"; readonly directory: string };
   readonly nodeAttestor: NodeAttestorConfig;
   readonly workloadAttestors: readonly WorkloadAttestorConfig[];
@@ -180,6 +184,9 @@ function coreConfig({ agent, health_checks }: AgentValues): CoreConfig {
     workloadX509SvidKeyType: agent.workload_x509_svid_key_type,
     syncIntervalMs: agent.experimental.sync_interval,
     allowUnauthenticatedVerifiers: agent.allow_unauthenticated_verifiers,
+    disableWorkloadApi: agent.disable_workload_api,
+    disableSdsApi: agent.disable_sds_api,
+    sds: sdsConfig(agent),
     healthChecks: healthChecks(health_checks),
     x509SvidCacheMaxSize: agent.x509_svid_cache_max_size === 0 ? DEFAULT_CACHE_SIZE : agent.x509_svid_cache_max_size,
     jwtSvidCacheMaxSize: agent.jwt_svid_cache_max_size === 0 ? DEFAULT_CACHE_SIZE : agent.jwt_svid_cache_max_size,

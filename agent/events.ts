@@ -18,8 +18,10 @@ export function agentStarting(log: Log, fields: { readonly data_dir: string; rea
   log.info("Starting agent", fields);
 }
 
-export function apisStarted(log: Log, socketPath: string): void {
-  log.info("Starting Workload and SDS APIs", { address: socketPath, network: "unix" });
+interface PublicApis {
+  readonly socketPath: string;
+  readonly disableWorkloadApi: boolean;
+  readonly disableSdsApi: boolean;
 }
 
 /** Once for each call of another process; the agent's own look at its health is none. */
@@ -28,8 +30,19 @@ export function callEnded({ metrics }: Log, { method, caller }: Call, { code, ms
     recordCall(metrics, `rpc.${rpcNames(method).metricKey}`, { status: code, ms });
 }
 
-export function apisStopping(log: Log): void {
-  log.info("Stopping Workload and SDS APIs");
+export function apisStarted(log: Log, apis: PublicApis): void {
+  const names = publicApis(apis);
+  if (names !== undefined) log.info(`Starting ${names}`, { address: apis.socketPath, network: "unix" });
+}
+
+export function apisStopping(log: Log, apis: PublicApis): void {
+  const names = publicApis(apis);
+  if (names !== undefined) log.info(`Stopping ${names}`);
+}
+
+function publicApis({ disableWorkloadApi, disableSdsApi }: PublicApis): string | undefined {
+  if (disableWorkloadApi) return disableSdsApi ? undefined : "SDS API";
+  return disableSdsApi ? "Workload API" : "Workload and SDS APIs";
 }
 
 // Node

@@ -75,7 +75,7 @@ export async function runAgent(given: RunAgentOptions): Promise<void> {
     ],
     followerOf(signal),
   );
-  events.apisStopping(part(log, "endpoints"));
+  events.apisStopping(part(log, "endpoints"), config);
 }
 
 function openTelemetry({ config, version, clock, log }: RunAgentOptions): Telemetry {
@@ -162,29 +162,27 @@ async function serveWorkloads(
   const { procRoot } = config;
   const attestationLog = part(log, "workload_attestor");
   const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, procRoot, signal, log: attestationLog });
-  const probe = workloadApiProbe(config.socketPath);
-  const { services, admit } = workloadServices({
-    attestor: new WorkloadAttestor({ attestors, clock, procRoot, log: attestationLog }),
-    identities: cache,
-    jwtTokens,
-    allowedForeignJwtClaims: config.allowedForeignJwtClaims,
-    allowUnauthenticatedVerifiers: config.allowUnauthenticatedVerifiers,
-    logSelectors: config.logSelectors ?? [],
-    clock,
-    probe,
-  });
-  const { maxStreamsPerConnection } = config;
-  const endpoints = part(log, "endpoints");
-  const rpc = new RpcServer({
-    services,
-    admit,
-    observe: (call, outcome) => events.callEnded(endpoints, call, outcome),
-    log: endpoints,
-    clock,
-    maxStreamsPerConnection,
-  });
-  scope.use(rpc);
-  await rpc.listenUnix({ path: config.socketPath, mode: PUBLIC_SOCKET_MODE });
+  const isPublic = !(config.disableWorkloadApi && config.disableSdsApi);
+  const probe = isPublic ? workloadApiProbe(config.socketPath) : async () => {};
+  if (isPublic) {
+    const { services, admit } = workloadServices({
+      ...config,
+      attestor: new WorkloadAttestor({ attestors, clock, procRoot, log: attestationLog }),
+      identities: cache,
+      jwtTokens,
+      logSelectors: config.logSelectors ?? [],
+      clock,
+      probe,
+    });
+    const { maxStreamsPerConnection } = config;
+    const endpoints = part(log, "endpoints");
+    const rpc = new RpcServer({
+      ...{ services, admit, log: endpoints, clock, maxStreamsPerConnection },
+      observe: (call, outcome) => events.callEnded(endpoints, call, outcome),
+    });
+    scope.use(rpc);
+    await rpc.listenUnix({ path: config.socketPath, mode: PUBLIC_SOCKET_MODE });
+  }
   const health = new AgentHealth({ probe, started: () => cache.ready.value, clock, log: part(log, "health") });
   if (config.healthChecks.listenerEnabled) await health.listen(config.healthChecks);
   return health;
@@ -211,7 +209,7 @@ async function start(options: RunAgentOptions, parts: Node & Identities, signal:
     await identity.refusedAtStart(Fault.from(error));
     throw error;
   }
-  events.apisStarted(part(log, "endpoints"), config.socketPath);
+  events.apisStarted(part(log, "endpoints"), config);
 }
 
 /** A server that does not know the call, or fails it, is no reason not to start. */

@@ -2,6 +2,7 @@ import type { Call } from "../../src/rpc/caller.ts";
 import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { formatSelector, type Selector } from "../../src/spiffe/selector.ts";
+import type { WorkloadUpdate } from "../cache/update.ts";
 import type { LocalCaller } from "./caller.ts";
 
 /** What the local APIs ask of attestation. */
@@ -10,6 +11,13 @@ export interface CallerAttestor {
   attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]>;
   /** Throws when the process is no longer the one that connected. */
   verify(peer: PeerProcess): Promise<void>;
+}
+
+/** What the local APIs ask of the cache: the full state at once, and again after each change. */
+export interface IdentityFeed {
+  /** False while nobody's entitlement is known. */
+  readonly ready: { readonly value: boolean };
+  subscribe(selectors: readonly Selector[], signal: AbortSignal): AsyncIterable<WorkloadUpdate>;
 }
 
 export interface AttestedCallOptions {

@@ -13,15 +13,18 @@ export interface LocalCaller {
 }
 
 const HEADER = "workload.spiffe.io";
-/** What stock health checks call without the header; it says nothing about anybody. */
-const WITHOUT_HEADER = "/grpc.health.v1.Health/";
+/**
+ * What stock clients call without the header: health checks, whose answer says nothing about anybody, and Envoy. A
+ * confused web client reaches neither: it would have to speak gRPC over HTTP/2 to a Unix socket.
+ */
+const WITHOUT_HEADER = ["/grpc.health.v1.Health/", "/envoy.service.secret.v3.SecretDiscoveryService/"] as const;
 
 /**
  * Lets local processes in that send the security header: a request that a confused web client was made to send has
  * none. Runs before anything is asked about the caller. SPIFFE Workload Endpoint, section 3; T-W5.
  */
 export async function admitLocalCaller(call: Call): Promise<LocalCaller> {
-  if (!call.method.startsWith(WITHOUT_HEADER) && !hasSecurityHeader(call)) {
+  if (!WITHOUT_HEADER.some((service) => call.method.startsWith(service)) && !hasSecurityHeader(call)) {
     throw new Fault("invalid", "security header missing from request", {
       code: "security-header-missing",
       hint: `send the metadata "${HEADER}: true" with every request`,
@@ -39,6 +42,7 @@ export async function admitLocalCaller(call: Call): Promise<LocalCaller> {
 const LOGGED_SERVICES: Readonly<Record<string, string>> = {
   SpiffeWorkloadAPI: "WorkloadAPI",
   "grpc.health.v1.Health": "Health",
+  "envoy.service.secret.v3.SecretDiscoveryService": "SDS.v3",
 };
 
 function loggedService(method: string): string {

@@ -1,12 +1,14 @@
 import type { Call } from "../../src/rpc/caller.ts";
 import { healthService } from "../../src/rpc/health.ts";
-import { HealthApi, WorkloadApi } from "../../src/rpc/protos.ts";
 import { reflectionServices } from "../../src/rpc/reflection.ts";
 import type { ServiceImplementation } from "../../src/rpc/service.ts";
 import { admitLocalCaller, type LocalCaller } from "./caller.ts";
+import { type SdsApiOptions, sdsApi } from "./sds.ts";
 import { type WorkloadApiOptions, workloadApi } from "./workload.ts";
 
-export interface WorkloadServicesOptions extends WorkloadApiOptions {
+export interface WorkloadServicesOptions extends WorkloadApiOptions, Pick<SdsApiOptions, "sds"> {
+  readonly disableWorkloadApi: boolean;
+  readonly disableSdsApi: boolean;
   /** Resolves when the agent's own Workload API answers; for `grpc.health.v1`. */
   readonly probe: (signal: AbortSignal) => Promise<void>;
 }
@@ -23,6 +25,11 @@ export function workloadServices(options: WorkloadServicesOptions): WorkloadServ
     return true;
   };
   const health = healthService<LocalCaller>({ isReady, clock: options.clock });
-  const reflection = reflectionServices<LocalCaller>([WorkloadApi, HealthApi]);
-  return { services: [workloadApi(options), health, ...reflection], admit: admitLocalCaller };
+  const offered = [
+    ...(options.disableWorkloadApi ? [] : [workloadApi(options)]),
+    ...(options.disableSdsApi ? [] : [sdsApi(options)]),
+    health,
+  ];
+  const reflection = reflectionServices<LocalCaller>(offered.map(({ service }) => service));
+  return { services: [...offered, ...reflection], admit: admitLocalCaller };
 }

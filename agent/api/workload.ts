@@ -5,20 +5,12 @@ import type { X509SVIDResponse } from "../../src/rpc/gen/X509SVIDResponse.ts";
 import { WorkloadApi } from "../../src/rpc/protos.ts";
 import { type ServiceImplementation, serverStream, service, unary } from "../../src/rpc/service.ts";
 import { Fault } from "../../src/runtime/fault.ts";
-import type { Selector } from "../../src/spiffe/selector.ts";
 import type { WorkloadUpdate } from "../cache/update.ts";
-import { AttestedCall, notReady } from "./attested-call.ts";
+import { AttestedCall, type IdentityFeed, notReady } from "./attested-call.ts";
 import type { LocalCaller } from "./caller.ts";
 import { type EntitlementFeed, fetchJwtBundles, fetchJwtSvid, type JwtApiOptions, validateJwt } from "./jwt.ts";
 import { type Compose, shared } from "./shared-answers.ts";
 import { x509BundlesAnswer, x509SvidAnswer } from "./x509-answers.ts";
-
-/** What the Workload API asks of the cache: the full state at once, and again after each change. */
-interface IdentityFeed {
-  /** False while nobody's entitlement is known. */
-  readonly ready: { readonly value: boolean };
-  subscribe(selectors: readonly Selector[], signal: AbortSignal): AsyncIterable<WorkloadUpdate>;
-}
 
 export interface WorkloadApiOptions extends JwtApiOptions {
   readonly identities: IdentityFeed & EntitlementFeed;

@@ -107,9 +107,20 @@ const agent = block("The agent's core settings.", {
     1,
     1_000_000,
   )({ doc: "Most calls at once on one Workload API connection.", default: 1000, own: true }),
-  sds: ignored("Names of Envoy SDS resources; SDS is not served."),
-  disable_sds_api: ignored("Turns SDS off."),
-  disable_workload_api: unsupported("Turns the Workload API off."),
+  sds: block("Envoy's Secret Discovery Service.", {
+    default_svid_name: text({ doc: "Resource name of the default identity.", default: "default" }),
+    default_bundle_name: text({ doc: "Resource name of the own trust domain's roots.", default: "ROOTCA" }),
+    default_all_bundles_name: text({ doc: "Resource name of all trust domains' roots.", default: "ALL" }),
+    disable_spiffe_cert_validation: flag({
+      doc: "Sends roots as plain CA certificates instead of for Envoy's SPIFFE validator.",
+      default: false,
+    }),
+  }),
+  disable_sds_api: flag({ doc: "Turns Envoy's Secret Discovery Service off.", default: false }),
+  disable_workload_api: flag({
+    doc: "Turns the Workload API off; with both off there is no public socket.",
+    default: false,
+  }),
   ...profilingKeys,
   experimental,
 });

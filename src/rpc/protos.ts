@@ -1,5 +1,14 @@
 import { fileURLToPath } from "node:url";
 import { loadSync, type MessageTypeDefinition, type MethodDefinition } from "@grpc/proto-loader";
+import type { Secret, Secret__Output } from "./gen/envoy/extensions/transport_sockets/tls/v3/Secret.ts";
+import type {
+  SPIFFECertValidatorConfig,
+  SPIFFECertValidatorConfig__Output,
+} from "./gen/envoy/extensions/transport_sockets/tls/v3/SPIFFECertValidatorConfig.ts";
+import type {
+  SecretDiscoveryServiceDefinition,
+  SecretDiscoveryServiceHandlers,
+} from "./gen/envoy/service/secret/v3/SecretDiscoveryService.ts";
 import type { ErrorInfo, ErrorInfo__Output } from "./gen/google/rpc/ErrorInfo.ts";
 import type { Status, Status__Output } from "./gen/google/rpc/Status.ts";
 import type { HealthDefinition, HealthHandlers } from "./gen/grpc/health/v1/Health.ts";
@@ -120,6 +129,10 @@ export const WorkloadApi = define<Methods<SpiffeWorkloadAPIDefinition, SpiffeWor
   "SpiffeWorkloadAPI",
   "spiffe/workloadapi.proto",
 );
+export const SecretDiscoveryApi = define<Methods<SecretDiscoveryServiceDefinition, SecretDiscoveryServiceHandlers>>(
+  "envoy.service.secret.v3.SecretDiscoveryService",
+  "envoy/service/secret/v3/sds.proto",
+);
 export const BrokerApi = define<Methods<APIDefinition, APIHandlers>>("spiffe.broker.API", "spiffe/brokerapi.proto");
 export const DelegatedIdentityApi = define<Methods<DelegatedIdentityDefinition, DelegatedIdentityHandlers>>(
   "spire.api.agent.delegatedidentity.v1.DelegatedIdentity",
@@ -154,6 +167,16 @@ export const errorInfo = message<ErrorInfo, ErrorInfo__Output>(
 export const permissionDenied = message<PermissionDeniedDetails, PermissionDeniedDetails__Output>(
   "spire.api.types.PermissionDeniedDetails",
   "spire/api/types/status.proto",
+);
+
+const envoyTls = "envoy.extensions.transport_sockets.tls.v3";
+export const envoySecret = message<Secret, Secret__Output>(
+  `${envoyTls}.Secret`,
+  "envoy/extensions/transport_sockets/tls/v3/secret.proto",
+);
+export const spiffeCertValidatorConfig = message<SPIFFECertValidatorConfig, SPIFFECertValidatorConfig__Output>(
+  `${envoyTls}.SPIFFECertValidatorConfig`,
+  "envoy/extensions/transport_sockets/tls/v3/tls_spiffe_validator_config.proto",
 );
 
 /** /proto stands beside `src`, and beside the `dist` that holds the compiled form. */

@@ -48,6 +48,14 @@ agent {
   workload_x509_svid_key_type = "rsa-2048"
   x509_svid_cache_max_size = 5
   max_streams_per_connection = 9
+  disable_sds_api = true
+  disable_workload_api = true
+  sds {
+    default_svid_name = "me"
+    default_bundle_name = "us"
+    default_all_bundles_name = "everyone"
+    disable_spiffe_cert_validation = true
+  }
   experimental { sync_interval = "1s" }
 }
 plugins {
@@ -73,6 +81,9 @@ const DEFAULTS = {
   allowedForeignJwtClaims: [],
   jwtSvidCacheMaxSize: 1000,
   jwtSvidCacheHitTimeoutMs: 30_000,
+  disableWorkloadApi: false,
+  disableSdsApi: false,
+  sds: { names: { svid: "default", bundle: "ROOTCA", allBundles: "ALL" }, disableSpiffeCertValidation: false },
   nodeAttestor: { type: "join_token" },
   workloadAttestors: [{ type: "unix", discoverWorkloadPath: false, workloadSizeLimit: 0 }],
   telemetry: TELEMETRY,
@@ -105,6 +116,9 @@ describe("SPIRE's keys", () => {
       log: { level: "debug", format: "text", sourceLocation: false, fractionalSeconds: false },
       logSelectors: ["unix:user"],
       allowUnauthenticatedVerifiers: true,
+      disableWorkloadApi: true,
+      disableSdsApi: true,
+      sds: { names: { svid: "me", bundle: "us", allBundles: "everyone" }, disableSpiffeCertValidation: true },
       availabilityTargetMs: 172_800_000,
       workloadX509SvidKeyType: "rsa-2048",
       x509SvidCacheMaxSize: 5,
@@ -181,6 +195,8 @@ describe("flags go before the file", () => {
       trustBundleFormat: "spiffe",
       trustDomain: "o.test",
       allowUnauthenticatedVerifiers: true,
+      disableSDSAPI: true,
+      disableWorkloadAPI: true,
       rebootstrapMode: "never",
     };
     expect(await load(agent("", ""), flags)).toMatchObject({
@@ -193,13 +209,12 @@ describe("flags go before the file", () => {
       trustBundle: { kind: "path", path: "/b", format: "spiffe" },
       trustDomain: "o.test",
       allowUnauthenticatedVerifiers: true,
+      disableSdsApi: true,
+      disableWorkloadApi: true,
     });
   });
 
   test("an unsupported one is refused by its name", async () => {
-    expect(await refused(agent(""), { disableWorkloadAPI: true })).toBe(
-      "-disableWorkloadAPI: agent.disable_workload_api is not supported by this version of Steeple",
-    );
     expect(await refused(agent(""), { rebootstrapMode: "auto" })).toContain(
       "-rebootstrapMode: agent.rebootstrap_mode is not supported",
     );
@@ -356,8 +371,6 @@ describe("JWT-SVIDs", () => {
 
 describe("what only tunes is accepted with a warning", () => {
   test.each([
-    'sds { default_svid_name = "x" }',
-    "disable_sds_api = true",
     'rebootstrap_delay = "10m"',
     "profiling_enabled = true",
     "experimental { use_sync_authorized_entries = true }",

@@ -4,6 +4,7 @@
  */
 import { readdirSync } from "node:fs";
 import { workloadServices } from "../../agent/api/routes.ts";
+import type { SdsSettings } from "../../agent/api/sds.ts";
 import { IdentityCache } from "../../agent/cache/entries.ts";
 import type { CachedEntry } from "../../agent/cache/entry.ts";
 import { JwtCache } from "../../agent/cache/jwt.ts";
@@ -26,6 +27,9 @@ export interface EndpointOrders {
   readonly discoverWorkloadPath?: boolean;
   readonly workloadSizeLimit?: number;
   readonly maxStreamsPerConnection?: number;
+  readonly disableWorkloadApi?: boolean;
+  readonly disableSdsApi?: boolean;
+  readonly sds?: Partial<SdsSettings>;
 }
 
 export type EndpointCommand =
@@ -70,6 +74,13 @@ async function serve(orders: EndpointOrders): Promise<void> {
     allowedForeignJwtClaims: [],
     allowUnauthenticatedVerifiers: orders.allowUnauthenticatedVerifiers ?? false,
     logSelectors: orders.logSelectors ?? [],
+    disableWorkloadApi: orders.disableWorkloadApi ?? false,
+    disableSdsApi: orders.disableSdsApi ?? false,
+    sds: {
+      names: { svid: "default", bundle: "ROOTCA", allBundles: "ALL" },
+      disableSpiffeCertValidation: false,
+      ...orders.sds,
+    },
     clock,
     probe: workloadApiProbe(orders.path),
   });

@@ -189,6 +189,7 @@ describe("the API that is served", () => {
     }
     expect(names.sort()).toEqual([
       "SpiffeWorkloadAPI",
+      "envoy.service.secret.v3.SecretDiscoveryService",
       "grpc.health.v1.Health",
       "grpc.reflection.v1.ServerReflection",
       "grpc.reflection.v1alpha.ServerReflection",

@@ -10,17 +10,34 @@ import * as protos from "../../../src/rpc/protos.ts";
 import { vectors } from "../../support/vectors.ts";
 
 const published = vectors("proto-descriptors.txt").map(({ text }) => text);
+const envoyPublished = vectors("envoy-descriptors.txt").map(({ text }) => text);
 const services = Object.values(protos).filter((value) => typeof value === "object" && "methods" in value);
 
 test("WEP-28 STB-02 every name, number, type and stream equals the published descriptors, with nothing added", () => {
   const ours = descriptorsOf(services)
-    .filter((file) => file.package !== "google.protobuf")
+    .filter(({ package: name = "" }) => name !== "google.protobuf" && !isEnvoys(name))
     .flatMap(linesOf);
   expect(ours.sort()).toEqual([...published].sort());
 });
 
+test("SDS every name, number, type and stream of what is served of Envoy's API equals Envoy's", () => {
+  const payloads = [protos.envoySecret(), protos.spiffeCertValidatorConfig()].map((requestType) => ({
+    name: "",
+    file: "",
+    methods: () => ({ it: { requestType } }) as never,
+  }));
+  const ours = descriptorsOf([protos.SecretDiscoveryApi, ...payloads])
+    .filter(({ package: name = "" }) => isEnvoys(name))
+    .flatMap(linesOf);
+  const envoys = new Set(envoyPublished);
+  expect(ours.filter((line) => !envoys.has(line))).toEqual([]);
+  for (const line of envoyPublished.filter((each) => !each.startsWith("field "))) expect(ours).toContain(line);
+});
+
+const isEnvoys = (name: string): boolean => name.startsWith("envoy.");
+
 test("every service of /proto has a typed definition", () => {
-  const described = published.filter((line) => line.startsWith("method "));
+  const described = [...published, ...envoyPublished].filter((line) => line.startsWith("method "));
   const names = new Set(described.map((line) => line.split("/")[1]));
   expect(services.map(({ name }) => name).sort()).toEqual([...names].sort());
 });

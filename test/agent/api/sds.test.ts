@@ -1,0 +1,499 @@
+import { createPrivateKey, X509Certificate } from "node:crypto";
+import { join } from "node:path";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import type { CachedEntry } from "../../../agent/cache/entry.ts";
+import { encodePem } from "../../../src/crypto/pem.ts";
+import { dialUnix } from "../../../src/rpc/dial.ts";
+import { ReflectionApi } from "../../../src/rpc/protos.ts";
+import { parseTrustDomain } from "../../../src/spiffe/id.ts";
+import { bundlesOf, cachedEntry, Endpoint } from "../../support/endpoint.ts";
+import { eventually } from "../../support/eventually.ts";
+import { createCa, type Issued, type TestCa } from "../../support/pki.ts";
+import { RawClient, SECURITY_HEADER } from "../../support/raw-client.ts";
+import { SdsClient, SECRET_TYPE, secretsIn } from "../../support/sds.ts";
+import { NOBODY, startWorkload } from "../../support/workload.ts";
+
+const PARTNER = parseTrustDomain("partner.test");
+const OTHER = parseTrustDomain("another.test");
+const mine = [`unix:uid:${process.getuid?.()}`];
+const web = cachedEntry({ id: "web", selectors: mine, createdAt: 1, federatesWith: [PARTNER, OTHER] });
+const ext = cachedEntry({ id: "web-ext", selectors: mine, createdAt: 2 });
+const nobodys = cachedEntry({ id: "nobody", selectors: [`unix:uid:${NOBODY}`], createdAt: 3 });
+
+let root: TestCa;
+let next: TestCa;
+let rootB: TestCa;
+let rootC: TestCa;
+let endpoint: Endpoint;
+let client: SdsClient;
+beforeAll(async () => {
+  root = await createCa({ trustDomain: "example.org" });
+  next = await createCa({ trustDomain: "example.org" });
+  rootB = await createCa({ trustDomain: "partner.test" });
+  rootC = await createCa({ trustDomain: "another.test" });
+  endpoint = await Endpoint.start({ bundles: bundlesOf(root) });
+  client = new SdsClient(endpoint.path);
+});
+let issued: ReadonlyMap<string, Issued>;
+beforeEach(async () => {
+  issued = await grant(endpoint, web, ext);
+});
+afterAll(async () => {
+  client[Symbol.dispose]();
+  await endpoint[Symbol.asyncDispose]();
+});
+
+const issueFor = ({ spiffeId }: CachedEntry): Promise<Issued> => root.issue({ id: spiffeId });
+
+async function grant(at: Endpoint, ...entries: readonly CachedEntry[]): Promise<ReadonlyMap<string, Issued>> {
+  const svids = await Promise.all(entries.map(async (entry) => [entry, await issueFor(entry)] as const));
+  await at.replace(entries, bundlesOf(root, rootB, rootC));
+  await at.accept(...svids);
+  return new Map(svids.map(([{ id }, svid]) => [id, svid]));
+}
+
+const pemOf = (...cas: readonly TestCa[]): string => cas.map(({ der }) => encodePem("CERTIFICATE", der)).join("");
+const chainOf = (svid: Issued | undefined): string =>
+  (svid?.chain ?? []).map((der) => encodePem("CERTIFICATE", der)).join("");
+const logged = async (message: string) => (await endpoint.look()).lines.filter((line) => line.message === message);
+
+/** A stream that has been answered once. */
+async function opened(names: readonly string[], more: object = {}) {
+  const stream = client.world();
+  stream.send({ type_url: SECRET_TYPE, resource_names: [...names], ...more });
+  const first = await stream.response(1);
+  const ack = (change: object = {}): void => {
+    const { version_info, nonce } = stream.responses.at(-1) ?? first;
+    stream.send({ version_info, response_nonce: nonce, resource_names: [...names], type_url: SECRET_TYPE, ...change });
+  };
+  return { stream, first, ack };
+}
+
+describe("StreamSecrets", () => {
+  test("SDS-01 SDS-04 SDS-11 gives a certificate by SPIFFE ID, and roots by trust domain, in PEM, without the security header", async () => {
+    const { stream, first } = await opened(["spiffe://example.org/web-ext", "spiffe://partner.test"]);
+    expect(first.type_url).toBe(SECRET_TYPE);
+    const { "spiffe://example.org/web-ext": svid, "spiffe://partner.test": roots } = secretsIn(
+      first.resources as never,
+    );
+    expect(svid?.chain).toBe(chainOf(issued.get("web-ext")));
+    expect(svid?.key).toMatch(/^-----BEGIN PRIVATE KEY-----\n/);
+    expect(new X509Certificate(svid?.chain ?? "").checkPrivateKey(createPrivateKey(svid?.key ?? ""))).toBe(true);
+    expect(roots?.domains).toEqual([["partner.test", pemOf(rootB)]]);
+    stream[Symbol.dispose]();
+  });
+
+  test("SDS-01 SDS-12 default, ROOTCA, ALL, IDs and trust domains are answered together in one request", async () => {
+    const names = [
+      "ALL",
+      "ROOTCA",
+      "default",
+      "spiffe://another.test",
+      "spiffe://example.org",
+      "spiffe://example.org/web",
+    ];
+    const { stream, first } = await opened(names);
+    const secrets = secretsIn(first.resources as never);
+    expect(Object.keys(secrets).sort()).toEqual(names);
+    expect(secrets["default"]).toEqual(secrets["spiffe://example.org/web"]);
+    expect(secrets["ROOTCA"]?.domains).toEqual([["example.org", pemOf(root)]]);
+    expect(secrets["ROOTCA"]).toEqual(secrets["spiffe://example.org"]);
+    expect(secrets["ALL"]?.domains).toEqual([
+      ["another.test", pemOf(rootC)],
+      ["example.org", pemOf(root)],
+      ["partner.test", pemOf(rootB)],
+    ]);
+    stream[Symbol.dispose]();
+  });
+
+  test.each([{ names: [] }, { names: ["", ""] }])("SDS-02 $names asks for all there is", async ({ names }) => {
+    const { stream, first } = await opened(names);
+    expect(Object.keys(secretsIn(first.resources as never)).sort()).toEqual([
+      "spiffe://another.test",
+      "spiffe://example.org",
+      "spiffe://example.org/web",
+      "spiffe://example.org/web-ext",
+      "spiffe://partner.test",
+    ]);
+    stream[Symbol.dispose]();
+  });
+
+  test("SDS-03 a name that is not the caller's ends the stream, with nothing of the rest", async () => {
+    using stream = client.world();
+    stream.send({ resource_names: ["default", "spiffe://example.org/nobody", "spiffe://else.test"] });
+    expect(await stream.ended).toMatchObject({
+      kind: "invalid",
+      message:
+        'workload is not authorized for the requested identities ["spiffe://else.test" "spiffe://example.org/nobody"]',
+      code: "sds-not-authorized",
+    });
+    expect(stream.responses).toEqual([]);
+  });
+
+  test("a type of resource that is not a secret is refused", async () => {
+    using stream = client.world();
+    stream.send({ type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster", resource_names: ["default"] });
+    expect(await stream.ended).toMatchObject({ kind: "invalid", code: "sds-type-unknown" });
+  });
+
+  test("SDS-06 versions count, nonces are 8 hex digits and new each time; rotation is pushed", async () => {
+    const { stream, first, ack } = await opened(["default"]);
+    expect(first).toMatchObject({ version_info: "1", nonce: expect.stringMatching(/^[0-9a-f]{8}$/) });
+    ack();
+    const rotated = await issueFor(web);
+    await endpoint.accept([web, rotated]);
+    const second = await stream.response(2);
+    expect(second).toMatchObject({ version_info: "2", nonce: expect.stringMatching(/^[0-9a-f]{8}$/) });
+    expect(second.nonce).not.toBe(first.nonce);
+    expect(secretsIn(second.resources as never)["default"]?.chain).toBe(chainOf(rotated));
+    stream[Symbol.dispose]();
+  });
+
+  test("a change of what was not asked for is not sent", async () => {
+    const roots = await opened(["ROOTCA"]);
+    const svid = await opened(["default"]);
+    await endpoint.accept([web, await issueFor(web)]);
+    await svid.stream.response(2);
+    await endpoint.replace([web, ext], bundlesOf(next));
+    const second = await roots.stream.response(2);
+    expect(secretsIn(second.resources as never)["ROOTCA"]?.domains).toEqual([["example.org", pemOf(next)]]);
+    expect(second.version_info).toBe("2");
+    for (const { stream } of [roots, svid]) stream[Symbol.dispose]();
+  });
+
+  test("SDS-07 an ACK of the same names sends nothing, other names are sent at once, a stale nonce is ignored", async () => {
+    const { stream, first, ack } = await opened(["default"]);
+    ack();
+    ack({ response_nonce: "00000000", resource_names: ["ROOTCA"] });
+    ack({ resource_names: ["spiffe://example.org/web-ext", "default"] });
+    const second = await stream.response(2);
+    expect(Object.keys(secretsIn(second.resources as never))).toEqual(["spiffe://example.org/web-ext", "default"]);
+    expect(second.version_info).toBe(first.version_info);
+    ack({ resource_names: ["default", "spiffe://example.org/web-ext"] });
+    ack({ resource_names: ["ROOTCA"] });
+    expect(Object.keys(secretsIn((await stream.response(3)).resources as never))).toEqual(["ROOTCA"]);
+    const stale = await logged("Received unexpected nonce; ignoring request");
+    expect(stale.at(-1)).toMatchObject({ level: "warn", fields: { nonce: "00000000", expect: first.nonce } });
+    stream[Symbol.dispose]();
+  });
+
+  test("SDS-07 a NACK is logged with its reason, and answered only by the next change", async () => {
+    const { stream, ack } = await opened(["default"]);
+    ack({ version_info: "", error_detail: { code: 13, message: "the certificate is not to my liking" } });
+    ack({ version_info: "" });
+    const rotated = await issueFor(web);
+    await eventually("the NACKs are read", async () => {
+      const rejected = await logged("Client rejected expected version and rolled back");
+      return rejected.length >= 2;
+    });
+    expect(stream.responses).toHaveLength(1);
+    expect((await logged("Envoy reported errors applying secrets")).at(-1)).toMatchObject({
+      level: "error",
+      fields: {
+        error: "the certificate is not to my liking",
+        resource_names: "default",
+        service: "SDS.v3",
+        method: "StreamSecrets",
+        pid: process.pid,
+      },
+    });
+    await endpoint.accept([web, rotated]);
+    expect(secretsIn((await stream.response(2)).resources as never)["default"]?.chain).toBe(chainOf(rotated));
+    stream[Symbol.dispose]();
+  });
+
+  test("ends when what it asked for is the caller's no more", async () => {
+    const { stream } = await opened(["default"]);
+    await endpoint.replace([nobodys], bundlesOf(root));
+    expect(await stream.ended).toMatchObject({ kind: "invalid", code: "sds-not-authorized" });
+    expect(stream.responses).toHaveLength(1);
+  });
+
+  test("a client that says no more after its request is answered first", async () => {
+    using stream = client.world();
+    stream.send({ resource_names: ["default"] });
+    stream.end();
+    expect(await stream.ended).toBeUndefined();
+    expect(stream.responses).toHaveLength(1);
+  });
+
+  test("T-F4 more names than any proxy needs are refused", async () => {
+    using stream = client.world();
+    stream.send({ resource_names: Array.from({ length: 300 }, (_, at) => `${at}`.padEnd(1024, "x")) });
+    expect(await stream.ended).toMatchObject({ kind: "invalid", code: "sds-too-many-names" });
+  });
+
+  test("keys are not logged", async () => {
+    const { stream } = await opened([]);
+    expect(JSON.stringify((await endpoint.look()).lines)).not.toContain("PRIVATE KEY");
+    stream[Symbol.dispose]();
+  });
+});
+
+describe("the form of roots", () => {
+  const version = (major_number: number, minor_number: number) => ({
+    user_agent_build_version: { version: { major_number, minor_number, patch: 0 } },
+  });
+  const metadata = (value: object) => ({ metadata: { fields: { disable_spiffe_cert_validation: value } } });
+  const PLAIN = { roots: expect.stringContaining("BEGIN CERTIFICATE") };
+  const SPIFFE = { domains: [["example.org", expect.any(String)]] };
+
+  test.each([
+    { what: "an unknown version", node: {}, expected: SPIFFE },
+    { what: "1.17", node: version(1, 17), expected: PLAIN },
+    { what: "1.18", node: version(1, 18), expected: SPIFFE },
+    { what: "2.0", node: version(2, 0), expected: SPIFFE },
+    { what: "0.20", node: version(0, 20), expected: PLAIN },
+    { what: "a build version without numbers", node: { user_agent_build_version: {} }, expected: SPIFFE },
+    { what: "metadata true", node: metadata({ boolValue: true }), expected: PLAIN },
+    { what: "metadata false", node: metadata({ boolValue: false }), expected: SPIFFE },
+    { what: 'metadata "T"', node: metadata({ stringValue: "T" }), expected: PLAIN },
+    { what: 'metadata "0"', node: metadata({ stringValue: "0" }), expected: SPIFFE },
+    { what: 'metadata "yes", which is no bool', node: metadata({ stringValue: "yes" }), expected: SPIFFE },
+    { what: "metadata 1, which is no bool", node: metadata({ numberValue: 1 }), expected: SPIFFE },
+  ])("SDS-05 for $what", async ({ node, expected }) => {
+    const { resources } = await client.fetch(["ROOTCA"], node);
+    expect(secretsIn(resources as never)["ROOTCA"]).toEqual(expected);
+  });
+
+  test("SDS-05 ALL needs the SPIFFE validator", async () => {
+    await expect(client.fetch(["ALL"], version(1, 17))).rejects.toMatchObject({
+      kind: "internal",
+      message: 'unable to use "SPIFFE validator" on Envoy below 1.17',
+      code: "sds-validator-needed",
+    });
+  });
+
+  test("SDS-08 a later request without a node has the node of an earlier one", async () => {
+    const { stream, ack } = await opened(["ROOTCA"], { node: version(1, 17) });
+    ack({ resource_names: ["spiffe://partner.test"] });
+    expect(secretsIn((await stream.response(2)).resources as never)).toEqual({ "spiffe://partner.test": PLAIN });
+    stream[Symbol.dispose]();
+  });
+
+  test("SDS-01 SDS-05 names and form are as configured; metadata overrides", async () => {
+    await using other = await Endpoint.start({
+      bundles: bundlesOf(root),
+      sds: { names: { svid: "me", bundle: "us", allBundles: "everyone" }, disableSpiffeCertValidation: true },
+    });
+    await grant(other, web);
+    using proxy = new SdsClient(other.path);
+    const { resources } = await proxy.fetch(["me", "us"]);
+    expect(secretsIn(resources as never)).toMatchObject({ me: { key: expect.any(String) }, us: PLAIN });
+    const all = await proxy.fetch(["everyone"], metadata({ boolValue: false }));
+    expect(secretsIn(all.resources as never)["everyone"]?.domains).toHaveLength(3);
+    await expect(proxy.fetch(["default"])).rejects.toMatchObject({ kind: "invalid" });
+  });
+});
+
+describe("FetchSecrets", () => {
+  test("SDS-09 answers once, with neither version nor nonce", async () => {
+    const answer = await client.fetch(["default", "ROOTCA"]);
+    expect(answer).toMatchObject({ version_info: "", nonce: "", type_url: SECRET_TYPE });
+    expect(Object.keys(secretsIn(answer.resources as never))).toEqual(["default", "ROOTCA"]);
+    await expect(client.fetch(["spiffe://example.org/nobody"])).rejects.toMatchObject({ kind: "invalid" });
+  });
+
+  test("waits for what is being signed", async () => {
+    await endpoint.replace([{ ...web, revisionNumber: 7, spiffeId: ext.spiffeId }], bundlesOf(root));
+    const answer = client.fetch(["default"]);
+    const fresh = await issueFor(ext);
+    await endpoint.accept([{ ...web, revisionNumber: 7, spiffeId: ext.spiffeId }, fresh]);
+    expect(secretsIn((await answer).resources as never)["default"]?.chain).toBe(chainOf(fresh));
+  });
+});
+
+describe("DeltaSecrets", () => {
+  test("sends what changed, and nothing else", async () => {
+    using stream = client.delta();
+    stream.send({ type_url: SECRET_TYPE, resource_names_subscribe: ["default", "ROOTCA"] });
+    const first = await stream.response(1);
+    expect(first.resources.map(({ name }) => name)).toEqual(["default", "ROOTCA"]);
+    expect(first).toMatchObject({ type_url: SECRET_TYPE, removed_resources: [] });
+    stream.send({ response_nonce: first.nonce });
+    const rotated = await issueFor(web);
+    await endpoint.accept([web, rotated]);
+    const second = await stream.response(2);
+    expect(second.resources.map(({ name }) => name)).toEqual(["default"]);
+    expect(secretsIn(second.resources.map(({ resource }) => resource) as never)["default"]?.chain).toBe(
+      chainOf(rotated),
+    );
+    expect(second.resources[0]?.version).not.toBe(first.resources[0]?.version);
+  });
+
+  test("follows subscriptions: a new name is sent alone, a repeated one again, one taken back no more", async () => {
+    using stream = client.delta();
+    stream.send({ resource_names_subscribe: ["default"] });
+    await stream.response(1);
+    stream.send({ resource_names_subscribe: ["spiffe://example.org/web-ext"] });
+    expect((await stream.response(2)).resources.map(({ name }) => name)).toEqual(["spiffe://example.org/web-ext"]);
+    stream.send({
+      resource_names_subscribe: ["default"],
+      resource_names_unsubscribe: ["spiffe://example.org/web-ext"],
+    });
+    expect((await stream.response(3)).resources.map(({ name }) => name)).toEqual(["default"]);
+    await endpoint.accept([ext, await issueFor(ext)]);
+    await endpoint.accept([web, await issueFor(web)]);
+    expect((await stream.response(4)).resources.map(({ name }) => name)).toEqual(["default"]);
+  });
+
+  test("a name that is not the caller's is told as removed, and sent as soon as it is", async () => {
+    using stream = client.delta();
+    await endpoint.replace([web], bundlesOf(root, rootB, rootC));
+    stream.send({ resource_names_subscribe: ["default", "spiffe://example.org/web-ext"] });
+    const first = await stream.response(1);
+    expect([first.resources.map(({ name }) => name), first.removed_resources]).toEqual([
+      ["default"],
+      ["spiffe://example.org/web-ext"],
+    ]);
+    await grant(endpoint, web, ext);
+    const names = () => stream.responses.flatMap(({ resources }) => resources.map(({ name }) => name));
+    await eventually("it is sent", () => names().includes("spiffe://example.org/web-ext"));
+    await endpoint.replace([web], bundlesOf(root, rootB, rootC));
+    await eventually("it is removed", () =>
+      stream.responses
+        .slice(1)
+        .some(({ removed_resources }) => removed_resources.includes("spiffe://example.org/web-ext")),
+    );
+  });
+
+  test.each([{ names: [] }, { names: ["*"] }])(
+    "$names subscribes to all, those that come later too",
+    async ({ names }) => {
+      using stream = client.delta();
+      await endpoint.replace([web], bundlesOf(root));
+      stream.send({ resource_names_subscribe: names });
+      const first = await stream.response(1);
+      expect(first.resources.map(({ name }) => name)).toEqual(["spiffe://example.org", "spiffe://example.org/web"]);
+      await endpoint.replace([ext], bundlesOf(root));
+      await endpoint.accept([ext, await issueFor(ext)]);
+      await eventually("the old one is removed and the new one sent", () => {
+        const removed = stream.responses.flatMap(({ removed_resources }) => removed_resources);
+        const sent = stream.responses.slice(1).flatMap(({ resources }) => resources.map(({ name }) => name));
+        return removed.includes("spiffe://example.org/web") && sent.includes("spiffe://example.org/web-ext");
+      });
+    },
+  );
+
+  test("what the client still holds from an earlier stream is not sent again", async () => {
+    using before = client.delta();
+    before.send({ resource_names_subscribe: ["default", "ROOTCA"] });
+    const { resources } = await before.response(1);
+    using stream = client.delta();
+    const held = Object.fromEntries(resources.map(({ name, version }) => [name, version]));
+    stream.send({
+      resource_names_subscribe: ["default", "ROOTCA"],
+      initial_resource_versions: { ...held, ROOTCA: "an older one" },
+    });
+    expect((await stream.response(1)).resources.map(({ name }) => name)).toEqual(["ROOTCA"]);
+  });
+
+  test("a NACK is logged with its reason, and answered only by the next change", async () => {
+    using stream = client.delta();
+    stream.send({ resource_names_subscribe: ["default"] });
+    const { nonce } = await stream.response(1);
+    stream.send({ response_nonce: nonce, error_detail: { code: 3, message: "no such cipher" } });
+    await eventually("the NACK is logged", async () =>
+      (await logged("Envoy reported errors applying secrets")).some(
+        ({ fields }) => (fields as { error: string }).error === "no such cipher",
+      ),
+    );
+    expect(stream.responses).toHaveLength(1);
+    await endpoint.accept([web, await issueFor(web)]);
+    await stream.response(2);
+  });
+
+  test("a large state comes in parts that every client takes", async () => {
+    const many = Array.from({ length: 900 }, (_, at) => cachedEntry({ id: `many/${at}`, selectors: mine }));
+    const svid = await issueFor(web);
+    await endpoint.replace(many, bundlesOf(root));
+    await endpoint.accept(...many.map((entry) => [entry, svid] as const));
+    using stream = client.delta();
+    stream.send({ resource_names_subscribe: ["*"] });
+    const count = () => stream.responses.reduce((sum, { resources }) => sum + resources.length, 0);
+    await eventually("all have come", () => count() === 901);
+    expect(stream.responses.length).toBeGreaterThan(1);
+  });
+});
+
+describe("who asks", () => {
+  test("SDS-10 a caller without entries gets the own roots, and no more", async () => {
+    await endpoint.replace([nobodys], bundlesOf(root, rootB));
+    const { resources } = await client.fetch([]);
+    expect(Object.keys(secretsIn(resources as never))).toEqual(["spiffe://example.org"]);
+    await expect(client.fetch(["default"])).rejects.toMatchObject({ kind: "invalid" });
+    await expect(client.fetch(["spiffe://partner.test"])).rejects.toMatchObject({ kind: "invalid" });
+  });
+
+  test("SDS-10 WEP-23 says Unavailable before the first sync, and when attestation fails", async () => {
+    await using young = await Endpoint.start({
+      bundles: bundlesOf(root),
+      discoverWorkloadPath: true,
+      workloadSizeLimit: 1,
+    });
+    using proxy = new SdsClient(young.path);
+    using early = proxy.world();
+    early.send({ resource_names: ["default"] });
+    expect(await early.ended).toMatchObject({ kind: "unavailable", code: "agent-not-ready" });
+    await grant(young, web);
+    await expect(proxy.fetch(["default"])).rejects.toMatchObject({
+      kind: "unavailable",
+      message: "workload attestation failed",
+    });
+  });
+
+  test("T-W1 an open stream ends instead of giving a new key to another program", async () => {
+    const relay = join(endpoint.folder, "sds-relay.sock");
+    await using workload = await startWorkload({ socket: endpoint.path, relay, handOver: true });
+    using proxy = new SdsClient(relay);
+    using stream = proxy.world();
+    stream.send({ resource_names: ["default"] });
+    await stream.response(1);
+    await workload.order({ do: "exec", program: "/bin/sleep", args: ["60"] });
+    await eventually("the other program runs", () =>
+      proxy.fetch(["default"]).then(
+        () => false,
+        ({ message }: Error) => message === "workload attestation failed",
+      ),
+    );
+    await endpoint.accept([web, await issueFor(web)]);
+    expect(await stream.ended).toMatchObject({ kind: "unavailable", message: "workload attestation failed" });
+    expect(stream.responses).toHaveLength(1);
+  });
+});
+
+describe("an endpoint with an API turned off", () => {
+  const servicesOf = async (path: string): Promise<readonly string[]> => {
+    using channel = dialUnix(path);
+    async function* list() {
+      yield { list_services: "" };
+    }
+    const names: string[] = [];
+    for await (const { list_services_response } of channel
+      .client(ReflectionApi)
+      .ServerReflectionInfo(list(), { metadata: SECURITY_HEADER })) {
+      names.push(...(list_services_response?.service ?? []).map(({ name }) => name));
+    }
+    return names.filter((name) => !name.startsWith("grpc."));
+  };
+
+  test("disable_sds_api leaves the Workload API", async () => {
+    await using other = await Endpoint.start({ bundles: bundlesOf(root), disableSdsApi: true });
+    await grant(other, web);
+    expect(await servicesOf(other.path)).toEqual(["SpiffeWorkloadAPI"]);
+    using proxy = new SdsClient(other.path);
+    await expect(proxy.fetch(["default"])).rejects.toMatchObject({ kind: "unimplemented" });
+    await using raw = new RawClient(other.path);
+    expect((await raw.svids().x509Svids()).svids).toHaveLength(1);
+  });
+
+  test("WEP-30 disable_workload_api leaves SDS, and the Workload API answers Unimplemented", async () => {
+    await using other = await Endpoint.start({ bundles: bundlesOf(root), disableWorkloadApi: true });
+    await grant(other, web);
+    expect(await servicesOf(other.path)).toEqual(["envoy.service.secret.v3.SecretDiscoveryService"]);
+    using proxy = new SdsClient(other.path);
+    expect((await proxy.fetch(["default"])).resources).toHaveLength(1);
+    await using raw = new RawClient(other.path);
+    expect(await raw.svids().status).toMatchObject({ code: 12 });
+  });
+});
