@@ -11,6 +11,7 @@ import { x509popAttestor } from "./node/x509pop.ts";
 import type { Attestor } from "./workload/attest.ts";
 import { DockerAttestor } from "./workload/docker.ts";
 import { K8sAttestor } from "./workload/k8s.ts";
+import { SystemdAttestor } from "./workload/systemd.ts";
 import { UnixAttestor } from "./workload/unix.ts";
 
 /*
@@ -73,6 +74,7 @@ type WorkloadAttestors = {
 const workloadAttestors: WorkloadAttestors = {
   unix: (config, parts) => new UnixAttestor({ ...config, ...parts }),
   k8s: (config, parts) => new K8sAttestor({ ...config, ...parts, kubelet: config.kubelet }),
+  systemd: (_config, parts) => new SystemdAttestor(parts),
   docker: (config, parts) => new DockerAttestor({ ...config, ...parts }),
 };
 

@@ -123,13 +123,15 @@ const docker = {
   },
 };
 
+const systemd = { doc: "The systemd unit of the calling process, by D-Bus.", keys: {} };
+
 /** Every workload attestor of SPIRE's; undefined for those that are not built. */
 export const workloadAttestors = {
   unix,
   k8s,
   docker,
   slurm: undefined,
-  systemd: undefined,
+  systemd,
   windows: undefined,
 };
 
@@ -137,6 +139,7 @@ type Enabled = {
   readonly unix?: Values<typeof unix.keys>;
   readonly k8s?: Values<typeof k8s.keys>;
   readonly docker?: Values<typeof docker.keys>;
+  readonly systemd?: Values<typeof systemd.keys>;
 };
 
 export interface UnixAttestorConfig {
@@ -179,7 +182,11 @@ export interface DockerAttestorConfig {
   readonly verboseContainerLocatorLogs: boolean;
 }
 
-export type WorkloadAttestorConfig = UnixAttestorConfig | K8sAttestorConfig | DockerAttestorConfig;
+export type WorkloadAttestorConfig =
+  | UnixAttestorConfig
+  | K8sAttestorConfig
+  | DockerAttestorConfig
+  | { readonly type: "systemd" };
 
 /** The configured attestors; `unix` alone when none is. */
 export function workloadAttestorConfigs(
@@ -191,6 +198,7 @@ export function workloadAttestorConfigs(
     ...(enabled.unix === undefined ? [] : [unixConfig(enabled.unix)]),
     ...(enabled.k8s === undefined ? [] : [k8sConfig(enabled.k8s, reader, env)]),
     ...(enabled.docker === undefined ? [] : [dockerConfig(enabled.docker, reader)]),
+    ...(enabled.systemd === undefined ? [] : [{ type: "systemd" as const }]),
   ];
   return found.length > 0 ? found : [{ type: "unix", discoverWorkloadPath: false, workloadSizeLimit: 0 }];
 }

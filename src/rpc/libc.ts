@@ -1,3 +1,4 @@
+import { endianness } from "node:os";
 import koffi from "koffi";
 import { once } from "./once.ts";
 
@@ -9,6 +10,8 @@ export interface Libc {
   pidfdOpen(pid: number): number;
   /** True once the process behind the descriptor has exited, reaped or not. */
   hasExited(pidfd: number): boolean;
+  /** Sends bytes and a copy of an open file over a Unix socket without waiting: how many bytes, or the errno negated. */
+  sendDescriptor(socket: number, bytes: Buffer, descriptor: number): number;
   /** Takes an exclusive lock without waiting; false when another open file holds it. */
   tryLock(fd: number): boolean;
 }
@@ -17,6 +20,9 @@ const SOL_SOCKET = 1;
 const SYS_PIDFD_OPEN = 434;
 const POLLIN = 1;
 const LOCK_EX_NB = 2 | 4;
+const SCM_RIGHTS = 1;
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
 
 /** Loads at the first call; throws where there is no such library. */
 export const libc = once(load);
@@ -28,6 +34,12 @@ function load(): Libc {
   );
   const syscall = library.func("long syscall(long number, long first, long second)");
   const poll = library.func("int poll(_Inout_ uint8_t *fds, unsigned long count, int timeout)");
+  const vector = koffi.struct({ base: "const uint8_t *", size: "size_t" });
+  const message = koffi.struct({
+    ...{ name: "const uint8_t *", nameSize: "uint32_t", vectors: koffi.pointer(vector), vectorCount: "size_t" },
+    ...{ control: "const uint8_t *", controlSize: "size_t", flags: "int" },
+  });
+  const sendmsg = library.func("sendmsg", "long", ["int", koffi.pointer(message), "int"]);
   const flock = library.func("int flock(int fd, int operation)");
   return {
     getsockopt(fd, option, size) {
@@ -46,6 +58,34 @@ function load(): Libc {
       entry.writeInt16LE(POLLIN, 4);
       return poll(entry, 1, 0) !== 0;
     },
+    sendDescriptor(socket, bytes, descriptor) {
+      const control = controlOf(descriptor);
+      const vectors = [{ base: bytes, size: bytes.length }];
+      const header = {
+        name: null,
+        nameSize: 0,
+        vectors,
+        vectorCount: 1,
+        control,
+        controlSize: control.length,
+        flags: 0,
+      };
+      const sent = Number(sendmsg(socket, header, MSG_DONTWAIT | MSG_NOSIGNAL));
+      return sent < 0 ? -koffi.errno() : sent;
+    },
     tryLock: (fd) => flock(fd, LOCK_EX_NB) === 0,
   };
+}
+
+/** One control message, cmsg(3): its length as size_t, level, type, and the descriptor, padded. 64 bits. */
+function controlOf(descriptor: number): Buffer {
+  const control = Buffer.alloc(24);
+  const isLittle = endianness() === "LE";
+  const word = (value: number, at: number): number =>
+    isLittle ? control.writeInt32LE(value, at) : control.writeInt32BE(value, at);
+  word(20, isLittle ? 0 : 4);
+  word(SOL_SOCKET, 8);
+  word(SCM_RIGHTS, 12);
+  word(descriptor, 16);
+  return control;
 }

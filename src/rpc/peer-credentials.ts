@@ -17,6 +17,8 @@ export interface PeerProcess {
   readonly startTime: string;
   /** The program it ran when accepted; another one later means that it called exec. Absent when not readable. */
   readonly executable: Executable | undefined;
+  /** For asking others about the process; closed with the connection, and undefined from then on. */
+  readonly pidfd: number | undefined;
   /** False once it has exited, as a zombie too, and for ever after the connection has closed. */
   isAlive(): boolean;
 }
@@ -84,6 +86,9 @@ function pinned(credentials: Credentials, pidfd: number): PeerProcess & Disposab
     ...credentials,
     startTime,
     executable,
+    get pidfd() {
+      return open ? pidfd : undefined;
+    },
     isAlive: () => open && !libc().hasExited(pidfd),
     [Symbol.dispose]() {
       if (open) closeSync(pidfd);
@@ -131,8 +136,8 @@ function readExecutable(pid: number): Executable | undefined {
   }
 }
 
-/** Node keeps the descriptor out of its public interface. */
-function descriptorOf(socket: Socket): number {
+/** Node keeps the descriptor out of its public interface. Throws `denied` when the socket is closed. */
+export function descriptorOf(socket: Socket): number {
   const fd = (socket as unknown as { readonly _handle?: { readonly fd?: number } })._handle?.fd;
   if (fd === undefined || fd < 0) throw gone();
   return fd;

@@ -34,6 +34,7 @@ describe("workload attestors", () => {
     expect((await load("")).map(({ type }) => type)).toEqual(["unix"]);
     expect((await load(plugin("k8s"))).map(({ type }) => type)).toEqual(["k8s"]);
     expect((await load(plugin("k8s") + plugin("unix"))).map(({ type }) => type)).toEqual(["unix", "k8s"]);
+    expect(await load(plugin("systemd"))).toEqual([{ type: "systemd" }]);
   });
 });
 

@@ -21,7 +21,7 @@ export class ProcRoot implements AsyncDisposable {
     const pid = this.#next++;
     await mkdir(join(this.path, String(pid)));
     await writeFile(join(this.path, String(pid), "cgroup"), `${cgroup.join("\n")}\n`);
-    return { pid, uid: 0, gid: 0, startTime: "1", executable: undefined, isAlive: () => true };
+    return { pid, uid: 0, gid: 0, startTime: "1", executable: undefined, pidfd: undefined, isAlive: () => true };
   }
 
   [Symbol.asyncDispose](): Promise<void> {
