@@ -1,31 +1,27 @@
 import { join } from "node:path";
+import { type Answer, printAnswer } from "../../src/cli/output.ts";
 import { watchX509Svids, type X509Context } from "../../src/client/index.ts";
 import { readX509Context } from "../../src/client/x509-context.ts";
 import { privateKeyToPkcs8 } from "../../src/crypto/key.ts";
 import { encodePem } from "../../src/crypto/pem.ts";
-import { dialUnix } from "../../src/rpc/dial.ts";
-import type { X509SVIDResponse__Output } from "../../src/rpc/gen/X509SVIDResponse.ts";
-import { protoJson } from "../../src/rpc/proto-json.ts";
 import { WorkloadApi } from "../../src/rpc/protos.ts";
-import { codeNameOf, codeOf } from "../../src/rpc/status.ts";
 import { type CommandNode, command, group } from "../../src/runtime/cli.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
-import { Fault, isFault } from "../../src/runtime/fault.ts";
+import { Fault } from "../../src/runtime/fault.ts";
 import { writePrivateFile, writePublicFile } from "../../src/runtime/files.ts";
 import { outputFlag } from "../../src/runtime/flags.ts";
-import { type Io, withProgress } from "../../src/runtime/terminal.ts";
+import type { Io } from "../../src/runtime/terminal.ts";
 import { trustDomainOf } from "../../src/spiffe/id.ts";
 import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
 import { socketFlags, socketPathFrom } from "./connection.ts";
-import { printX509Context } from "./print.ts";
+import { fetchJwt, validateJwt } from "./jwt.ts";
+import { printX509Context, x509Table } from "./print.ts";
+import { callOptions, firstOf, timeoutFlag, workloadCommand } from "./workload.ts";
 
-const SECURITY_HEADER = { "workload.spiffe.io": "true" } as const;
-
-const fetchX509 = command({
+const fetchX509 = workloadCommand({
   summary: "Fetches X509 SVIDs from the Workload API",
   flags: {
-    ...socketFlags,
-    timeout: { type: "duration", doc: "Time to wait for a response", default: "5s" },
+    ...timeoutFlag,
     silent: { type: "bool", doc: "Suppress stdout" },
     write: {
       type: "string",
@@ -35,40 +31,23 @@ const fetchX509 = command({
     output: outputFlag,
   },
   examples: ["api fetch x509", "api fetch x509 -write /run/my-service", "api fetch x509 -output json"],
-  async run({ flags, io, signal }) {
+  async run({ flags, io, api, signal }): Promise<Answer | undefined> {
     const started = systemClock.monotonic();
-    const answer = fetchOnce(socketPathFrom(flags, io.env), flags.timeout, signal);
-    const message = await withProgress(io, "waiting for the agent", answer);
+    const message = await api.ask(firstOf(api.client(WorkloadApi).FetchX509SVID({}, callOptions(flags, signal))));
     const afterMs = systemClock.monotonic() - started;
-    if (flags.output === "json") return void io.stdout.write(`${protoJson(message)}\n`);
+    if (flags.output === "json" || flags.output === "yaml") return { message, pretty: () => undefined };
     const context = readX509Context(message);
     for (const svid of context.svids) checkSvid(context, svid);
-    if (!flags.silent) printX509Context(io.stdout, context, afterMs);
+    const answer: Answer = {
+      message,
+      pretty: ({ stdout }) => printX509Context(stdout, context, afterMs),
+      table: x509Table(context),
+    };
+    if (!flags.silent) await printAnswer(answer, { io, output: flags.output, clock: systemClock });
     if (flags.write !== "") await writeContext(io, flags.write, context);
+    return undefined;
   },
 });
-
-async function fetchOnce(
-  socketPath: string,
-  deadlineMs: number,
-  signal: AbortSignal,
-): Promise<X509SVIDResponse__Output> {
-  using channel = dialUnix(socketPath);
-  try {
-    const answers = channel.client(WorkloadApi).FetchX509SVID({}, { signal, deadlineMs, metadata: SECURITY_HEADER });
-    for await (const answer of answers) return answer;
-  } catch (error) {
-    const fault = Fault.from(error);
-    const text = `rpc error: code = ${codeNameOf(codeOf(fault))} desc = ${fault.message}`;
-    const hint =
-      fault.hint ??
-      (isFault(fault, "denied")
-        ? "create an entry whose selectors this process has, under an agent that attested"
-        : undefined);
-    throw new Fault(fault.kind, text, { code: fault.code, cause: error, ...(hint === undefined ? {} : { hint }) });
-  }
-  throw new Fault("unavailable", "the agent ended the stream without an answer", { code: "no-answer" });
-}
 
 function checkSvid({ bundles }: X509Context, { id, chain }: X509Context["svids"][number]): void {
   try {
@@ -118,6 +97,7 @@ const watch = command({
   },
 });
 
-const fetch: CommandNode = { ...fetchX509, commands: { x509: fetchX509 } };
+const fetch: CommandNode = { ...fetchX509, commands: { jwt: fetchJwt, x509: fetchX509 } };
+const validate = group("Validates SVIDs by the Workload API", { jwt: validateJwt });
 
-export const apiCommands = group("Talks to the Workload API as a workload does", { fetch, watch });
+export const apiCommands = group("Talks to the Workload API as a workload does", { fetch, validate, watch });

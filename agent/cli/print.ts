@@ -1,3 +1,4 @@
+import type { Table } from "../../src/cli/table.ts";
 import type { X509Context, X509Svid } from "../../src/client/index.ts";
 import type { Certificate } from "../../src/crypto/certificate.ts";
 import { formatDuration } from "../../src/runtime/duration.ts";
@@ -38,4 +39,17 @@ function printValidity(out: TextOutput, what: string, certificates: readonly Cer
     out.write(`${what} #${index + 1} Valid After:\t${goUtcTime(notBefore)}\n`);
     out.write(`${what} #${index + 1} Valid Until:\t${goUtcTime(notAfter)}\n`);
   });
+}
+
+export function x509Table({ svids }: X509Context): Table {
+  return {
+    columns: [
+      { title: "SPIFFE ID" },
+      { title: "HINT" },
+      { title: "EXPIRES" },
+      { title: "SERIAL NUMBER", wide: true },
+      { title: "DNS NAMES", wide: true },
+    ],
+    rows: svids.map(({ id, hint, chain: [leaf] }) => [id, hint, leaf?.notAfter, leaf?.serialNumber, leaf?.dnsNames]),
+  };
 }

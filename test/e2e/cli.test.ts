@@ -1,8 +1,8 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, test } from "vitest";
 import { PROJECT, startServer, type TestServer } from "../support/server.ts";
-import { difference, readTranscript, runStep } from "../support/transcript.ts";
+import { runTranscript } from "../support/transcript.ts";
 
 const FOLDER = join(PROJECT, "test/e2e/cli");
 
@@ -23,15 +23,9 @@ describe("command line transcripts", () => {
     .sort()) {
     test(file.replace(".script", ""), { timeout: 120_000 }, async () => {
       const variables = new Map([["folder", server.folder]]);
-      for (const step of readTranscript(join(FOLDER, file))) {
-        const flags =
-          ONLINE.test(step.command) && !/--help/.test(step.command) ? ["-socketPath", server.socketPath] : [];
-        const ran = await runStep(step, variables, flags);
-        const where = `${file}:${step.line}: ${step.command}\n`;
-        expect(ran.status, `${where}status, with ${ran.stderr}${ran.stdout}`).toBe(step.status);
-        expect(difference(ran.stdout, step.stdout, variables), `${where}standard output`).toBeUndefined();
-        expect(difference(ran.stderr, step.stderr, variables), `${where}standard error`).toBeUndefined();
-      }
+      await runTranscript(join(FOLDER, file), variables, (command) =>
+        ONLINE.test(command) && !/--help/.test(command) ? ["-socketPath", server.socketPath] : [],
+      );
     });
   }
 });

@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { Readable } from "node:stream";
+import { expect } from "vitest";
 import { agentProgram } from "../../agent/cli/program.ts";
 import { serverProgram } from "../../server/cli/program.ts";
 import { runCommandLine } from "../../src/runtime/cli.ts";
@@ -27,7 +28,7 @@ export interface Step {
   readonly stderr: readonly string[];
 }
 
-export function readTranscript(path: string): readonly Step[] {
+function readTranscript(path: string): readonly Step[] {
   const steps: { line: number; command: string; status: number; input: string; stdout: string[]; stderr: string[] }[] =
     [];
   for (const [index, text] of readFileSync(path, "utf8").split("\n").entries()) {
@@ -57,12 +58,23 @@ const programs = { server: serverProgram, agent: agentProgram };
 /** For `wit mint`, which SPIRE has behind this flag. */
 const ENVIRONMENT = { SPIRE_SERVER_FFLAGS: "wit-svid" };
 
+/** Runs all steps of a file, and fails at the first that goes otherwise. `flagsFor` adds flags to a command. */
+export async function runTranscript(
+  path: string,
+  variables: Map<string, string>,
+  flagsFor: (command: string) => readonly string[],
+): Promise<void> {
+  for (const step of readTranscript(path)) {
+    const ran = await runStep(step, variables, flagsFor(step.command));
+    const where = `${path}:${step.line}: ${step.command}\n`;
+    expect(ran.status, `${where}status, with ${ran.stderr}${ran.stdout}`).toBe(step.status);
+    expect(difference(ran.stdout, step.stdout, variables), `${where}standard output`).toBeUndefined();
+    expect(difference(ran.stderr, step.stderr, variables), `${where}standard error`).toBeUndefined();
+  }
+}
+
 /** Runs `server …` or `agent …` against whatever its socket leads to; double quotes hold words together. */
-export async function runStep(
-  step: Step,
-  variables: ReadonlyMap<string, string>,
-  flags: readonly string[],
-): Promise<Ran> {
+async function runStep(step: Step, variables: ReadonlyMap<string, string>, flags: readonly string[]): Promise<Ran> {
   const words = [...expand(step.command, variables).matchAll(/"([^"]*)"|(\S+)/g)].map(
     (match) => match[1] ?? match[2] ?? "",
   );
@@ -92,11 +104,7 @@ function expand(text: string, variables: ReadonlyMap<string, string>): string {
 }
 
 /** The first difference between output and pattern, or undefined. Keeps named parts in `variables`. */
-export function difference(
-  output: string,
-  patterns: readonly string[],
-  variables: Map<string, string>,
-): string | undefined {
+function difference(output: string, patterns: readonly string[], variables: Map<string, string>): string | undefined {
   const lines = output.replace(/\n$/, "").split("\n");
   if (patterns.length === 0) return output === "" ? undefined : `unexpected output:\n${output}`;
   if (patterns.length === 1 && patterns[0] === "*") return undefined;
