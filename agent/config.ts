@@ -19,7 +19,12 @@ import {
 import { type TelemetrySettings, telemetrySettings } from "../src/runtime/telemetry-config.ts";
 import { parseTrustDomain, type SpiffeId, type TrustDomain } from "../src/spiffe/id.ts";
 import { type SdsConfig, sdsConfig } from "./config/apis.ts";
-import { type TrustBundleConfig, trustBundleConfig } from "./config/bootstrap.ts";
+import {
+  type RebootstrapConfig,
+  rebootstrapConfig,
+  type TrustBundleConfig,
+  trustBundleConfig,
+} from "./config/bootstrap.ts";
 import { AGENT_SOCKET, agentKeys } from "./config/keys.ts";
 import { type NodeAttestorConfig, nodeAttestorConfig } from "./config/node-attestors.ts";
 import { type WorkloadAttestorConfig, workloadAttestorConfigs } from "./config/workload.ts";
@@ -36,6 +41,7 @@ export interface AgentConfig {
   readonly socketPath: string;
   readonly adminSocketPath?: string;
   readonly trustBundle: TrustBundleConfig;
+  readonly rebootstrap: RebootstrapConfig;
   readonly joinToken?: string;
   readonly joinTokenFile?: string;
   readonly log: LogSettings;
@@ -133,6 +139,7 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
   const { agent, plugins } = values;
   const server = serverOf(loaded);
   const trustBundle = trustBundleConfig(agent, hasFile, reader);
+  const rebootstrap = rebootstrapConfig(agent, reader);
   checkTokens(agent, reader);
   checkAdminSocket(agent, reader);
   checkPluginCounts(plugins, reader);
@@ -147,6 +154,7 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
     ...server,
     dataDir,
     trustBundle,
+    rebootstrap,
     keyManager: keyManagerOf(plugins, dataDir),
     nodeAttestor,
     workloadAttestors,
@@ -169,6 +177,7 @@ type CoreConfig = Omit<
   | keyof ServerOf
   | "dataDir"
   | "trustBundle"
+  | "rebootstrap"
   | "keyManager"
   | "nodeAttestor"
   | "workloadAttestors"

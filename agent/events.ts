@@ -1,7 +1,7 @@
 import type { Call } from "../src/rpc/caller.ts";
 import { rpcNames } from "../src/rpc/names.ts";
 import type { Outcome } from "../src/rpc/pipeline.ts";
-import { type Fault, messageOf } from "../src/runtime/fault.ts";
+import { Fault, messageOf } from "../src/runtime/fault.ts";
 import type { Log, LogFields } from "../src/runtime/log.ts";
 import { recordCall } from "../src/runtime/metrics.ts";
 import type { SpiffeId, TrustDomain } from "../src/spiffe/id.ts";
@@ -225,4 +225,12 @@ export function jwtSvidsDropped(log: Log, keyId: string, count: number): void {
 /** To the second, as SPIRE writes times. */
 export function rfc3339(time: Date): string {
   return `${time.toISOString().slice(0, 19)}Z`;
+}
+
+export function rebootstrapping(log: Log): void {
+  log.warn("Trust Bundle and Server don't agree, rebootstrapping");
+}
+
+export function rebootstrapFailed(log: Log, error: unknown): void {
+  log.error("Rebootstrapping failed", { error: Fault.from(error) });
 }

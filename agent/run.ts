@@ -18,9 +18,10 @@ import { Synchronizer } from "./cache/sync.ts";
 import type { AgentConfig } from "./config.ts";
 import * as events from "./events.ts";
 import { AgentHealth, workloadApiProbe } from "./health.ts";
-import { bundleOf } from "./node/bootstrap.ts";
+import { Bootstrap, bundleOf } from "./node/bootstrap.ts";
 import type { AgentIdentity, Credentials } from "./node/credentials.ts";
 import { NodeIdentity } from "./node/identity.ts";
+import { ServerTrust } from "./node/server-trust.ts";
 import { AgentState } from "./node/state.ts";
 import { Upstream } from "./node/upstream.ts";
 import { openKeyManager, openNodeAttestor, openWorkloadAttestors } from "./parts.ts";
@@ -39,6 +40,8 @@ export interface RunAgentOptions {
 const PUBLIC_SOCKET_MODE = 0o777;
 /** While the server is away at start: then the supervisor of the process has a say. */
 const START_RETRY = { firstMs: 5_000, maxMs: 60_000, giveUpAfterMs: 60_000 } as const;
+/** As SPIRE, when the agent can find its way back by itself. */
+const REBOOTSTRAP_GIVE_UP_MS = 24 * 3_600_000;
 /** What no waiting changes. */
 const FINAL_CODES: ReadonlySet<string> = new Set([
   "join-token-missing",
@@ -46,6 +49,7 @@ const FINAL_CODES: ReadonlySet<string> = new Set([
   "bundle-missing",
   "kept-svid-unusable",
   "x509pop-keypair",
+  "rebootstrap-impossible",
 ]);
 
 /** Runs an agent until the signal. Opened from top to bottom; disposal closes in the opposite order. */
@@ -116,9 +120,13 @@ async function openNode({ config, log, clock }: RunAgentOptions, scope: AsyncDis
     bundle: new Feed(bundleOf(trustDomain, [])),
   };
   const attestorLog = part(log, "attestor");
-  const upstream = scope.use(new Upstream({ trustDomain, address, port, credentials, clock, log: attestorLog }));
+  const serverTrust = new ServerTrust(clock);
+  const server = { trustDomain, address, port, serverTrust };
+  const upstream = scope.use(new Upstream({ ...server, credentials, clock, log: attestorLog }));
   const identity = new NodeIdentity({
-    ...{ trustDomain, trustBundle, attestor: openNodeAttestor(config), keys, state },
+    bootstrap: new Bootstrap({ source: trustBundle, trustDomain, clock, serverAddress: address, serverPort: port }),
+    ...{ trustDomain, attestor: openNodeAttestor(config), keys, state },
+    ...{ rebootstrap: config.rebootstrap, serverTrust },
     ...{ upstream, credentials, availabilityTargetMs, clock, log: attestorLog },
   });
   return { identity, upstream, credentials };
@@ -194,6 +202,7 @@ async function start(options: RunAgentOptions, parts: Node & Identities, signal:
   const { identity, credentials } = parts;
   const retrying = (what: string, retryable: (error: unknown) => boolean): RetryOptions => ({
     ...START_RETRY,
+    ...(config.rebootstrap.mode === "never" ? {} : { giveUpAfterMs: REBOOTSTRAP_GIVE_UP_MS }),
     retryable,
     onRetry: (error, delayMs) => events.startRetried(log, what, error, delayMs),
   });
@@ -203,13 +212,24 @@ async function start(options: RunAgentOptions, parts: Node & Identities, signal:
     events.keysWillBeLost(log);
   const initialize = retrying("Failed to initialize manager", (error) => denialReason(Fault.from(error)) === undefined);
   try {
-    await retry(clock, initialize, (stop) => firstSync(options, parts, stop), signal);
+    await retry(clock, initialize, (stop) => healingSync(options, parts, stop), signal);
   } catch (error) {
     signal.throwIfAborted();
     await identity.refusedAtStart(Fault.from(error));
     throw error;
   }
   events.apisStarted(part(log, "endpoints"), config);
+}
+
+/** A refusal that a new attestation answers does not end the agent, as one that it cannot answer does. */
+async function healingSync(options: RunAgentOptions, parts: Node & Identities, signal: AbortSignal): Promise<void> {
+  try {
+    await firstSync(options, parts, signal);
+  } catch (error) {
+    signal.throwIfAborted();
+    if (!(await parts.identity.healAtStart(error, signal))) throw error;
+    await firstSync(options, parts, signal);
+  }
 }
 
 /** A server that does not know the call, or fails it, is no reason not to start. */

@@ -63,6 +63,18 @@ export function agentRenewing(log: Log): void {
   log.info("Renewing agent SVID");
 }
 
+/** Two hold one agent's identity: a renewal has replaced this serial, and it is used again. */
+export function agentCopied(
+  log: Log,
+  use: { readonly id: SpiffeId; readonly serialNumber: string; readonly current: string },
+): void {
+  log.error("Agent SVID was copied: a replaced one is in use beside its successor. The agent is banned", {
+    agent_id: use.id,
+    serial_num: use.serialNumber,
+    current_serial_num: use.current,
+  });
+}
+
 export function agentDeleted(log: Log, id: SpiffeId): void {
   log.info("Agent deleted", { spiffe_id: id });
 }

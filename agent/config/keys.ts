@@ -1,3 +1,4 @@
+import { endpointAddress } from "../../src/client/address.ts";
 import { KEY_TYPES, type KeyType } from "../../src/crypto/key.ts";
 import {
   block,
@@ -24,6 +25,12 @@ import { workloadAttestors } from "./workload.ts";
 export const AGENT_SOCKET = "/tmp/spire-agent/public/api.sock";
 const BUNDLE_FORMATS = ["pem", "spiffe"] as const;
 export type BundleFormat = (typeof BUNDLE_FORMATS)[number];
+
+/** Throws `invalid` unless it's the address of a Workload API. */
+function endpointSocket(text: string): string {
+  endpointAddress(text);
+  return text;
+}
 
 const DAY_MS = 86_400_000;
 
@@ -79,11 +86,21 @@ const agent = block("The agent's core settings.", {
     own: true,
   }),
   trust_bundle_format: oneOf(BUNDLE_FORMATS)({ doc: "Form of that bundle.", default: "pem" }),
-  trust_bundle_unix_socket: unsupported("Unix socket over which trust_bundle_url is fetched."),
-  trust_bundle_spiffe_workload_api: unsupported("Another Workload API that the bundle is fetched from."),
+  trust_bundle_unix_socket: filePath({
+    doc: "Unix socket through which trust_bundle_url, then an http:// address, is fetched.",
+  }),
+  trust_bundle_spiffe_workload_api: parsed(
+    "address",
+    endpointSocket,
+  )({
+    doc: "Address of another Workload API that hands out that bundle.",
+  }),
   insecure_bootstrap: flag({ doc: "Believes whichever server answers first.", default: false }),
-  rebootstrap_mode: unsupported("Recovery when the server's authority is unknown: auto or always.", ["never"]),
-  rebootstrap_delay: ignored("Time before that recovery."),
+  rebootstrap_mode: oneOf(["never", "auto", "always"])({
+    doc: "Whether an agent that can re-attest fetches the first bundle again when its own no longer vouches for the server; always refuses to run when it can't.",
+    default: "never",
+  }),
+  rebootstrap_delay: duration(0, "0s")({ doc: "How long that must last.", default: 600_000, shown: "10m" }),
   join_token: text({ doc: "One-time token to attest with." }),
   join_token_file: filePath({ doc: "File that holds the token." }),
   ...logKeys,

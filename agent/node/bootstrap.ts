@@ -1,4 +1,5 @@
 import { open } from "node:fs/promises";
+import { fetchX509Bundles, type X509Bundles } from "../../src/client/index.ts";
 import { parseCertificate } from "../../src/crypto/certificate.ts";
 import { decodePem } from "../../src/crypto/pem.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
@@ -19,13 +20,52 @@ export interface BootstrapOptions {
   readonly source: TrustBundleSource;
   readonly trustDomain: TrustDomain;
   readonly clock: Clock;
+  readonly attempt: BootstrapAttempt;
 }
 
+/** For whoever hands out the bundle over a Unix socket. */
+export interface BootstrapAttempt {
+  readonly mode: "bootstrap" | "rebootstrap";
+  /** From 1. */
+  readonly count: number;
+  readonly startedAt: Date;
+  readonly serverAddress: string;
+  readonly serverPort: number;
+}
+
+export interface BootstrapPlan extends Omit<BootstrapOptions, "attempt"> {
+  readonly serverAddress: string;
+  readonly serverPort: number;
+}
+
+/** Gets the trust to start with as often as it takes, and counts the attempts since the last success. */
+export class Bootstrap {
+  readonly #plan: BootstrapPlan;
+  #count = 0;
+  #startedAt = new Date(0);
+
+  constructor(plan: BootstrapPlan) {
+    this.#plan = plan;
+  }
+
+  trust(mode: BootstrapAttempt["mode"], signal: AbortSignal): Promise<Trust> {
+    if (this.#count === 0) this.#startedAt = this.#plan.clock.now();
+    this.#count += 1;
+    const attempt = { ...this.#plan, mode, count: this.#count, startedAt: this.#startedAt };
+    return bootstrapTrust({ ...this.#plan, attempt }, signal);
+  }
+
+  succeeded(): void {
+    this.#count = 0;
+  }
+}
+
+const WORKLOAD_API_MS = 60_000;
 const MAX_BUNDLE_BYTES = 4 * 1024 * 1024;
 
 /** The trust to start with. A bundle that is kept from an earlier run takes precedence; that is the caller's choice. */
 export async function bootstrapTrust(
-  { source, trustDomain, clock }: BootstrapOptions,
+  { source, trustDomain, clock, attempt }: BootstrapOptions,
   signal: AbortSignal,
 ): Promise<Trust> {
   switch (source.kind) {
@@ -38,6 +78,17 @@ export async function bootstrapTrust(
       });
     case "path":
       return read(await readFileCapped(source.path), source.format, trustDomain);
+    case "workload_api":
+      return fromWorkloadApi(source.socket, trustDomain, signal);
+    case "unix_socket": {
+      const { socketPath, format } = source;
+      const url = withAttempt(source.url, attempt, trustDomain);
+      return read(
+        await downloadTrustBundle({ url, socketPath, clock, maxBytes: MAX_BUNDLE_BYTES }, signal),
+        format,
+        trustDomain,
+      );
+    }
     case "url": {
       const roots = source.rootsPath === undefined ? undefined : await readFileCapped(source.rootsPath);
       return read(
@@ -47,6 +98,44 @@ export async function bootstrapTrust(
       );
     }
   }
+}
+
+async function fromWorkloadApi(socket: string, trustDomain: TrustDomain, signal: AbortSignal): Promise<Trust> {
+  const refuse = (reason: string, cause?: unknown): Fault =>
+    new Fault("unavailable", `SPIFFE Workload API ${socket} ${reason}`, {
+      code: "trust-bundle-workload-api",
+      hint: "check trust_bundle_spiffe_workload_api, and that the agent there may hand out bundles",
+      cause,
+    });
+  let bundles: X509Bundles["bundles"];
+  try {
+    bundles = (await fetchX509Bundles({ socket, deadlineMs: WORKLOAD_API_MS, signal })).bundles;
+  } catch (error) {
+    signal.throwIfAborted();
+    throw refuse(`handed out no trust bundle: ${messageOf(error)}`, error);
+  }
+  const authorities = bundles.get(trustDomain)?.authorities ?? [];
+  if (authorities.length === 0) throw refuse(`did not provide a trust bundle for trust domain "${trustDomain}"`);
+  return {
+    kind: "bundle",
+    bundle: bundleOf(
+      trustDomain,
+      authorities.map(({ raw }) => raw),
+    ),
+  };
+}
+
+/** spire-contract 2.8. */
+function withAttempt(text: string, attempt: BootstrapAttempt, trustDomain: TrustDomain): string {
+  const url = new URL(text);
+  const { mode, count, startedAt, serverAddress, serverPort } = attempt;
+  url.searchParams.set("spire-attest-mode", mode);
+  url.searchParams.set("spire-connection-attempts", String(count));
+  url.searchParams.set("spire-attest-start-time", startedAt.toISOString().replace(/\.\d+Z$/, "Z"));
+  url.searchParams.set("spire-server-address", serverAddress);
+  url.searchParams.set("spire-server-port", String(serverPort));
+  url.searchParams.set("spiffe-trust-domain", trustDomain);
+  return url.href;
 }
 
 /** A bundle of X.509 authorities alone, such as a PEM file or a former run leaves behind. */

@@ -1,4 +1,4 @@
-import type { IncomingMessage } from "node:http";
+import { type IncomingMessage, request as requestPlain } from "node:http";
 import { request } from "node:https";
 import { getCACertificates } from "node:tls";
 import type { Clock } from "../../src/runtime/clock.ts";
@@ -8,6 +8,8 @@ export interface DownloadOptions {
   readonly url: string;
   /** PEM. Only these authorities are believed; without them, those of the operating system. */
   readonly roots?: string | undefined;
+  /** The URL is http, and fetched through this socket; redirects are refused. */
+  readonly socketPath?: string;
   readonly maxBytes: number;
   readonly clock: Clock;
 }
@@ -15,7 +17,10 @@ export interface DownloadOptions {
 const TIMEOUT_MS = 30_000;
 const MAX_REDIRECTS = 5;
 
-/** Fetches over https alone: a redirect to anything else is refused, and so is a body above the cap. */
+/**
+ * Fetches over https alone, or through a Unix socket: a redirect to anything else is refused, and so is a body above the
+ * cap.
+ */
 export async function downloadTrustBundle(options: DownloadOptions, signal: AbortSignal): Promise<string> {
   const timeout = new AbortController();
   const over = AbortSignal.any([signal, timeout.signal]);
@@ -24,7 +29,7 @@ export async function downloadTrustBundle(options: DownloadOptions, signal: Abor
     () => undefined,
   );
   try {
-    return await follow(options, over);
+    return await (options.socketPath === undefined ? follow(options, over) : throughSocket(options, over));
   } catch (error) {
     signal.throwIfAborted();
     const cause = timeout.signal.aborted ? timeout.signal.reason : error;
@@ -52,6 +57,15 @@ async function follow({ url, roots, maxBytes }: DownloadOptions, signal: AbortSi
     target = secureUrl(new URL(location, target).href);
   }
   throw new Error("too many redirects");
+}
+
+async function throughSocket({ url, socketPath, maxBytes }: DownloadOptions, signal: AbortSignal): Promise<string> {
+  const response = await new Promise<IncomingMessage>((resolve, reject) => {
+    requestPlain(url, { signal, agent: false, socketPath }, resolve).on("error", reject).end();
+  });
+  if (response.statusCode === 200) return await body(response, maxBytes);
+  response.destroy();
+  throw new Error(`error downloading trust bundle: status ${response.statusCode}`);
 }
 
 function secureUrl(text: string): URL {

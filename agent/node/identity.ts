@@ -1,4 +1,3 @@
-import { createCertificateRequest } from "../../src/crypto/csr.ts";
 import type { ExportingKeyManager, ManagedKey } from "../../src/keys/keys.ts";
 import { denialReason } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
@@ -7,20 +6,24 @@ import type { Log } from "../../src/runtime/log.ts";
 import { Backoff } from "../../src/runtime/task.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import { type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
+import type { AgentConfig } from "../config.ts";
 import * as events from "../events.ts";
 import type { NodeAttestor } from "./attestor.ts";
-import { bootstrapTrust, bundleOf, type Trust, type TrustBundleSource } from "./bootstrap.ts";
+import { type Bootstrap, bundleOf, type Trust } from "./bootstrap.ts";
 import type { AgentIdentity, Credentials } from "./credentials.ts";
 import { msUntilDue, OVERDUE } from "./rotation.ts";
+import type { ServerTrust } from "./server-trust.ts";
 import type { AgentData, AgentState } from "./state.ts";
-import { findKey, nextKeyId, readSvid } from "./svid.ts";
+import { csrOf, findKey, fingerprintOf, type KeyAndCsr, nextKeyId, readSvid } from "./svid.ts";
 import type { Upstream } from "./upstream.ts";
 import { wait } from "./wait.ts";
 
 export interface NodeIdentityOptions {
   readonly trustDomain: TrustDomain;
-  /** Used only when no bundle is kept from an earlier run. */
-  readonly trustBundle: TrustBundleSource;
+  /** Used when no bundle is kept from an earlier run, or the kept one has failed. */
+  readonly bootstrap: Bootstrap;
+  readonly rebootstrap: AgentConfig["rebootstrap"];
+  readonly serverTrust: ServerTrust;
   readonly attestor: NodeAttestor;
   readonly keys: ExportingKeyManager;
   readonly state: AgentState;
@@ -74,7 +77,10 @@ export class NodeIdentity {
     for (;;) {
       const current = this.#current();
       const left = msUntilDue(current.rotation, clock);
-      if (left > 0) {
+      if (this.#mustRebootstrap()) {
+        if (await this.#tryRebootstrap(signal)) backoff.reset();
+        else await clock.sleep(backoff.next(), signal);
+      } else if (left > 0) {
         await wait(
           {
             clock,
@@ -119,6 +125,15 @@ export class NodeIdentity {
       signal.throwIfAborted();
       return this.#giveUp(error, () => events.reattestationFailed(log, failure));
     }
+  }
+
+  /** Before the first sync: true when there is a new SVID or bundle to try it with. */
+  async healAtStart(error: unknown, signal: AbortSignal): Promise<boolean> {
+    if (this.#mustRebootstrap()) return await this.#tryRebootstrap(signal);
+    const reason = denialReason(Fault.from(error));
+    if (reason === undefined || reason === "banned" || !this.#current().reattestable) return false;
+    await this.recover(Fault.from(error), signal);
+    return true;
   }
 
   /** For a refusal before the first sync: the SVID goes, and the next start attests anew. Returns for other errors. */
@@ -170,6 +185,45 @@ export class NodeIdentity {
     }
   }
 
+  #mustRebootstrap(): boolean {
+    const { rebootstrap, serverTrust, state } = this.#options;
+    const { strangerForMs } = serverTrust;
+    if (rebootstrap.mode === "never" || strangerForMs === undefined) return false;
+    const isAble = state.data.svid.length === 0 || state.data.reattestable;
+    return isAble && strangerForMs >= rebootstrap.delayMs;
+  }
+
+  /** What is held stays until another server has proved itself and attested the node. */
+  async #tryRebootstrap(signal: AbortSignal): Promise<boolean> {
+    const { upstream, bootstrap, log } = this.#options;
+    events.rebootstrapping(log);
+    try {
+      const trust = await bootstrap.trust("rebootstrap", signal);
+      const { keyId } = this.#current();
+      const identity = await upstream.exclusively(() => this.#attest({ trust, keyId }, signal));
+      events.rotated(log, identity.id, "reattested");
+      return true;
+    } catch (error) {
+      signal.throwIfAborted();
+      events.rebootstrapFailed(log, error);
+      return false;
+    }
+  }
+
+  /** Throws for `always` when the node cannot attest again. */
+  #checkRebootstrap(reattestable: boolean): void {
+    const { rebootstrap, log } = this.#options;
+    if (reattestable || rebootstrap.mode === "never") return;
+    const message =
+      "you have requested rebootstrap support but the NodeAttestor plugin or the spire server configuration is not allowing it";
+    if (rebootstrap.mode === "auto") log.warn(`${message}. Disabling`);
+    else
+      throw new Fault("precondition", message, {
+        code: "rebootstrap-impossible",
+        hint: "use a node attestor that can attest again, or rebootstrap_mode auto",
+      });
+  }
+
   async #rotate(how: "renewed" | "reattested", signal: AbortSignal): Promise<void> {
     const { upstream, log } = this.#options;
     const identity = await upstream.exclusively(() =>
@@ -197,36 +251,54 @@ export class NodeIdentity {
     signal: AbortSignal,
   ): Promise<AgentIdentity> {
     const { upstream, attestor, credentials } = this.#options;
-    const { key, csr } = await this.#newKey(keyId);
+    const { key, csr } = await this.#attestingKey(keyId);
     const { chain, reattestable, bundle } = await upstream.attest({ attestor, csr, trust }, signal);
     this.#checkBundle(bundle);
     credentials.bundle.set(bundle);
-    return this.#adopt({ svid: chain, reattestable, bundle: bundle.x509Authorities.map(({ asn1 }) => asn1) }, key);
+    const authorities = bundle.x509Authorities.map(({ asn1 }) => asn1);
+    return this.#adopt({ svid: chain, reattestable, bundle: authorities, attestingKey: undefined }, key);
   }
 
   async #adopt(
     data: Partial<AgentData> & Pick<AgentData, "svid" | "reattestable">,
     key: ManagedKey,
   ): Promise<AgentIdentity> {
-    const { credentials, clock, log } = this.#options;
+    const { credentials, bootstrap, clock, log } = this.#options;
     const identity = await readSvid({ ...data, key, from: "server" }, this.#options);
     if (clock.now() < identity.leaf.notBefore) events.clockTooEarly(log, "the agent's SVID", identity.leaf.notBefore);
+    this.#checkRebootstrap(identity.reattestable);
+    bootstrap.succeeded();
     await this.#store(data);
     credentials.identity.set(identity);
     return identity;
   }
 
+  /**
+   * The key of the attestation that was not finished, also in an earlier run: what the node showed may count for that key
+   * alone. Otherwise a new one.
+   */
+  async #attestingKey(currentKeyId: string | undefined): Promise<KeyAndCsr> {
+    const { keys, state } = this.#options;
+    const begun = state.data.attestingKey;
+    const kept = (await keys.list()).find((key) => key.id !== currentKeyId && fingerprintOf(key) === begun);
+    if (kept !== undefined) return { key: kept, csr: await csrOf(kept) };
+    const made = await this.#newKey(currentKeyId);
+    await this.#store({ attestingKey: fingerprintOf(made.key) });
+    return made;
+  }
+
   /** In the slot that the current key does not use, so that the current one survives a failure. */
-  async #newKey(currentKeyId: string | undefined): Promise<{ readonly key: ManagedKey; readonly csr: Uint8Array }> {
+  async #newKey(currentKeyId: string | undefined): Promise<KeyAndCsr> {
     const key = await this.#options.keys.generate(nextKeyId(currentKeyId), "ec-p256");
-    const csr = await createCertificateRequest({ signer: key, subject: { country: "US", organization: "SPIRE" } });
-    return { key, csr };
+    return { key, csr: await csrOf(key) };
   }
 
   async #trust(signal: AbortSignal): Promise<Trust> {
-    const { state, trustDomain, trustBundle, clock } = this.#options;
-    if (state.data.bundle.length > 0) return { kind: "bundle", bundle: bundleOf(trustDomain, state.data.bundle) };
-    return bootstrapTrust({ source: trustBundle, trustDomain, clock }, signal);
+    const { state, trustDomain, bootstrap } = this.#options;
+    const isKept = state.data.bundle.length > 0;
+    if (this.#mustRebootstrap()) events.rebootstrapping(this.#options.log);
+    else if (isKept) return { kind: "bundle", bundle: bundleOf(trustDomain, state.data.bundle) };
+    return bootstrap.trust(isKept ? "rebootstrap" : "bootstrap", signal);
   }
 
   /** The kept SVID when it can still be used, and where its key lives in any case. */

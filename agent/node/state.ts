@@ -13,6 +13,8 @@ export interface AgentData {
   /** X.509 authorities of the own trust domain. */
   readonly bundle: readonly Uint8Array[];
   readonly reattestable: boolean;
+  /** Fingerprint of the key that an attestation under way is for; a token may be bound to it. Not in SPIRE's file. */
+  readonly attestingKey?: string | undefined;
 }
 
 /** Members of the file that are kept for SPIRE's agent: how it came to trust the server. */
@@ -38,6 +40,7 @@ const AgentFile = v.object({
   svid: certificates,
   bundle: certificates,
   reattestable: v.optional(v.boolean(), false),
+  attesting_key: v.optional(v.string()),
   bootstrap_use: v.optional(v.number(), 0),
   bootstrap_start_time: v.optional(v.string(), NEVER),
   connection_attempts: v.optional(v.number(), 0),
@@ -65,8 +68,8 @@ export class AgentState {
     const text = await readCapped(path);
     if (text === undefined) return new AgentState(path, { svid: [], bundle: [], reattestable: false }, FRESH);
     try {
-      const { svid, bundle, reattestable, ...bootstrap } = v.parse(AgentFile, JSON.parse(text));
-      return new AgentState(path, { svid, bundle, reattestable }, bootstrap);
+      const { svid, bundle, reattestable, attesting_key, ...bootstrap } = v.parse(AgentFile, JSON.parse(text));
+      return new AgentState(path, { svid, bundle, reattestable, attestingKey: attesting_key }, bootstrap);
     } catch (error) {
       throw new Fault("precondition", `agent data file ${path} is damaged: ${messageOf(error)}`, {
         code: "agent-data-damaged",
@@ -90,11 +93,11 @@ export class AgentState {
   }
 
   deleteSvid(): Promise<void> {
-    return this.update({ svid: [], reattestable: false });
+    return this.update({ svid: [], reattestable: false, attestingKey: undefined });
   }
 }
 
-function encode({ svid, bundle, reattestable }: AgentData, bootstrap: BootstrapState): string {
+function encode({ svid, bundle, reattestable, attestingKey }: AgentData, bootstrap: BootstrapState): string {
   const { bootstrap_use, bootstrap_start_time, connection_attempts } = bootstrap;
   const file = {
     svid: encodeAll(svid),
@@ -103,6 +106,7 @@ function encode({ svid, bundle, reattestable }: AgentData, bootstrap: BootstrapS
     bootstrap_use,
     bootstrap_start_time,
     connection_attempts,
+    attesting_key: attestingKey,
   };
   return JSON.stringify(file);
 }

@@ -1,4 +1,6 @@
+import { createHash } from "node:crypto";
 import { type Certificate, parseCertificate } from "../../src/crypto/certificate.ts";
+import { createCertificateRequest } from "../../src/crypto/csr.ts";
 import { privateKeyFromPkcs8 } from "../../src/crypto/key.ts";
 import type { ExportingKeyManager, ManagedKey } from "../../src/keys/keys.ts";
 import { Fault } from "../../src/runtime/fault.ts";
@@ -10,6 +12,22 @@ import { type RotationPolicy, rotationOfKept, rotationOfNew } from "./rotation.t
 /** The two places of the agent's key, named as SPIRE names them: a new key never overwrites the one in use. */
 export function nextKeyId(currentKeyId: string | undefined): string {
   return currentKeyId === "agent-svid-A" ? "agent-svid-B" : "agent-svid-A";
+}
+
+export interface KeyAndCsr {
+  readonly key: ManagedKey;
+  /** PKCS#10, DER. */
+  readonly csr: Uint8Array;
+}
+
+/** As SPIRE's agent makes it: spire-contract 11.6. */
+export function csrOf(signer: ManagedKey): Promise<Uint8Array> {
+  return createCertificateRequest({ signer, subject: { country: "US", organization: "SPIRE" } });
+}
+
+/** SHA-256 of the public key, hex. */
+export function fingerprintOf({ publicKey }: ManagedKey): string {
+  return createHash("sha256").update(publicKey).digest("hex");
 }
 
 /** The key that the kept SVID was made for. */

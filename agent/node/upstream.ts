@@ -17,6 +17,7 @@ import type { Trust } from "./bootstrap.ts";
 import type { AgentIdentity, Credentials } from "./credentials.ts";
 import { Gate } from "./gate.ts";
 import { Outbox } from "./outbox.ts";
+import type { ServerTrust } from "./server-trust.ts";
 import { verifyServer, verifyServerIdOnly } from "./verify.ts";
 
 export interface UpstreamOptions {
@@ -24,6 +25,7 @@ export interface UpstreamOptions {
   readonly address: string;
   readonly port: number;
   readonly credentials: Credentials;
+  readonly serverTrust: ServerTrust;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -177,9 +179,9 @@ export class Upstream implements Disposable {
   }
 
   #verifyBy(trust: Trust, chain: readonly Certificate[]): void {
-    const { trustDomain, clock, log } = this.#options;
+    const { trustDomain, clock, log, serverTrust } = this.#options;
     if (trust.kind === "bundle") {
-      verifyServer({ chain, bundle: trust.bundle, at: clock.now() });
+      serverTrust.watch(() => verifyServer({ chain, bundle: trust.bundle, at: clock.now() }));
     } else {
       insecureBootstrap(log);
       verifyServerIdOnly(chain, trustDomain);
@@ -216,7 +218,7 @@ export class Upstream implements Disposable {
   }
 
   #connect(): Connection {
-    const { credentials, address, port, clock } = this.#options;
+    const { credentials, address, port, clock, serverTrust } = this.#options;
     const identity = credentials.identity.value;
     const bundle = credentials.bundle.value;
     if (identity === undefined)
@@ -228,7 +230,7 @@ export class Upstream implements Disposable {
       address,
       port,
       identity,
-      verifyServer: (chain) => verifyServer({ chain, bundle, at: clock.now() }),
+      verifyServer: (chain) => serverTrust.watch(() => verifyServer({ chain, bundle, at: clock.now() })),
     });
     this.#connection = { channel, identity, bundle, users: 0, retired: false };
     return this.#connection;

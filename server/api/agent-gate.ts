@@ -4,7 +4,7 @@ import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { SpiffeId } from "../../src/spiffe/id.ts";
-import { type AgentCertificate, type AgentStanding, standingOf } from "../directory/agents.ts";
+import { type AgentCertificate, type AgentStanding, isBanned, standingOf } from "../directory/agents.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
 import type { AttestedNode, NodeStore } from "../store/store.ts";
@@ -12,7 +12,7 @@ import { passedOn } from "./fail.ts";
 
 export interface AgentGateParts {
   readonly directory: Pick<Directory, "node" | "revision">;
-  readonly nodes: Pick<NodeStore, "find" | "activate">;
+  readonly nodes: Pick<NodeStore, "find" | "activate" | "ban">;
   /** Resolves once what was committed before is in the directory. */
   readonly caughtUp: () => Promise<void>;
   readonly clock: Clock;
@@ -33,8 +33,27 @@ export class AgentGate {
     this.#parts = parts;
   }
 
-  /** The first call with a renewed certificate makes it the current one and voids its predecessor. */
-  async judge({ id, chain }: PeerIdentity, log: Log): Promise<Verdict> {
+  /**
+   * For a new call. The first one with a renewed certificate makes it the current one and voids its predecessor; a call
+   * with a predecessor then shows that two hold the agent's identity, and neither may go on (T-N13).
+   */
+  async judge(peer: PeerIdentity, log: Log): Promise<Verdict> {
+    const verdict = await this.#judge(peer, log);
+    if (verdict.state !== "denied" || verdict.reason !== "not_active") return verdict;
+    const { serialNumber } = certificateOf(peer.chain);
+    const node = await this.#find(peer.id, log);
+    if (node === undefined || isBanned(node) || !node.superseded.includes(serialNumber)) return verdict;
+    events.agentCopied(log, { id: peer.id, serialNumber, current: node.serialNumber });
+    try {
+      await this.#parts.nodes.ban(peer.id);
+      await this.#parts.caughtUp();
+    } catch (error) {
+      throw passedOn(log, "unable to ban an agent whose SVID was copied", error);
+    }
+    return verdict;
+  }
+
+  async #judge({ id, chain }: PeerIdentity, log: Log): Promise<Verdict> {
     const svid = certificateOf(chain);
     const known = this.#standing(id, this.#parts.directory.node(id), svid);
     if (known.state === "active" || (known.state === "denied" && known.reason === "expired")) return report(log, known);
@@ -61,7 +80,7 @@ export class AgentGate {
       const node = this.#parts.directory.node(peer.id);
       if (node !== undefined && node === seen) continue;
       seen = node;
-      const verdict = await this.judge(peer, log);
+      const verdict = await this.#judge(peer, log);
       if (verdict.state === "denied") return verdict;
     }
     return undefined;
@@ -77,7 +96,7 @@ export class AgentGate {
       if (signal.aborted) return undefined;
       throw error;
     }
-    const verdict = await this.judge(peer, log);
+    const verdict = await this.#judge(peer, log);
     return verdict.state === "denied" ? verdict : undefined;
   }
 

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import type { Call } from "../../src/rpc/caller.ts";
 import type { AttestAgentRequest__Output } from "../../src/rpc/gen/spire/api/server/agent/v1/AttestAgentRequest.ts";
 import type { AttestAgentResponse } from "../../src/rpc/gen/spire/api/server/agent/v1/AttestAgentResponse.ts";
@@ -72,7 +73,10 @@ async function attest(
   const params = checkParams(call.auth.log, await stream.receive());
   const log = call.auth.log.child({ node_attestor_type: params.type.slice(0, 64) });
   const publicKey = await publicKeyOf(log, params.csr, "failed to parse CSR");
-  const claim = await judge(log, attestation, params, stream, call);
+  const keyHash = createHash("sha256").update(publicKey).digest("hex");
+  const context = { signal: call.signal, remoteAddress: call.caller.remoteAddress, keyHash };
+  const evidence = { ...params, challenge: (bytes: Uint8Array) => stream.ask(bytes), context };
+  const claim = await judge(log, attestation, evidence);
   const svid = await attempt(log, "failed to sign X509 SVID", () => issuer.issueAgent({ id: claim.id, publicKey }));
   const { id, selectors, canReattest } = claim;
   const record = {
@@ -83,7 +87,7 @@ async function attest(
     serialNumber: svid.serialNumber,
     expiresAt: svid.notAfter,
   };
-  await store(log, nodes, record);
+  await store(log, params.type, () => nodes.attest(record, claim.once === true ? { keyHash } : undefined));
   await parts.caughtUp(log);
   events.agentAttested(log, { id, attestor: params.type, address: call.caller.remoteAddress });
   return { result: { svid: svidMessage(svid), reattestable: canReattest } };
@@ -92,13 +96,10 @@ async function attest(
 async function judge(
   log: Log,
   attestation: AttestAgentParts["attestation"],
-  params: Params,
-  stream: Conversation,
-  call: Call<Authorization>,
+  evidence: Parameters<NodeAttestation["attest"]>[0],
 ): Promise<NodeClaim> {
-  const context = { signal: call.signal, remoteAddress: call.caller.remoteAddress };
   try {
-    return await attestation.attest({ ...params, challenge: (bytes) => stream.ask(bytes), context });
+    return await attestation.attest(evidence);
   } catch (error) {
     throw isOnPurpose(error) ? worded(log, error) : failure(log, "internal", "failed to attest", error);
   }
@@ -115,18 +116,15 @@ function worded(log: Log, fault: Fault): Fault {
   return fault;
 }
 
-async function store(
-  log: Log,
-  nodes: AttestAgentParts["nodes"],
-  node: Parameters<NodeStore["attest"]>[0],
-): Promise<void> {
+/** The whole node in one step: what comes after it can be lost, and a retry finds everything as it should be. */
+async function store(log: Log, attestor: string, work: () => Promise<unknown>): Promise<void> {
   try {
-    await nodes.attest(node);
+    await work();
   } catch (error) {
-    const fault = Fault.from(error);
-    throw fault.kind === "denied"
-      ? worded(log, new Fault("denied", "failed to attest: agent is banned", { code: "agent-banned" }))
-      : passedOn(log, "failed to update attested agent", fault);
+    const { kind, code, message } = Fault.from(error);
+    if (kind !== "denied") throw passedOn(log, "failed to update attested agent", error);
+    const prefix = code === "attestation-used" ? `nodeattestor(${attestor}): ` : "";
+    throw worded(log, new Fault("denied", prefix + message, { code }));
   }
 }
 

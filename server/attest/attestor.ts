@@ -7,12 +7,16 @@ export interface NodeClaim {
   readonly selectors: readonly Selector[];
   /** False when the same evidence cannot be shown twice: the agent then renews instead. */
   readonly canReattest: boolean;
+  /** The evidence makes a node once: trust on first use. */
+  readonly once?: boolean;
 }
 
 export interface AttestationContext {
   readonly signal: AbortSignal;
   /** IP of the peer, for attestors that care. */
   readonly remoteAddress?: string | undefined;
+  /** SHA-256 of the key that is to have the SVID, hex; the peer has shown that it holds it. */
+  readonly keyHash: string;
 }
 
 /** Sends bytes to the agent and resolves with its answer. */

@@ -2,7 +2,7 @@ import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { agentId, type SpiffeId, type TrustDomain } from "../../src/spiffe/id.ts";
 import type { JoinToken, TokenStore } from "../store/store.ts";
-import type { NodeAttestor, NodeClaim } from "./attestor.ts";
+import type { AttestationContext, Challenge, NodeAttestor, NodeClaim } from "./attestor.ts";
 
 export const JOIN_TOKEN = "join_token";
 
@@ -15,7 +15,10 @@ export interface JoinTokenOptions {
   readonly clock: Clock;
 }
 
-/** A secret that a person made for one node: works once, whoever shows it first. */
+/**
+ * A secret that a person made for one node: works for one key, whoever shows it first. That key may come again while the
+ * token lasts, so that a lost answer costs nothing.
+ */
 export class JoinTokenAttestor implements NodeAttestor {
   readonly type = JOIN_TOKEN;
   readonly #options: JoinTokenOptions;
@@ -24,9 +27,9 @@ export class JoinTokenAttestor implements NodeAttestor {
     this.#options = options;
   }
 
-  async attest(payload: Uint8Array): Promise<NodeClaim> {
+  async attest(payload: Uint8Array, _challenge: Challenge, { keyHash }: AttestationContext): Promise<NodeClaim> {
     const { trustDomain, clock } = this.#options;
-    const stored = await this.#consume(payload);
+    const stored = await this.#consume(payload, keyHash);
     if (stored.expiresAt < clock.now()) {
       throw new Fault("invalid", "join token expired", {
         code: "join-token-expired",
@@ -37,9 +40,9 @@ export class JoinTokenAttestor implements NodeAttestor {
   }
 
   /** What the peer sent only finds the record; the record decides (T-S3). */
-  async #consume(payload: Uint8Array): Promise<JoinToken> {
+  async #consume(payload: Uint8Array, keyHash: string): Promise<JoinToken> {
     const presented = readToken(payload);
-    const stored = presented === undefined ? undefined : await this.#options.tokens.consume(presented);
+    const stored = presented === undefined ? undefined : await this.#options.tokens.consume(presented, keyHash);
     if (stored === undefined || stored.token !== presented) {
       throw new Fault("invalid", "failed to attest: join token does not exist or has already been used", {
         code: "join-token-used",

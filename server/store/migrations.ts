@@ -3,6 +3,7 @@ import { Fault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { stateOf } from "./faults.ts";
 import { SCHEMA_V1 } from "./schema-v1.ts";
+import { SCHEMA_V2 } from "./schema-v2.ts";
 
 interface Migration {
   /** Lowest schema version whose programs still work after it; lets servers of two releases share a database. */
@@ -11,7 +12,10 @@ interface Migration {
 }
 
 /** Forward only. The schema at version N is the first N of these. A released one never changes. */
-const MIGRATIONS: readonly Migration[] = [{ readableFrom: 1, sql: SCHEMA_V1 }];
+const MIGRATIONS: readonly Migration[] = [
+  { readableFrom: 1, sql: SCHEMA_V1 },
+  { readableFrom: 1, sql: SCHEMA_V2 },
+];
 
 /** The schema that this program reads and writes. */
 export const SCHEMA_VERSION = MIGRATIONS.length;

@@ -6,7 +6,7 @@ import { selectorTexts, toNode } from "./rows.ts";
 import type { Schema } from "./schema.ts";
 import type { Queries, Session } from "./session.ts";
 import { matchesSet } from "./sets.ts";
-import type { AttestedNode, NodeFilter, NodeStore, Page, PageRequest } from "./store.ts";
+import type { AttestedNode, NodeDraft, NodeFilter, NodeStore, OnceEvidence, Page, PageRequest } from "./store.ts";
 
 export class SqlNodeStore implements NodeStore {
   readonly #session: Session;
@@ -15,7 +15,7 @@ export class SqlNodeStore implements NodeStore {
     this.#session = session;
   }
 
-  async attest(node: Omit<AttestedNode, "newSerialNumber" | "newExpiresAt" | "agentVersion">): Promise<AttestedNode> {
+  async attest(node: NodeDraft, evidence?: OnceEvidence): Promise<AttestedNode> {
     if (node.serialNumber === "") throw new Fault("internal", "a node needs a serial number", { code: "node-serial" });
     const columns = {
       attestation_type: node.attestationType,
@@ -25,19 +25,37 @@ export class SqlNodeStore implements NodeStore {
       new_expires_at: null,
       can_reattest: node.canReattest,
       selectors: selectorTexts(node.selectors),
+      key_hash: evidence?.keyHash ?? "",
+      superseded: [],
     };
     const row = await this.#session.write((db) =>
       db
         .insertInto("attested_nodes")
         .values({ ...columns, spiffe_id: node.id, agent_version: "" })
         .onConflict((conflict) =>
-          conflict.column("spiffe_id").doUpdateSet(columns).where("attested_nodes.serial_number", "<>", ""),
+          conflict
+            .column("spiffe_id")
+            .doUpdateSet(columns)
+            .where("attested_nodes.serial_number", "<>", "")
+            .where(
+              evidence === undefined ? sql<boolean>`true` : sql<boolean>`attested_nodes.key_hash = ${evidence.keyHash}`,
+            ),
         )
         .returningAll()
         .executeTakeFirst(),
     );
-    if (row === undefined) throw new Fault("denied", "failed to attest: agent is banned", { code: "agent-banned" });
+    if (row === undefined) throw await this.#refusal(node.id);
     return toNode(row);
+  }
+
+  async #refusal(id: SpiffeId): Promise<Fault> {
+    const node = await this.find(id);
+    if (node === undefined || node.serialNumber === "")
+      return new Fault("denied", "failed to attest: agent is banned", { code: "agent-banned" });
+    return new Fault("denied", "attestation data has already been used to attest an agent", {
+      code: "attestation-used",
+      hint: "evict the agent to let its node attest again",
+    });
   }
 
   find(id: SpiffeId): Promise<AttestedNode | undefined> {
@@ -82,6 +100,8 @@ export class SqlNodeStore implements NodeStore {
         expires_at: fromPending && node.newExpiresAt !== undefined ? node.newExpiresAt : node.expiresAt,
         new_serial_number: renewal.serialNumber,
         new_expires_at: renewal.expiresAt,
+        key_hash: "",
+        superseded: remembered(node, fromPending ? node.serialNumber : node.newSerialNumber),
       });
     });
   }
@@ -96,6 +116,7 @@ export class SqlNodeStore implements NodeStore {
           expires_at: sql`coalesce(new_expires_at, expires_at)`,
           new_serial_number: "",
           new_expires_at: null,
+          superseded: sql`(array_append(superseded, serial_number))[greatest(1, cardinality(superseded) + 2 - ${SUPERSEDED}):]`,
         })
         .where("spiffe_id", "=", id)
         .where("new_serial_number", "=", serialNumber)
@@ -125,14 +146,25 @@ export class SqlNodeStore implements NodeStore {
         expiredBefore === undefined ? one : one.where(sql`greatest(expires_at, new_expires_at)`, "<", expiredBefore);
       const row = await ended.returningAll().executeTakeFirst();
       if (row === undefined) return undefined;
-      if (row.attestation_type === "join_token") await deleteTokenAlias(db, id);
+      if (row.attestation_type === "join_token") await deleteToken(db, id);
       return toNode(row);
     });
   }
 }
 
-/** The alias that CreateJoinToken makes: below the token's agent, for whoever is that agent. */
-async function deleteTokenAlias(db: Queries, agent: SpiffeId): Promise<void> {
+/** More renewals than anyone sleeps through with an SVID that has not ended. */
+const SUPERSEDED = 16;
+
+function remembered({ superseded }: AttestedNode, serial: string): string[] {
+  return serial === "" ? [...superseded] : [...superseded, serial].slice(-SUPERSEDED);
+}
+
+/** With the alias that CreateJoinToken makes: below the token's agent, for whoever is that agent. */
+async function deleteToken(db: Queries, agent: SpiffeId): Promise<void> {
+  await db
+    .deleteFrom("join_tokens")
+    .where("token", "=", agent.slice(agent.lastIndexOf("/") + 1))
+    .execute();
   await db
     .deleteFrom("entries")
     .where("parent_id", "=", agent)
@@ -158,6 +190,8 @@ interface NodeChange {
   readonly new_serial_number?: string;
   readonly new_expires_at?: Date | null;
   readonly agent_version?: string;
+  readonly key_hash?: string;
+  readonly superseded?: string[];
 }
 
 async function updateNode(db: Queries, id: SpiffeId, change: NodeChange): Promise<AttestedNode> {

@@ -11,7 +11,7 @@ import type { AttestedNode } from "./store.ts";
  * The readers accept both. What is stored was checked when it came in, so IDs are not parsed again.
  */
 export type EntryRow = Omit<Selectable<EntryTable>, "seq" | "similar_hash">;
-export type NodeRow = Omit<Selectable<NodeTable>, "seq">;
+export type NodeRow = Omit<Selectable<NodeTable>, "seq" | "key_hash">;
 
 export function toEntry(row: EntryRow): Entry {
   return {
@@ -82,6 +82,7 @@ export function toNode(row: NodeRow): AttestedNode {
     newExpiresAt: row.new_expires_at === null ? undefined : new Date(row.new_expires_at),
     canReattest: row.can_reattest,
     agentVersion: row.agent_version,
+    superseded: row.superseded,
     selectors: row.selectors.map(parseSelector),
   };
 }

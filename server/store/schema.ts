@@ -41,6 +41,10 @@ export interface NodeTable {
   can_reattest: boolean;
   agent_version: string;
   selectors: string[];
+  /** Of the key that attested, until the first renewal; empty when that does not matter. */
+  key_hash: Generated<string>;
+  /** Serials that renewals replaced, oldest first. */
+  superseded: Generated<string[]>;
 }
 
 export interface BundleTable {
@@ -54,6 +58,8 @@ interface JoinTokenTable {
   seq: Generated<string>;
   token: string;
   expires_at: Date;
+  /** Of the key that used it; empty until then. */
+  key_hash: Generated<string>;
 }
 
 export interface FederationRelationshipTable {

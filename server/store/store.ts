@@ -60,8 +60,18 @@ export interface AttestedNode {
   readonly newExpiresAt: Date | undefined;
   readonly canReattest: boolean;
   readonly agentVersion: string;
+  /** Serials that renewals replaced, oldest first; the last few. Whoever shows one is not the agent that renewed. */
+  readonly superseded: readonly string[];
   /** Sorted, each once. */
   readonly selectors: readonly Selector[];
+}
+
+export type NodeDraft = Omit<AttestedNode, "newSerialNumber" | "newExpiresAt" | "agentVersion" | "superseded">;
+
+/** Evidence that makes a node once: only the key that did may attest by it again, until its first renewal. */
+export interface OnceEvidence {
+  /** SHA-256 of the agent's public key, hex. */
+  readonly keyHash: string;
 }
 
 export interface NodeFilter {
@@ -73,8 +83,11 @@ export interface NodeFilter {
 }
 
 export interface NodeStore {
-  /** Creates the node, or replaces its attestation data; clears a pending serial, keeps the agent version. Throws `denied` when it is banned. */
-  attest(node: Omit<AttestedNode, "newSerialNumber" | "newExpiresAt" | "agentVersion">): Promise<AttestedNode>;
+  /**
+   * Creates the node, or replaces its attestation data; clears pending and superseded serials, keeps the agent version.
+   * Throws `denied` when it is banned, and for evidence that counts once when another key has used it.
+   */
+  attest(node: NodeDraft, evidence?: OnceEvidence): Promise<AttestedNode>;
   find(id: SpiffeId): Promise<AttestedNode | undefined>;
   list(filter: NodeFilter, page?: PageRequest): Promise<Page<AttestedNode>>;
   count(filter: NodeFilter): Promise<number>;
@@ -90,7 +103,7 @@ export interface NodeStore {
   /** Empties both serials. Throws `not_found`. */
   ban(id: SpiffeId): Promise<AttestedNode>;
   /**
-   * Deletes the node, and the alias entries that its join token made. With `expiredBefore` only while every SVID of it
+   * Deletes the node, and its join token with the alias entries that it made. With `expiredBefore` only while every SVID of it
    * had ended then, so that one that renews meanwhile stays. Undefined when there is none such.
    */
   delete(id: SpiffeId, expiredBefore?: Date): Promise<AttestedNode | undefined>;
@@ -104,8 +117,11 @@ export interface JoinToken {
 export interface TokenStore {
   /** Stores the token, and its alias entry when given, in one transaction. Throws `already_exists`. */
   create(token: JoinToken, alias?: EntryDraft): Promise<void>;
-  /** Deletes the token and returns it: once means once, under concurrency and across servers. */
-  consume(token: string): Promise<JoinToken | undefined>;
+  /**
+   * Binds the token to the key that uses it first and returns it; undefined for every other key: once means once, under
+   * concurrency and across servers. `keyHash` is as in `OnceEvidence`.
+   */
+  consume(token: string, keyHash: string): Promise<JoinToken | undefined>;
   /** Deletes tokens that ended before `now`; returns how many. */
   prune(now: Date): Promise<number>;
 }

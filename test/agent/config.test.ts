@@ -40,6 +40,8 @@ agent {
   admin_socket_path = "/run/admin/a.sock"
   trust_bundle_path = "/b.pem"
   trust_bundle_format = "spiffe"
+  rebootstrap_mode = "auto"
+  rebootstrap_delay = "1m"
   join_token = "t"
   log_level = "DEBUG"
   log_selectors = ["unix:user"]
@@ -85,6 +87,7 @@ const DEFAULTS = {
   disableSdsApi: false,
   sds: { names: { svid: "default", bundle: "ROOTCA", allBundles: "ALL" }, disableSpiffeCertValidation: false },
   nodeAttestor: { type: "join_token" },
+  rebootstrap: { mode: "never", delayMs: 600_000 },
   workloadAttestors: [{ type: "unix", discoverWorkloadPath: false, workloadSizeLimit: 0 }],
   telemetry: TELEMETRY,
   healthChecks: {
@@ -127,6 +130,7 @@ describe("SPIRE's keys", () => {
       syncIntervalMs: 1000,
       keyManager: { type: "disk", directory: "/keys" },
       nodeAttestor: { type: "join_token" },
+      rebootstrap: { mode: "auto", delayMs: 60_000 },
       workloadAttestors: [{ type: "unix", discoverWorkloadPath: true, workloadSizeLimit: -1 }],
       telemetry: TELEMETRY,
       healthChecks: {
@@ -213,12 +217,6 @@ describe("flags go before the file", () => {
       disableWorkloadApi: true,
     });
   });
-
-  test("an unsupported one is refused by its name", async () => {
-    expect(await refused(agent(""), { rebootstrapMode: "auto" })).toContain(
-      "-rebootstrapMode: agent.rebootstrap_mode is not supported",
-    );
-  });
 });
 
 describe("bootstrap trust", () => {
@@ -241,7 +239,8 @@ describe("bootstrap trust", () => {
   test.each([
     {
       bootstrap: "",
-      message: ":1:1: trust_bundle_path or trust_bundle_url must be configured unless insecure_bootstrap is set",
+      message:
+        ":1:1: trust_bundle_path, trust_bundle_url, or trust_bundle_spiffe_workload_api must be configured unless insecure_bootstrap is set",
     },
     {
       bootstrap: 'insecure_bootstrap = true\n trust_bundle_url = "https://x"',
@@ -272,7 +271,27 @@ describe("bootstrap trust", () => {
     },
     {
       bootstrap: 'trust_bundle_path = "/x"\n trust_bundle_unix_socket = "/s"',
-      message: ":6:2: agent.trust_bundle_unix_socket is not supported by this version of Steeple",
+      message: ":6:2: if trust_bundle_unix_socket is specified, so must be trust_bundle_url",
+    },
+    {
+      bootstrap: 'trust_bundle_url = "https://x"\n trust_bundle_unix_socket = "/s"',
+      message: ":5:2: trust bundle URL must start with http:// when used with trust bundle unix socket",
+    },
+    {
+      bootstrap: 'trust_bundle_url = "http://x?spire-a=1"\n trust_bundle_unix_socket = "/s"',
+      message: ":5:2: trust_bundle_url query params can not start with spire-",
+    },
+    {
+      bootstrap: 'trust_bundle_spiffe_workload_api = "unix:///s"\n trust_bundle_unix_socket = "/s"',
+      message: ":6:2: trust_bundle_unix_socket can not be used with trust_bundle_spiffe_workload_api",
+    },
+    {
+      bootstrap: 'trust_bundle_path = "/x"\n trust_bundle_spiffe_workload_api = "unix:///s"',
+      message: ":5:2: only one of trust_bundle_path or trust_bundle_spiffe_workload_api can be specified, not both",
+    },
+    {
+      bootstrap: 'insecure_bootstrap = true\n rebootstrap_mode = "auto"',
+      message: ":6:2: insecure_bootstrap option can not be used with rebootstrapping",
     },
   ])("$message", async ({ bootstrap, message }) => expect(await refused(agent("", bootstrap))).toBe(message));
 });
@@ -313,10 +332,6 @@ describe("faults", () => {
       message: ":6:2: agent.authorized_delegates is not supported by this version of Steeple",
     },
     {
-      lines: 'rebootstrap_mode = "auto"',
-      message: ":6:2: agent.rebootstrap_mode is not supported by this version of Steeple",
-    },
-    {
       lines: "experimental { ratelimit { fetch_x509_svid = 5 } }",
       message: ":6:17: agent.experimental.ratelimit is not supported by this version of Steeple",
     },
@@ -339,7 +354,7 @@ describe("faults", () => {
         "  :1:1: server_address must be configured",
         "  :1:1: server_port must be configured",
         "  :1:1: trust_domain must be configured",
-        "  :1:1: trust_bundle_path or trust_bundle_url must be configured unless insecure_bootstrap is set",
+        "  :1:1: trust_bundle_path, trust_bundle_url, or trust_bundle_spiffe_workload_api must be configured unless insecure_bootstrap is set",
       ].join("\n"),
     );
   });
@@ -370,16 +385,15 @@ describe("JWT-SVIDs", () => {
 });
 
 describe("what only tunes is accepted with a warning", () => {
-  test.each([
-    'rebootstrap_delay = "10m"',
-    "profiling_enabled = true",
-    "experimental { use_sync_authorized_entries = true }",
-  ])("%s", async (lines) => {
-    const { warnings } = await load(agent(lines));
-    expect(warnings).toEqual([
-      expect.stringMatching(/agent\.conf:6:\d+: agent\..* has no effect in this version of Steeple$/),
-    ]);
-  });
+  test.each(["profiling_enabled = true", "experimental { use_sync_authorized_entries = true }"])(
+    "%s",
+    async (lines) => {
+      const { warnings } = await load(agent(lines));
+      expect(warnings).toEqual([
+        expect.stringMatching(/agent\.conf:6:\d+: agent\..* has no effect in this version of Steeple$/),
+      ]);
+    },
+  );
 
   test("and what changes nothing, without one", async () => {
     expect((await load(agent('rebootstrap_mode = "never"\n disable_workload_api = false'))).warnings).toEqual([]);

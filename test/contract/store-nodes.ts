@@ -26,6 +26,7 @@ export function nodeContract(current: () => StoreUnderTest): void {
       newSerialNumber: "",
       newExpiresAt: undefined,
       agentVersion: "",
+      superseded: [],
     });
     expect(await nodes().find(draft.id)).toEqual(node);
     expect((await nodes().list({})).items).toEqual([node]);
@@ -37,7 +38,13 @@ export function nodeContract(current: () => StoreUnderTest): void {
     await nodes().renew(idOf("/spire/agent/one"), renewal);
     const again = nodeOf("one", { serialNumber: "2001", selectors: selectorsOf("b:2"), canReattest: true });
     const node = await nodes().attest(again);
-    expect(node).toEqual({ ...again, newSerialNumber: "", newExpiresAt: undefined, agentVersion: "1.15.0" });
+    expect(node).toEqual({
+      ...again,
+      newSerialNumber: "",
+      newExpiresAt: undefined,
+      agentVersion: "1.15.0",
+      superseded: [],
+    });
     expect(await nodes().count({})).toBe(1);
   });
 
@@ -94,6 +101,45 @@ export function nodeContract(current: () => StoreUnderTest): void {
     expect(node).toMatchObject({ serialNumber: "1002", expiresAt: LATER, newSerialNumber: "1003", newExpiresAt: end });
   });
 
+  test("T-N13 serials that renewals replaced are remembered, the last few, until the node attests again", async () => {
+    const { id } = await nodes().attest(nodeOf("one"));
+    await nodes().renew(id, renewal);
+    expect(await nodes().renew(id, { ...renewal, serialNumber: "1003" })).toMatchObject({ superseded: ["1002"] });
+    expect(await nodes().activate(id, "1003")).toMatchObject({ superseded: ["1002", "1001"] });
+    await nodes().renew(id, { ...renewal, currentSerial: "1003", serialNumber: "1004" });
+    const again = await nodes().renew(id, { ...renewal, currentSerial: "1004", serialNumber: "1005" });
+    expect(again).toMatchObject({ serialNumber: "1004", superseded: ["1002", "1001", "1003"] });
+    for (let serial = 1005; serial < 1030; serial += 1) {
+      await nodes().activate(id, `${serial}`);
+      await nodes().renew(id, { ...renewal, currentSerial: `${serial}`, serialNumber: `${serial + 1}` });
+    }
+    const { superseded = [] } = (await nodes().find(id)) ?? {};
+    expect([superseded.length, superseded[0], superseded.at(-1)]).toEqual([16, "1013", "1028"]);
+    expect(await nodes().attest(nodeOf("one"))).toMatchObject({ superseded: [] });
+  });
+
+  test("evidence that counts once: the key that used it may come again until it renews, another one never", async () => {
+    const [first, other] = [{ keyHash: "aa" }, { keyHash: "bb" }];
+    const { id } = await nodes().attest(nodeOf("one"), first);
+    expect(await nodes().attest(nodeOf("one", { serialNumber: "1009" }), first)).toMatchObject({
+      serialNumber: "1009",
+    });
+    const used = refusal("denied", "attestation-used");
+    expect(await faultFrom(nodes().attest(nodeOf("one"), other))).toMatchObject(used);
+    await nodes().renew(id, { ...renewal, currentSerial: "1009" });
+    expect(await faultFrom(nodes().attest(nodeOf("one"), first))).toMatchObject(used);
+    await nodes().ban(id);
+    expect(await faultFrom(nodes().attest(nodeOf("one"), first))).toMatchObject(refusal("denied", "agent-banned"));
+    await nodes().delete(id);
+    expect(await nodes().attest(nodeOf("one"), other)).toMatchObject({ id });
+  });
+
+  test("of many at once with evidence that counts once, and a key each, one attests", async () => {
+    const attempts = Array.from({ length: 20 }, (_, index) => nodes().attest(nodeOf("one"), { keyHash: `k${index}` }));
+    const done = await Promise.allSettled(attempts);
+    expect(done.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+  });
+
   test("an unchanged agent version is not stored again", async () => {
     const { id } = await nodes().attest(nodeOf("one"));
     await nodes().setAgentVersion(id, "1.15.0");
@@ -127,7 +173,9 @@ export function nodeContract(current: () => StoreUnderTest): void {
       draftOf("elsewhere", { selectors: selectorsOf(`spiffe_id:${node.id}`) }),
     ];
     for (const draft of kept) await store.entries.create(draft);
+    await store.tokens.create({ token: "abc", expiresAt: LATER });
     expect(await nodes().delete(node.id)).toEqual(node);
+    expect(await store.tokens.consume("abc", "k")).toBeUndefined();
     const { items } = await store.entries.list({});
     expect(items.map(({ spiffeId }) => spiffeId)).toEqual(kept.map(({ spiffeId }) => spiffeId));
   });

@@ -10,21 +10,23 @@ export function tokenContract(current: () => StoreUnderTest): void {
   beforeEach(() => emptyStore(current().store));
   const tokens = () => current().store.tokens;
 
-  test("T-N3 a token is consumed once", async () => {
+  test("T-N3 a token belongs to the key that uses it first", async () => {
     await tokens().create({ token: "secret", expiresAt: EXPIRES });
-    expect(await tokens().consume("secret")).toEqual({ token: "secret", expiresAt: EXPIRES });
-    expect(await tokens().consume("secret")).toBeUndefined();
-    expect(await tokens().consume("never")).toBeUndefined();
+    for (let uses = 0; uses < 2; uses += 1)
+      expect(await tokens().consume("secret", "k")).toEqual({ token: "secret", expiresAt: EXPIRES });
+    expect(await tokens().consume("secret", "other")).toBeUndefined();
+    expect(await tokens().consume("secret", "k")).toBeDefined();
+    expect(await tokens().consume("never", "k")).toBeUndefined();
   });
 
   test.each(["Token", "token ", " token", "tokEn", "tökén", "token\u0301", "%", "tok_n", "token%"])(
     "T-S3 token and %j are not the same",
     async (other) => {
       await tokens().create({ token: "token", expiresAt: EXPIRES });
-      expect(await tokens().consume(other)).toBeUndefined();
+      expect(await tokens().consume(other, "k")).toBeUndefined();
       await tokens().create({ token: other, expiresAt: EXPIRES });
-      expect(await tokens().consume("token")).toMatchObject({ token: "token" });
-      expect(await tokens().consume(other)).toMatchObject({ token: other });
+      expect(await tokens().consume("token", "k")).toMatchObject({ token: "token" });
+      expect(await tokens().consume(other, "k")).toMatchObject({ token: other });
     },
   );
 
@@ -36,6 +38,14 @@ export function tokenContract(current: () => StoreUnderTest): void {
     expect(await current().store.entries.count({})).toBe(0);
   });
 
+  test("a token that has been used may be made again, and is then unused", async () => {
+    await tokens().create({ token: "again", expiresAt: EXPIRES });
+    await tokens().consume("again", "first");
+    await tokens().create({ token: "again", expiresAt: EXPIRES });
+    expect(await tokens().consume("again", "second")).toBeDefined();
+    expect(await tokens().consume("again", "first")).toBeUndefined();
+  });
+
   test("token and alias are stored together or not at all", async () => {
     await tokens().create({ token: "one", expiresAt: EXPIRES }, draftOf("alias"));
     expect((await current().store.entries.list({})).items).toMatchObject([
@@ -43,7 +53,7 @@ export function tokenContract(current: () => StoreUnderTest): void {
     ]);
     const broken = draftOf("broken", { selectors: [{ type: "unix", value: "a\0b" }] });
     await faultFrom(tokens().create({ token: "two", expiresAt: EXPIRES }, broken));
-    expect(await tokens().consume("two")).toBeUndefined();
+    expect(await tokens().consume("two", "k")).toBeUndefined();
     expect(await current().store.entries.count({})).toBe(1);
   });
 
@@ -63,7 +73,7 @@ export function tokenContract(current: () => StoreUnderTest): void {
       await tokens().create({ token, expiresAt: new Date(second * 1000) });
     }
     expect(await tokens().prune(new Date(20_001))).toBe(2);
-    expect(await tokens().consume("a")).toBeUndefined();
-    expect(await tokens().consume("c")).toMatchObject({ token: "c" });
+    expect(await tokens().consume("a", "k")).toBeUndefined();
+    expect(await tokens().consume("c", "k")).toMatchObject({ token: "c" });
   });
 }

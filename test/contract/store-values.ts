@@ -61,7 +61,7 @@ export function valueContract(current: () => StoreUnderTest): void {
     expect((await store.entries.list({ hint: text, selectors: { match: "exact", selectors } })).items).toEqual([entry]);
     await store.entries.update(text, (now) => ({ ...now, hint: `${text}2` }));
     await store.tokens.create({ token: text, expiresAt: new Date() });
-    expect(await store.tokens.consume(text)).toMatchObject({ token: text });
+    expect(await store.tokens.consume(text, "k")).toMatchObject({ token: text });
     const node = await store.nodes.attest(nodeOf("n", { attestationType: text, serialNumber: text, selectors }));
     await store.nodes.setAgentVersion(node.id, text);
     expect((await store.nodes.list({ attestationType: text })).items).toMatchObject([
@@ -92,7 +92,7 @@ export function valueContract(current: () => StoreUnderTest): void {
   test("a NUL byte is invalid in what is looked for, too", async () => {
     const { store } = current();
     expect(await faultFrom(store.entries.find("\0"))).toMatchObject({ kind: "invalid" });
-    expect(await faultFrom(store.tokens.consume("\0"))).toMatchObject({ kind: "invalid" });
+    expect(await faultFrom(store.tokens.consume("\0", "k"))).toMatchObject({ kind: "invalid" });
     const key = { publicKey: Uint8Array.of(1), keyId: "a\0b", expiresAt: 0, tainted: false };
     const change = store.bundles.change(parseTrustDomain("b.test"), () => ({ ...bundleOf(1), jwtAuthorities: [key] }));
     expect(await faultFrom(change)).toMatchObject({ kind: "invalid" });

@@ -79,8 +79,8 @@ describe("one round", () => {
     await store.tokens.create({ token: `old-${tests}`, expiresAt: new Date(START.getTime() - 1000) });
     await store.tokens.create({ token: `new-${tests}`, expiresAt: new Date(START.getTime() + 1000) });
     await round();
-    expect(await store.tokens.consume(`old-${tests}`)).toBeUndefined();
-    expect(await store.tokens.consume(`new-${tests}`)).toBeDefined();
+    expect(await store.tokens.consume(`old-${tests}`, "k")).toBeUndefined();
+    expect(await store.tokens.consume(`new-${tests}`, "k")).toBeDefined();
   });
 
   test("removes roots a day after their end, and never the last one", async () => {

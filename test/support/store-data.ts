@@ -1,7 +1,7 @@
 import { sql } from "kysely";
 import type { DataStoreConfig, StoreOptions } from "../../server/store/database.ts";
 import { openStore, type SqlStore } from "../../server/store/database.ts";
-import type { AttestedNode, AuthorityRecord } from "../../server/store/store.ts";
+import type { AuthorityRecord, NodeDraft } from "../../server/store/store.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { EntryDraft } from "../../src/spiffe/entry.ts";
@@ -39,8 +39,6 @@ export function draftOf(name: string, fields: Partial<EntryDraft> = {}): EntryDr
     ...fields,
   };
 }
-
-export type NodeDraft = Omit<AttestedNode, "newSerialNumber" | "newExpiresAt" | "agentVersion">;
 
 export function nodeOf(name: string, fields: Partial<NodeDraft> = {}): NodeDraft {
   return {

@@ -1,5 +1,5 @@
 import { writeFile } from "node:fs/promises";
-import type { RequestListener } from "node:http";
+import { createServer as createPlainServer, type RequestListener } from "node:http";
 import { createServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
@@ -10,6 +10,7 @@ import { systemClock } from "../../../src/runtime/clock.ts";
 import { encodeBundleDocument } from "../../../src/spiffe/bundle.ts";
 import { parseTrustDomain } from "../../../src/spiffe/id.ts";
 import { FakeClock } from "../../support/clock.ts";
+import { FakeAgent, hold, refuse } from "../../support/fake-agent.ts";
 import { faultFrom } from "../../support/faults.ts";
 import { createCa } from "../../support/pki.ts";
 import { temporaryDirectory } from "../../support/workload.ts";
@@ -17,8 +18,16 @@ import { temporaryDirectory } from "../../support/workload.ts";
 const HOME = parseTrustDomain("home.test");
 const forever = new AbortController().signal;
 
+const ATTEMPT = {
+  mode: "bootstrap",
+  count: 3,
+  startedAt: new Date("2030-01-02T03:04:05.678Z"),
+  serverAddress: "server.test",
+  serverPort: 8081,
+} as const;
+
 const load = (source: TrustBundleSource, clock = systemClock as typeof systemClock) =>
-  bootstrapTrust({ source, trustDomain: HOME, clock }, forever);
+  bootstrapTrust({ source, trustDomain: HOME, clock, attempt: ATTEMPT }, forever);
 
 async function authorities(source: TrustBundleSource): Promise<readonly Buffer[]> {
   const trust = await load(source);
@@ -145,7 +154,7 @@ describe("the trust bundle from a URL", () => {
     const clock = new FakeClock();
     const waiting = faultFrom(
       bootstrapTrust(
-        { source: { kind: "url", url: web.url, format: "pem", rootsPath }, trustDomain: HOME, clock },
+        { source: { kind: "url", url: web.url, format: "pem", rootsPath }, trustDomain: HOME, clock, attempt: ATTEMPT },
         forever,
       ),
     );
@@ -157,6 +166,60 @@ describe("the trust bundle from a URL", () => {
   test("over plain http is refused", async () => {
     const fault = await faultFrom(load({ kind: "url", url: "http://127.0.0.1:1/bundle", format: "pem" }));
     expect(fault.message).toContain("is not https");
+  });
+});
+
+describe("the trust bundle through a Unix socket", () => {
+  async function socketServer(folder: string, answer: RequestListener) {
+    const server = createPlainServer(answer);
+    const path = join(folder, "bundle.sock");
+    await new Promise<void>((resolve) => server.listen(path, resolve));
+    return { path, [Symbol.asyncDispose]: () => new Promise<void>((resolve) => server.close(() => resolve())) };
+  }
+
+  test("is fetched with what SPIRE's agent tells about the attempt", async () => {
+    await using folder = await temporaryDirectory();
+    const home = await createCa({ trustDomain: "home.test" });
+    const asked: string[] = [];
+    await using web = await socketServer(folder.path, (request, response) => {
+      asked.push(`${request.headers.host} ${request.url}`);
+      response.end(home.pem);
+    });
+    const source = { kind: "unix_socket", url: "http://local/b?x=1", format: "pem", socketPath: web.path } as const;
+    expect(await authorities(source)).toEqual([Buffer.from(home.der)]);
+    expect(asked).toEqual([
+      "local /b?x=1&spire-attest-mode=bootstrap&spire-connection-attempts=3&spire-attest-start-time=2030-01-02T03%3A04%3A05Z" +
+        "&spire-server-address=server.test&spire-server-port=8081&spiffe-trust-domain=home.test",
+    ]);
+  });
+
+  test.each([302, 404])("with status %s is refused", async (status) => {
+    await using folder = await temporaryDirectory();
+    await using web = await socketServer(folder.path, (_, response) => {
+      response.writeHead(status, { location: "http://local/other" }).end();
+    });
+    const source = { kind: "unix_socket", url: "http://local/b", format: "pem", socketPath: web.path } as const;
+    expect((await faultFrom(load(source))).message).toContain(`status ${status}`);
+  });
+});
+
+describe("the trust bundle of another Workload API", () => {
+  test("is taken when it is there, and of this trust domain alone", async () => {
+    const home = await createCa({ trustDomain: "home.test" });
+    const other = await createCa({ trustDomain: "other.test" });
+    const bundles = { "spiffe://home.test": Buffer.from(home.der), "spiffe://other.test": Buffer.from(other.der) };
+    await using both = await FakeAgent.start(systemClock, hold({ bundles }));
+    expect(await authorities({ kind: "workload_api", socket: both.socket })).toEqual([Buffer.from(home.der)]);
+    const { "spiffe://other.test": foreign } = bundles;
+    await using one = await FakeAgent.start(systemClock, hold({ bundles: { "spiffe://other.test": foreign } }));
+    expect(await faultFrom(load({ kind: "workload_api", socket: one.socket }))).toMatchObject({
+      kind: "unavailable",
+      message: expect.stringContaining('did not provide a trust bundle for trust domain "home.test"'),
+    });
+    await using none = await FakeAgent.start(systemClock, refuse(7, "no identity issued"));
+    expect((await faultFrom(load({ kind: "workload_api", socket: none.socket }))).message).toContain(
+      "handed out no trust bundle: no identity issued",
+    );
   });
 });
 

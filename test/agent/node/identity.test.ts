@@ -2,6 +2,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { AgentState } from "../../../agent/node/state.ts";
+import { parseCertificateRequest } from "../../../src/crypto/csr.ts";
 import { openDiskKeys } from "../../../src/keys/disk.ts";
 import { openMemoryKeys } from "../../../src/keys/memory.ts";
 import { agentDenied, type DenialReason } from "../../../src/rpc/status.ts";
@@ -372,4 +373,43 @@ test("the bundle of a sync is trusted at once and at the next start", async () =
   await again.node.open(forever);
   expect(again.credentials.bundle.value.trustDomain).toBe(HOME);
   expect(Buffer.compare(again.credentials.bundle.value.x509Authorities[0]!.asn1, next.der)).toBe(0);
+});
+
+describe("the key of an attestation", () => {
+  const keysOf = (csrs: readonly Uint8Array[]) =>
+    csrs.map((csr) => Buffer.from(parseCertificateRequest(csr).publicKey).toString("hex"));
+
+  test("is the same until one succeeds, also after a restart, so that a lost answer costs no token", async () => {
+    await using folder = await temporaryDirectory();
+    const csrs: Uint8Array[] = [];
+    let answers = false;
+    const admit = (): void => {
+      if (!answers) throw new Fault("unavailable", "lost");
+    };
+    await using server = await startScriptedServer({ trustDomain: "home.test" }, attesting({ csrs, admit }));
+    await using keys = await openDiskKeys(join(folder.path, "keys.json"));
+    for (let starts = 0; starts < 2; starts += 1) {
+      using facing = await nodeFacing(server, { dataDir: folder.path, keys });
+      await faultFrom(facing.node.open(forever));
+      await faultFrom(facing.node.open(forever));
+    }
+    answers = true;
+    using facing = await nodeFacing(server, { dataDir: folder.path, keys });
+    await facing.node.open(forever);
+    expect(csrs).toHaveLength(5);
+    expect(new Set(keysOf(csrs)).size).toBe(1);
+    expect(await readFile(join(folder.path, "agent-data.json"), "utf8")).not.toContain("attesting_key");
+  });
+
+  test("is a new one for every attestation that follows a success, and after a refusal has ended the identity", async () => {
+    await using folder = await temporaryDirectory();
+    const csrs: Uint8Array[] = [];
+    await using server = await startScriptedServer({ trustDomain: "home.test" }, attesting({ csrs }));
+    using facing = await nodeFacing(server, { dataDir: folder.path });
+    await facing.node.open(forever);
+    await facing.state.deleteSvid();
+    using again = await nodeFacing(server, { dataDir: folder.path, keys: facing.keys });
+    await again.node.open(forever);
+    expect(new Set(keysOf(csrs)).size).toBe(2);
+  });
 });

@@ -1,7 +1,9 @@
+import type { AgentConfig } from "../../../agent/config.ts";
 import type { NodeAttestor } from "../../../agent/node/attestor.ts";
-import { bundleOf, type TrustBundleSource } from "../../../agent/node/bootstrap.ts";
+import { Bootstrap, bundleOf, type TrustBundleSource } from "../../../agent/node/bootstrap.ts";
 import type { Credentials } from "../../../agent/node/credentials.ts";
 import { NodeIdentity } from "../../../agent/node/identity.ts";
+import { ServerTrust } from "../../../agent/node/server-trust.ts";
 import { AgentState } from "../../../agent/node/state.ts";
 import { Upstream } from "../../../agent/node/upstream.ts";
 import type { ExportingKeyManager } from "../../../src/keys/keys.ts";
@@ -28,6 +30,8 @@ export interface AttestingScript {
   /** Throws to refuse. */
   readonly admit?: (payload: string) => void;
   readonly renew?: () => void;
+  /** Of each attestation, as they came. */
+  readonly csrs?: Uint8Array[];
 }
 
 /** A server that attests whoever comes, as a sound one would. */
@@ -46,6 +50,7 @@ export function attesting(script: AttestingScript = {}) {
         AttestAgent: bidi(async function* (requests) {
           const incoming = requests[Symbol.asyncIterator]();
           const { params } = (await incoming.next()).value;
+          script.csrs?.push(params?.params?.csr ?? Buffer.alloc(0));
           script.admit?.(params?.data?.payload.toString() ?? "");
           for (const challenge of script.challenges ?? []) {
             yield { challenge: Buffer.from(challenge) };
@@ -89,6 +94,7 @@ export interface NodeOptions {
   readonly trustBundle?: TrustBundleSource;
   readonly keys?: ExportingKeyManager;
   readonly clock?: Clock;
+  readonly rebootstrap?: AgentConfig["rebootstrap"];
 }
 
 /** The node half of an agent that faces this server. */
@@ -105,7 +111,9 @@ export async function nodeFacing(server: Pick<ScriptedServer, "address" | "port"
     identity: new Feed(undefined),
     bundle: new Feed(bundleOf(HOME, [])),
   } as Credentials;
+  const serverTrust = new ServerTrust(clock);
   const upstream = new Upstream({
+    serverTrust,
     trustDomain: HOME,
     address: server.address,
     port: server.port,
@@ -115,8 +123,16 @@ export async function nodeFacing(server: Pick<ScriptedServer, "address" | "port"
   });
   const state = await AgentState.load(dataDir);
   const node = new NodeIdentity({
+    rebootstrap: options.rebootstrap ?? { mode: "never", delayMs: 0 },
+    serverTrust,
+    bootstrap: new Bootstrap({
+      source: trustBundle,
+      trustDomain: HOME,
+      clock,
+      serverAddress: server.address,
+      serverPort: server.port,
+    }),
     trustDomain: HOME,
-    trustBundle,
     attestor,
     keys,
     state,

@@ -1,7 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { restartAgent, startAgent } from "../../support/agent.ts";
+import { OWN_SELECTOR, restartAgent, startAgent } from "../../support/agent.ts";
 import { eventually } from "../../support/eventually.ts";
 import { createCa, type TestCa } from "../../support/pki.ts";
 import { protoId, startServer, type TestServer } from "../../support/server.ts";
@@ -54,6 +54,16 @@ describe("an agent with a certificate", () => {
     expect(again.can_reattest).toBe(true);
     await agent.untilLogged("Successfully reattested node", {}, 2);
     expect(server.logged("Renewing agent SVID")).toEqual([]);
+  });
+
+  test("a node alias counts from the moment at which the node attests", async () => {
+    const alias = "spiffe://example.org/racks/f";
+    const web = "spiffe://example.org/web";
+    const selectors = ["x509pop:subject:cn:node-f"];
+    await server.createEntry({ spiffeId: alias, parentId: "spiffe://example.org/spire/server", selectors });
+    await server.createEntry({ spiffeId: web, parentId: alias, selectors: [OWN_SELECTOR] });
+    await using agent = await startAgent(server, { nodeAttestor: { x509pop: await credentials("node-f") } });
+    expect((await agent.fetch()).svids.map(({ id }) => id)).toEqual([web]);
   });
 
   test("an agent whose SVID ended while it was off attests again when it is back", async () => {

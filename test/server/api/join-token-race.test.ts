@@ -5,11 +5,15 @@ import { Fault } from "../../../src/runtime/fault.ts";
 import { createDatabase, withoutPostgres } from "../../support/postgres.ts";
 import { type Apis, collect, from, startServer, type TestServer } from "../../support/server.ts";
 
-/** Shows one token so many times at once, spread over the connections. */
+/** Shows one token so many times at once, with a key each, spread over the connections. */
 async function race(connections: readonly Apis[], token: string, times: number): Promise<readonly string[]> {
-  const csr = await createCertificateRequest({ signer: await generateKey("ec-p256") });
-  const request = { params: { data: { type: "join_token", payload: Buffer.from(token) }, params: { csr } } };
-  const attempts = Array.from({ length: times }, (_, index) => {
+  const requests = await Promise.all(
+    Array.from({ length: times }, async () => {
+      const csr = await createCertificateRequest({ signer: await generateKey("ec-p256") });
+      return { params: { data: { type: "join_token", payload: Buffer.from(token) }, params: { csr } } };
+    }),
+  );
+  const attempts = requests.map((request, index) => {
     const apis = connections[index % connections.length];
     return collect((apis as Apis).agent.AttestAgent(from([request]), { deadlineMs: 60_000 }));
   });

@@ -18,6 +18,7 @@ export function makeNode({ selectors = [], ...fields }: NodeFields): AttestedNod
     expiresAt: new Date(START.getTime() + 3_600_000),
     newSerialNumber: "",
     newExpiresAt: undefined,
+    superseded: [],
     canReattest: false,
     agentVersion: "",
     selectors: selectorSet(selectors.map(parseSelector)),

@@ -10,9 +10,14 @@ const CALLERS = 1000;
 const TOKEN: JoinToken = { token: "once", expiresAt: new Date("2030-01-01T00:00:00Z") };
 
 /** How many of 1,000 callers, spread over the servers, get the token. */
-async function successes(servers: readonly { readonly tokens: TokenStore }[]): Promise<readonly JoinToken[]> {
+async function successes(
+  servers: readonly { readonly tokens: TokenStore }[],
+  round = "first",
+): Promise<readonly JoinToken[]> {
   const results = await Promise.all(
-    Array.from({ length: CALLERS }, (_, index) => servers[index % servers.length]?.tokens.consume(TOKEN.token)),
+    Array.from({ length: CALLERS }, (_, index) =>
+      servers[index % servers.length]?.tokens.consume(TOKEN.token, `${round} ${index}`),
+    ),
   );
   expect(results).toHaveLength(CALLERS);
   return results.filter((token) => token !== undefined);
@@ -26,7 +31,7 @@ describe("T-N3 of 1,000 callers that use one join token at the same time, one su
     await using three = await openTestStore(postgresConfig(database.url));
     await one.tokens.create(TOKEN);
     expect(await successes([one, two, three])).toEqual([TOKEN]);
-    expect(await successes([three, two, one])).toEqual([]);
+    expect(await successes([three, two, one], "second")).toEqual([]);
   });
 
   test("on the embedded database", async () => {
@@ -35,7 +40,7 @@ describe("T-N3 of 1,000 callers that use one join token at the same time, one su
       await using store = await openTestStore({ kind: "embedded", directory });
       await store.tokens.create(TOKEN);
       expect(await successes([store])).toEqual([TOKEN]);
-      expect(await successes([store])).toEqual([]);
+      expect(await successes([store], "second")).toEqual([]);
     }
     await rm(directory, { recursive: true });
   });

@@ -86,7 +86,7 @@ describe.skipIf(withoutPostgres)("while PostgreSQL is away", () => {
         () => store.entries.find("x"),
         () => store.entries.update("x", (now) => now),
         () => store.nodes.attest(nodeOf("stopped")),
-        () => store.tokens.consume("x"),
+        () => store.tokens.consume("x", "k"),
         () => store.changes.since("x/1:1:"),
         () => store.ping(),
       ]) {
@@ -113,7 +113,7 @@ describe.skipIf(withoutPostgres)("while PostgreSQL is away", () => {
       const faults = await Promise.all([
         faultFrom(store.entries.find(entry.id)),
         faultFrom(store.entries.update(entry.id, (now) => now)),
-        faultFrom(store.tokens.consume("x")),
+        faultFrom(store.tokens.consume("x", "k")),
       ]);
       for (const fault of faults) expect(fault).toMatchObject(refusal("unavailable", "datastore-unavailable"));
       expect(performance.now() - begun).toBeLessThan(20_000);
