@@ -132,6 +132,18 @@ export function syncRecovered(log: Log, failures: number): void {
   log.info("Synchronize recovered", { failures });
 }
 
+export function pushStarted(log: Log): void {
+  log.info("Changes are pushed by the server");
+}
+
+export function pushEnded(log: Log, error: unknown): void {
+  log.warn("Changes are not pushed by the server any more; asking for them", { error: messageOf(error) });
+}
+
+export function pushNotOffered(log: Log): void {
+  log.info("The server does not push changes; asking for them");
+}
+
 export function federatedBundleMissing(log: Log, trustDomain: TrustDomain): void {
   log.warn("Federated bundle not found", { federated_bundle: trustDomain });
 }

@@ -13,6 +13,7 @@ import { validateX509Svid } from "../src/spiffe/x509-svid.ts";
 import { workloadServices } from "./api/routes.ts";
 import { IdentityCache } from "./cache/entries.ts";
 import { JwtCache } from "./cache/jwt.ts";
+import { PushFollower } from "./cache/push.ts";
 import { SvidSigner } from "./cache/signer.ts";
 import { Synchronizer } from "./cache/sync.ts";
 import type { AgentConfig } from "./config.ts";
@@ -73,6 +74,7 @@ export async function runAgent(given: RunAgentOptions): Promise<void> {
       (stop) => start(options, { ...node, ...identities }, stop),
       (stop) => isReady(stop).then(() => node.identity.run(stop)),
       (stop) => isReady(stop).then(() => identities.synchronizer.run(stop)),
+      (stop) => isReady(stop).then(() => identities.follower.run(stop)),
       (stop) => identities.signer.run(stop),
       (stop) => health.run(stop),
       ...reporting,
@@ -137,6 +139,7 @@ interface Identities {
   readonly jwtTokens: JwtCache;
   readonly signer: SvidSigner;
   readonly synchronizer: Synchronizer;
+  readonly follower: PushFollower;
 }
 
 function openIdentities(
@@ -158,13 +161,15 @@ function openIdentities(
     signal,
   });
   const sync = { cache, tokens: jwtTokens, upstream, trust: identity, intervalMs, clock, log: manager };
-  return { cache, jwtTokens, signer, synchronizer: new Synchronizer(sync) };
+  const synchronizer = new Synchronizer(sync);
+  const follower = new PushFollower({ synchronizer, upstream, clock, log: manager });
+  return { cache, jwtTokens, signer, synchronizer, follower };
 }
 
 /** The socket is there from the start and says that it is not ready, so that callers need not guess. */
 async function serveWorkloads(
   { config, log, clock, signal }: RunAgentOptions,
-  { cache, jwtTokens }: Identities,
+  { cache, jwtTokens, synchronizer }: Identities,
   scope: AsyncDisposableStack,
 ): Promise<AgentHealth> {
   const { procRoot } = config;
@@ -179,6 +184,7 @@ async function serveWorkloads(
       identities: cache,
       jwtTokens,
       logSelectors: config.logSelectors ?? [],
+      pull: async (selectors, stop) => (cache.entitles(selectors) ? undefined : synchronizer.refresh(stop)),
       clock,
       probe,
     });

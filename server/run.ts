@@ -184,7 +184,7 @@ function openServers({ config, log, clock }: RunServerOptions, state: State, par
 }
 
 async function serviceParts(
-  { config, clock, log, logger }: RunServerOptions,
+  { config, clock, log, logger, signal: closing }: RunServerOptions,
   store: Store,
   state: State,
 ): Promise<ServiceParts> {
@@ -203,7 +203,7 @@ async function serviceParts(
     serverSvid: () => state.identity.svid,
   };
   const stores = { nodes, entries, tokens, bundles, federation };
-  return { trustDomain, ...stores, ...signing, directory, attestation, clock, logger, ...seams };
+  return { trustDomain, ...stores, ...signing, directory, attestation, clock, logger, closing, ...seams };
 }
 
 async function refreshBundle({ federation }: Store, trustDomain: TrustDomain): Promise<boolean> {

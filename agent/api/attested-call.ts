@@ -24,6 +24,11 @@ export interface AttestedCallOptions {
   readonly attestor: CallerAttestor;
   /** Selectors equal to one of these, or below it, may appear in the log. */
   readonly logSelectors: readonly string[];
+  /**
+   * Asks the server once more when nothing is held for these selectors, so that what was registered a moment ago is
+   * found. Resolves when its answer is in the cache, or when there is none. Default: what is held is all there is.
+   */
+  readonly pull?: (selectors: readonly Selector[], signal: AbortSignal) => Promise<void>;
 }
 
 /** One call of a local process, attested once, when it begins, and looked at again before it is given anything. */
@@ -41,14 +46,14 @@ export class AttestedCall {
   /** Throws `unavailable`, without the reason, when the caller cannot be attested. */
   static async open(options: AttestedCallOptions, call: Call<LocalCaller>): Promise<AttestedCall> {
     const { process, log, isAgent } = call.auth;
-    try {
-      const selectors = await options.attestor.attest(process, call.signal);
-      const attested = new AttestedCall(options, call, selectors);
-      if (!isAgent) log.debug("PID attested to have selectors", attested.#loggable());
-      return attested;
-    } catch (error) {
+    const selectors = await options.attestor.attest(process, call.signal).catch((error: unknown) => {
       throw attestationFailed(call, error);
-    }
+    });
+    const attested = new AttestedCall(options, call, selectors);
+    if (isAgent) return attested;
+    log.debug("PID attested to have selectors", attested.#loggable());
+    await options.pull?.(selectors, call.signal);
+    return attested;
   }
 
   /** Keys go to the process that was attested, not to whoever holds its socket by now. Throws `unavailable`. T-W1. */

@@ -113,6 +113,11 @@ export class IdentityCache {
     }
   }
 
+  /** True when an entry matches these selectors. */
+  entitles(selectors: readonly Selector[]): boolean {
+    return this.#index.match(new Set(selectors.map(formatSelector))).length > 0;
+  }
+
   /** What is held for these selectors at this moment; SVIDs yet to be signed are missing. */
   current(selectors: readonly Selector[]): WorkloadUpdate {
     return this.#compose(this.#matching(new Set(selectors.map(formatSelector))).kept);

@@ -1,12 +1,15 @@
 import { parseCertificate } from "../../src/crypto/certificate.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, isFault } from "../../src/runtime/fault.ts";
+import { Feed } from "../../src/runtime/feed.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { Backoff } from "../../src/runtime/task.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import { sameAuthorities } from "../../src/spiffe/bundle.ts";
+import { sameVersion } from "../../src/spiffe/entry-digest.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import { authoritiesTainted, federatedBundleMissing, malformedBundle, syncFailed, syncRecovered } from "../events.ts";
+import { wait } from "../node/wait.ts";
 import type { IdentityCache } from "./entries.ts";
 import type { CachedEntry } from "./entry.ts";
 import { type EntryStream, syncEntries } from "./entry-sync.ts";
@@ -17,6 +20,9 @@ const LONGEST_BACKOFF_MS = 8 * 60_000;
 /** With nothing to serve yet, the agent does not sit out a long interval. */
 const EMPTY_INTERVAL_MS = 5_000;
 const FEDERATED_AT_ONCE = 10;
+const LEAST_REFRESH_MS = 1_000;
+/** A caller that has nothing yet is not kept waiting longer for a server that does not answer. */
+const LONGEST_REFRESH_MS = 2_000;
 
 interface SyncUpstream {
   syncEntries(
@@ -53,9 +59,22 @@ export interface SynchronizerOptions {
   readonly log: Log;
 }
 
+interface Pace {
+  /** Grows when somebody wants to know now. */
+  readonly asked: number;
+  /** Changes are told as they happen: there is no need to ask. */
+  readonly pushed: boolean;
+}
+
 /** Keeps the cache equal to what the server authorizes this agent for. While that fails, what is held stays. */
 export class Synchronizer {
   readonly #options: SynchronizerOptions;
+  readonly #pace = new Feed<Pace>({ asked: 0, pushed: false });
+  /** Grows with every sync, whatever came of it. */
+  readonly #syncs = new Feed(0);
+  /** Grows with what was pushed: a sync that began before has nothing to say. */
+  #pushes = 0;
+  #refreshedAt = Number.NEGATIVE_INFINITY;
   readonly #tainted = new Set<string>();
   #entries: ReadonlyMap<string, CachedEntry> = new Map();
   #lastSync: Date | undefined;
@@ -68,18 +87,87 @@ export class Synchronizer {
     return this.#lastSync;
   }
 
+  get entries(): ReadonlyMap<string, CachedEntry> {
+    return this.#entries;
+  }
+
+  /** True while changes are told as they happen. */
+  get pushed(): boolean {
+    return this.#pace.value.pushed;
+  }
+
+  setPushed(pushed: boolean): void {
+    if (pushed) this.#lastSync = this.#options.clock.now();
+    if (pushed !== this.pushed) this.#pace.set({ ...this.#pace.value, pushed });
+  }
+
   /** Entries and bundles are taken together or not at all. */
   async sync(signal: AbortSignal): Promise<void> {
-    const { cache, tokens, upstream, trust, clock, log } = this.#options;
+    const { cache, upstream, log } = this.#options;
+    const pushes = this.#pushes;
     const entries = await upstream.syncEntries((open) => syncEntries(open, this.#entries, log), signal);
     const bundles = await this.#fetchBundles(entries, signal);
+    if (cache.ready.value && pushes !== this.#pushes) return;
+    await this.#accept(entries, bundles);
+  }
+
+  /** What the server told: some entries are new or changed, some are gone. */
+  takeEntries(changed: ReadonlyMap<string, CachedEntry>, removed: ReadonlySet<string>): void {
+    this.#pushes += 1;
+    this.#lastSync = this.#options.clock.now();
+    if (changed.size + removed.size === 0) return;
+    const entries = new Map(this.#entries);
+    for (const id of removed) entries.delete(id);
+    for (const [id, entry] of changed) if (!sameVersion(entry, entries.get(id))) entries.set(id, entry);
+    this.#entries = entries;
+    this.#options.cache.replace(entries, this.#options.cache.bundle.value);
+  }
+
+  /** The same of bundles. One that would cut the agent off is left out. */
+  async takeBundles(changed: readonly Bundle[], removed: readonly string[]): Promise<void> {
+    this.#pushes += 1;
+    const held = this.#options.cache.bundle.value;
+    const federated = new Map(held.federated);
+    for (const name of removed) federated.delete(name as TrustDomain);
+    let own = held.own;
+    for (const bundle of changed) {
+      const { trustDomain } = bundle;
+      if (trustDomain !== held.own.trustDomain)
+        federated.set(trustDomain, unlessSame(bundle, held.federated.get(trustDomain)));
+      else if (bundle.x509Authorities.length > 0) own = unlessSame(bundle, held.own);
+      else malformedBundle(this.#options.log, "the own bundle holds no authorities");
+    }
+    await this.#accept(this.#entries, { own, federated });
+  }
+
+  async #accept(entries: ReadonlyMap<string, CachedEntry>, bundles: TrustBundles): Promise<void> {
+    const { cache, tokens, trust, clock } = this.#options;
     this.#entries = entries;
     const before = cache.bundle.value.own;
     if (bundles.own !== before) await trust.acceptBundle(bundles.own);
-    cache.replace(entries, bundles);
+    cache.replace(this.#entries, bundles);
     this.#processTainted(bundles.own);
     if (bundles.own !== before) tokens.refuseKeys(refusedKeys(before, bundles.own));
     this.#lastSync = clock.now();
+  }
+
+  /** The next sync begins now. */
+  ask(): void {
+    this.#pace.set({ ...this.#pace.value, asked: this.#pace.value.asked + 1 });
+  }
+
+  /**
+   * Asks the server now, unless changes are told as they happen or somebody asked within the last second. Resolves when
+   * the answer is in the cache, and also when there is none.
+   */
+  async refresh(signal: AbortSignal): Promise<void> {
+    const { clock, cache } = this.#options;
+    const now = clock.monotonic();
+    if (this.pushed || !cache.ready.value || now - this.#refreshedAt < LEAST_REFRESH_MS) return;
+    this.#refreshedAt = now;
+    const before = this.#syncs.value;
+    this.ask();
+    await wait({ clock, feed: this.#syncs, until: (syncs) => syncs !== before, ms: LONGEST_REFRESH_MS }, signal);
   }
 
   /** Until the signal ends it by throwing, or the server's answer ends the agent. */
@@ -90,7 +178,7 @@ export class Synchronizer {
     let pause = this.#interval(backoff.next());
     let failures = 0;
     for (;;) {
-      await clock.sleep(pause, signal);
+      await this.#pause(pause, signal);
       try {
         await this.sync(signal);
         if (failures > 0) syncRecovered(log, failures);
@@ -103,7 +191,22 @@ export class Synchronizer {
         syncFailed(log, error);
         await trust.recover(Fault.from(error), signal);
         pause = backoff.next();
+      } finally {
+        this.#syncs.set(this.#syncs.value + 1);
       }
+    }
+  }
+
+  /** Over when `ms` have passed and nothing is pushed, or somebody asks. */
+  async #pause(ms: number, signal: AbortSignal): Promise<void> {
+    const { clock } = this.#options;
+    const { asked } = this.#pace.value;
+    const isAsked = (pace: Pace): boolean => pace.asked !== asked;
+    await wait({ clock, feed: this.#pace, until: isAsked, ms }, signal);
+    while (this.pushed && !isAsked(this.#pace.value)) {
+      await this.#pace.until((pace) => !pace.pushed || isAsked(pace), signal);
+      // A stream that breaks is made again at once as a rule, and many agents may lose theirs together.
+      await wait({ clock, feed: this.#pace, until: isAsked, ms: ms * clock.random() }, signal);
     }
   }
 

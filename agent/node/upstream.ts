@@ -5,7 +5,9 @@ import type { AttestAgentRequest } from "../../src/rpc/gen/spire/api/server/agen
 import type { SyncAuthorizedEntriesRequest } from "../../src/rpc/gen/spire/api/server/entry/v1/SyncAuthorizedEntriesRequest.ts";
 import type { SyncAuthorizedEntriesResponse__Output } from "../../src/rpc/gen/spire/api/server/entry/v1/SyncAuthorizedEntriesResponse.ts";
 import type { JWTSVID__Output } from "../../src/rpc/gen/spire/api/types/JWTSVID.ts";
-import { AgentApi, BundleApi, EntryApi, SvidApi } from "../../src/rpc/protos.ts";
+import type { WatchAuthorizedEntriesRequest } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesRequest.ts";
+import type { WatchAuthorizedEntriesResponse__Output } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesResponse.ts";
+import { AgentApi, BundleApi, EntryApi, PushApi, SvidApi } from "../../src/rpc/protos.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, isAbort, isFault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
@@ -78,6 +80,8 @@ interface Connection {
 export class Upstream implements Disposable {
   readonly #options: UpstreamOptions;
   readonly #gate = new Gate();
+  /** Streams without an end give way to `exclusively`. */
+  #watches = new AbortController();
   #connection: Connection | undefined;
 
   constructor(options: UpstreamOptions) {
@@ -86,7 +90,11 @@ export class Upstream implements Disposable {
 
   /** While `work` replaces the agent's SVID no other call is under way: the server would find it without one. */
   exclusively<T>(work: () => Promise<T>): Promise<T> {
-    return this.#gate.exclusive(work);
+    return this.#gate.exclusive(() => {
+      this.#watches.abort();
+      this.#watches = new AbortController();
+      return work();
+    });
   }
 
   /** Over a connection of its own, without a client certificate. */
@@ -129,6 +137,24 @@ export class Upstream implements Disposable {
   ): Promise<T> {
     return this.#sharedCall("failed to fetch authorized entries", (channel) =>
       work((requests) => channel.client(EntryApi).SyncAuthorizedEntries(requests, options(signal))),
+    );
+  }
+
+  /** The same for a stream that lasts. It is aborted when the agent's SVID is about to be replaced. */
+  async watchEntries<T>(
+    work: (
+      open: (
+        requests: AsyncIterable<WatchAuthorizedEntriesRequest>,
+        signal: AbortSignal,
+      ) => AsyncIterable<WatchAuthorizedEntriesResponse__Output>,
+      signal: AbortSignal,
+    ) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<T> {
+    await this.#gate.shared(async () => undefined);
+    const until = AbortSignal.any([signal, this.#watches.signal]);
+    return this.#call("failed to watch authorized entries", (channel) =>
+      work((requests, stop) => channel.client(PushApi).WatchAuthorizedEntries(requests, { signal: stop }), until),
     );
   }
 
@@ -209,7 +235,7 @@ export class Upstream implements Disposable {
     try {
       return await work(connection.channel);
     } catch (error) {
-      if (!isFault(error, "not_found")) this.#retire(connection);
+      if (!isFault(error, "not_found") && !isFault(error, "unimplemented")) this.#retire(connection);
       throw during(what, error);
     } finally {
       connection.users -= 1;

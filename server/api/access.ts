@@ -4,6 +4,7 @@ import type {
   EntryApi,
   HealthApi,
   MethodsOf,
+  PushApi,
   ServerDebugApi,
   ServerLoggerApi,
   SvidApi,
@@ -91,6 +92,11 @@ export const entryRules: Rules<typeof EntryApi> = {
   BatchDeleteEntry: ADMIN,
   GetAuthorizedEntries: AGENT,
   SyncAuthorizedEntries: AGENT,
+};
+
+export const pushRules: Rules<typeof PushApi> = {
+  WatchAuthorizedEntries: AGENT,
+  AwaitEntries: ADMIN,
 };
 
 export const svidRules: Rules<typeof SvidApi> = {

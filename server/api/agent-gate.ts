@@ -11,7 +11,7 @@ import type { AttestedNode, NodeStore } from "../store/store.ts";
 import { passedOn } from "./fail.ts";
 
 export interface AgentGateParts {
-  readonly directory: Pick<Directory, "node" | "revision">;
+  readonly directory: Pick<Directory, "node" | "watchNode">;
   readonly nodes: Pick<NodeStore, "find" | "activate" | "ban">;
   /** Resolves once what was committed before is in the directory. */
   readonly caughtUp: () => Promise<void>;
@@ -76,7 +76,7 @@ export class AgentGate {
 
   async #displaced(peer: PeerIdentity, log: Log, signal: AbortSignal): Promise<Denial | undefined> {
     let seen: AttestedNode | undefined;
-    for await (const _ of this.#parts.directory.revision.watch(signal)) {
+    for await (const _ of this.#parts.directory.watchNode(peer.id, signal)) {
       const node = this.#parts.directory.node(peer.id);
       if (node !== undefined && node === seen) continue;
       seen = node;

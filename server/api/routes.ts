@@ -4,6 +4,7 @@ import {
   EntryApi,
   HealthApi,
   type MethodsOf,
+  PushApi,
   ServerDebugApi,
   ServerLoggerApi,
   type Service,
@@ -19,6 +20,7 @@ import {
   entryRules,
   healthRules,
   loggerRules,
+  pushRules,
   type Rule,
   svidRules,
   trustDomainRules,
@@ -31,6 +33,7 @@ import { type EntryServiceParts, entryService } from "./entry.ts";
 import { type FederatedBundleParts, federatedBundles } from "./federated-bundles.ts";
 import { type HealthServiceParts, healthService } from "./health.ts";
 import { type LoggerServiceParts, loggerService } from "./logger.ts";
+import { type PushServiceParts, pushService } from "./push.ts";
 import { type SvidServiceParts, svidService } from "./svid.ts";
 import { type TokenServiceParts, tokenSvids } from "./svid-tokens.ts";
 import { type TrustDomainServiceParts, trustDomainService } from "./trust-domain.ts";
@@ -42,6 +45,7 @@ export type ServiceParts = AgentServiceParts &
   EntryServiceParts &
   HealthServiceParts &
   LoggerServiceParts &
+  PushServiceParts &
   SvidServiceParts &
   TokenServiceParts &
   TrustDomainServiceParts;
@@ -62,6 +66,7 @@ export function servedServices(parts: ServiceParts): {
       served(AgentApi, agentRules, agentService(parts)),
       served(BundleApi, bundleRules, { ...bundleService(parts), ...federatedBundles(parts) }),
       served(EntryApi, entryRules, entryService(parts)),
+      served(PushApi, pushRules, pushService(parts)),
       served(SvidApi, svidRules, { ...svidService(parts), ...tokenSvids(parts) }),
       served(TrustDomainApi, trustDomainRules, trustDomainService(parts)),
     ],

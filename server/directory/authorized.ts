@@ -6,11 +6,13 @@ import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
 import type { AttestedNode, ChangeSet } from "../store/store.ts";
 import { isBanned } from "./agents.ts";
 import { EntryIndex } from "./entries.ts";
+import { NodeIndex } from "./nodes.ts";
+import { Watchers } from "./watchers.ts";
 
 /** What a snapshot of the database is loaded into before it becomes the directory's content, all at once. */
 export interface DirectoryContent {
   readonly entries: EntryIndex;
-  readonly nodes: Map<SpiffeId, AttestedNode>;
+  readonly nodes: NodeIndex;
   readonly bundles: ReadonlyMap<TrustDomain, Bundle>;
 }
 
@@ -30,12 +32,11 @@ const REMEMBERED_ENTRIES = 200_000;
 export class Directory {
   readonly bundles = new Feed<ReadonlyMap<TrustDomain, Bundle>>(new Map());
   readonly ownBundle = new Feed<Bundle | undefined>(undefined);
-  /** Grows with every change of an entry or node. */
-  readonly revision = new Feed(0);
   readonly #trustDomain: TrustDomain;
   readonly #clock: Clock;
   #entries: EntryIndex;
-  #nodes = new Map<SpiffeId, AttestedNode>();
+  #nodes = new NodeIndex();
+  readonly #watchers = new Watchers();
   readonly #answers = new Map<SpiffeId, Answer>();
   #remembered = 0;
 
@@ -83,15 +84,48 @@ export class Directory {
     return this.#answer(agent).entries.get(entryId);
   }
 
+  /**
+   * Yields what `authorizedEntries` answers: now, and again whenever that may be another answer, by a change or because
+   * something in it ended. Unchanged entries are the same objects. Ends with the signal.
+   */
+  async *watchAuthorized(
+    agent: SpiffeId,
+    signal: AbortSignal,
+  ): AsyncGenerator<ReadonlyMap<string, Entry>, void, undefined> {
+    let replaced = new AbortController();
+    try {
+      for await (const _ of this.#watchers.watch(agent, signal)) {
+        replaced.abort();
+        replaced = new AbortController();
+        const { entries, until } = this.#answer(agent);
+        if (until < Number.POSITIVE_INFINITY) void this.#touchAt(agent, until, replaced.signal);
+        yield entries;
+      }
+    } finally {
+      replaced.abort();
+    }
+  }
+
+  /** Yields now, and whenever the node or what it is authorized for may have changed. Ends with the signal. */
+  watchNode(agent: SpiffeId, signal: AbortSignal): AsyncGenerator<void, void, undefined> {
+    return this.#watchers.watch(agent, signal);
+  }
+
   apply(changes: ChangeSet): void {
+    // Who is above a changed entry is asked before and after: the change may have moved it, or those above it.
+    const touched = new Set<SpiffeId>(changes.nodes.keys());
+    const collect = (): void => {
+      for (const id of changes.entries.keys()) this.#collectAffected(this.#entries.get(id), touched);
+    };
+    collect();
     for (const [id, entry] of changes.entries)
       entry === undefined ? this.#entries.delete(id) : this.#entries.put(entry);
-    for (const [id, node] of changes.nodes) {
-      node === undefined ? this.#nodes.delete(id) : this.#nodes.set(id, node);
-      this.#forget(id);
+    for (const [id, node] of changes.nodes) node === undefined ? this.#nodes.delete(id) : this.#nodes.put(node);
+    collect();
+    for (const agent of touched) {
+      this.#forget(agent);
+      this.#watchers.touch(agent);
     }
-    if (changes.entries.size > 0) this.#forgetAll();
-    if (changes.entries.size > 0 || changes.nodes.size > 0) this.revision.set(this.revision.value + 1);
     if (changes.bundles.size > 0) this.#setBundles(changed(this.bundles.value, changes.bundles));
   }
 
@@ -99,8 +133,25 @@ export class Directory {
     this.#entries = content.entries;
     this.#nodes = content.nodes;
     this.#forgetAll();
-    this.revision.set(this.revision.value + 1);
+    this.#watchers.touchAll();
     this.#setBundles(content.bundles);
+  }
+
+  /** Adds the agents whose answer may contain this entry, or depend on it. IDs that are no agent's do no harm. */
+  #collectAffected(entry: Entry | undefined, touched: Set<SpiffeId>): void {
+    if (entry === undefined) return;
+    const { parents, aliases } = this.#entries.above(entry);
+    for (const id of parents) touched.add(id);
+    for (const { selectors } of aliases) for (const id of this.#nodes.withSelectors(selectors)) touched.add(id);
+  }
+
+  async #touchAt(agent: SpiffeId, until: number, signal: AbortSignal): Promise<void> {
+    try {
+      await this.#clock.sleep(until - this.#clock.now().getTime() + 1, signal);
+      this.#watchers.touch(agent);
+    } catch {
+      // Another answer has replaced it, or nobody waits any more.
+    }
   }
 
   #setBundles(bundles: ReadonlyMap<TrustDomain, Bundle>): void {

@@ -5,9 +5,10 @@ import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { Entry } from "../../src/spiffe/entry.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
 import { formatSelector, type Selector } from "../../src/spiffe/selector.ts";
-import type { AttestedNode, ChangeStore, Snapshot } from "../store/store.ts";
+import type { ChangeStore, Snapshot } from "../store/store.ts";
 import type { Directory, DirectoryContent } from "./authorized.ts";
 import { EntryIndex } from "./entries.ts";
+import { NodeIndex } from "./nodes.ts";
 
 export interface FollowerOptions {
   readonly changes: Pick<ChangeStore, "load" | "since" | "wake">;
@@ -129,11 +130,11 @@ class Coalesced {
 
 async function readContent(snapshot: Snapshot, options: FollowerOptions): Promise<DirectoryContent> {
   const entries = new EntryIndex(options.trustDomain);
-  const nodes = new Map<SpiffeId, AttestedNode>();
+  const nodes = new NodeIndex();
   const bundles = new Map<TrustDomain, Bundle>();
   const share = sharing();
   await receive(options.clock, snapshot.entries, (entry) => entries.put(share(entry)));
-  await receive(options.clock, snapshot.nodes, (node) => nodes.set(node.id, node));
+  await receive(options.clock, snapshot.nodes, (node) => nodes.put(node));
   await receive(options.clock, snapshot.bundles, (bundle) => bundles.set(bundle.trustDomain, bundle));
   return { entries, nodes, bundles };
 }

@@ -37,6 +37,7 @@ import type {
   PermissionDeniedDetails,
   PermissionDeniedDetails__Output,
 } from "./gen/spire/api/types/PermissionDeniedDetails.ts";
+import type { PushDefinition, PushHandlers } from "./gen/steeple/api/server/push/v1/Push.ts";
 import { once } from "./once.ts";
 
 /** The `send` types are what a sender may leave incomplete; the others are what a receiver gets, with every default. */
@@ -124,6 +125,10 @@ export const ServerLoggerApi = define<Methods<serverLogger.LoggerDefinition, ser
 export const ServerDebugApi = define<Methods<serverDebug.DebugDefinition, serverDebug.DebugHandlers>>(
   "spire.api.server.debug.v1.Debug",
   server("debug"),
+);
+export const PushApi = define<Methods<PushDefinition, PushHandlers>>(
+  "steeple.api.server.push.v1.Push",
+  "steeple/api/server/push/v1/push.proto",
 );
 export const WorkloadApi = define<Methods<SpiffeWorkloadAPIDefinition, SpiffeWorkloadAPIHandlers>>(
   "SpiffeWorkloadAPI",

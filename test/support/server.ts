@@ -16,6 +16,7 @@ import {
   BundleApi,
   EntryApi,
   HealthApi,
+  PushApi,
   ServerDebugApi,
   ServerLoggerApi,
   type Service,
@@ -38,6 +39,7 @@ export interface Apis extends Disposable {
   readonly svid: Client<typeof SvidApi>;
   readonly trustDomain: Client<typeof TrustDomainApi>;
   readonly health: Client<typeof HealthApi>;
+  readonly push: Client<typeof PushApi>;
   readonly logger: Client<typeof ServerLoggerApi>;
   readonly debug: Client<typeof ServerDebugApi>;
   readonly channel: Channel;
@@ -306,6 +308,7 @@ function apisOf(channel: Channel): Apis {
     svid: channel.client(SvidApi),
     trustDomain: channel.client(TrustDomainApi),
     health: channel.client(HealthApi),
+    push: channel.client(PushApi),
     logger: channel.client(ServerLoggerApi),
     debug: channel.client(ServerDebugApi),
     channel,

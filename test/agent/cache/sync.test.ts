@@ -244,3 +244,65 @@ test("entries stay the same objects for the cache when the sync says so", async 
   expect(messages().filter((message) => message.startsWith("Entry"))).toEqual(["Entry created"]);
   expect(cache.current(selectors("unix:uid:1000")).entitled).toBe(true);
 });
+
+describe("asking before a caller is refused", () => {
+  test("asks at once, at most once a second, and not while changes are pushed", async () => {
+    const { cache, clock, server, synchronizer } = setUp(3_600_000);
+    await synchronizer.sync(forever);
+    const stop = new AbortController();
+    const running = synchronizer.run(stop.signal).catch(() => undefined);
+    server.entries = entryMap(entry("a"));
+    await synchronizer.refresh(forever);
+    expect(cache.entitles(entry("a").selectors)).toBe(true);
+    server.entries = entryMap(entry("b"));
+    await synchronizer.refresh(forever);
+    expect(server.times).toHaveLength(2);
+    await clock.advance(1_000);
+    await synchronizer.refresh(forever);
+    expect(server.times).toHaveLength(3);
+    synchronizer.setPushed(true);
+    await clock.advance(1_000);
+    await synchronizer.refresh(forever);
+    expect(server.times).toHaveLength(3);
+    stop.abort();
+    await running;
+  });
+
+  test("a server that does not answer is waited for no longer than two seconds", async () => {
+    const { clock, server, synchronizer } = setUp(3_600_000);
+    await synchronizer.sync(forever);
+    server.down = new Fault("unavailable", "away");
+    const stop = new AbortController();
+    const asking = synchronizer.refresh(stop.signal);
+    await clock.advance(2_000);
+    await asking;
+    stop.abort();
+  });
+});
+
+describe("changes that are pushed", () => {
+  test("a sync that began before one says nothing any more", async () => {
+    const { cache, server, synchronizer } = setUp();
+    await synchronizer.sync(forever);
+    const syncing = synchronizer.sync(forever);
+    server.entries = entryMap();
+    synchronizer.takeEntries(new Map([["new", entry("new")]]), new Set());
+    await syncing;
+    expect(cache.entitles(entry("new").selectors)).toBe(true);
+    synchronizer.takeEntries(new Map(), new Set(["new"]));
+    expect(cache.entitles(entry("new").selectors)).toBe(false);
+  });
+
+  test("an own bundle without authorities is left out", async () => {
+    const { cache, synchronizer } = setUp();
+    await synchronizer.sync(forever);
+    const held = cache.bundle.value.own;
+    await synchronizer.takeBundles([bundle(HOME)], []);
+    expect(cache.bundle.value.own).toBe(held);
+    await synchronizer.takeBundles([bundle(HOME, "root-2"), bundle(PARTNER, "p")], []);
+    expect(cache.bundle.value.own).not.toBe(held);
+    expect([...cache.bundle.value.federated.keys()]).toEqual([PARTNER]);
+    await synchronizer.takeBundles([], [PARTNER]);
+    expect(cache.bundle.value.federated.size).toBe(0);
+  });
+});

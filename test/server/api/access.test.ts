@@ -9,6 +9,7 @@ import {
   BundleApi,
   EntryApi,
   HealthApi,
+  PushApi,
   ServerDebugApi,
   ServerLoggerApi,
   type Service,
@@ -27,6 +28,7 @@ const SERVICES: readonly Service<object>[] = [
   EntryApi,
   SvidApi,
   TrustDomainApi,
+  PushApi,
   HealthApi,
   ServerLoggerApi,
   ServerDebugApi,
@@ -38,7 +40,7 @@ const ROWS = readFileSync(new URL("../../vectors/server-access.txt", import.meta
   .filter((line) => line !== "" && !line.startsWith("#"))
   .map((line) => {
     const [name = "", ...letters] = line.split(" ");
-    const path = name.startsWith("grpc.") ? `/${name}` : `/spire.api.server.${name}`;
+    const path = /^(grpc|steeple)\./.test(name) ? `/${name}` : `/spire.api.server.${name}`;
     return { name, path, who: new Set(letters.filter((letter) => letter !== "!")), localOnly: letters.includes("!") };
   });
 

@@ -177,7 +177,7 @@ describe("privileges", () => {
 });
 
 describe("feeds", () => {
-  test("bundles are swapped whole; the own one and the revision have feeds of their own", () => {
+  test("bundles are swapped whole; the own one has a feed of its own", () => {
     const partner = parseTrustDomain("partner.test");
     const before = directory.bundles.value;
     apply({ bundles: [makeBundle(TD, 3n), makeBundle(partner, 1n)] });
@@ -187,9 +187,6 @@ describe("feeds", () => {
     apply({ bundles: [makeBundle(partner, 2n)] });
     expect(directory.ownBundle.value).toBe(own);
     expect(directory.bundle(partner)?.sequenceNumber).toBe(2n);
-    expect(directory.revision.value).toBe(0);
-    apply({ entries: [entry("a", AGENT)] });
-    expect(directory.revision.value).toBe(1);
   });
 });
 
@@ -297,5 +294,32 @@ test("T-C1 after any changes, in any order, each agent is entitled to what the p
       }
     }),
     { numRuns: 400 },
+  );
+});
+
+test("T-S9 whoever watches an agent always has, a moment later, what asking would answer", async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(anyChange, { minLength: 1, maxLength: 30 }), async (changes) => {
+      const time = new ManualClock();
+      const index = new Directory({ trustDomain: TD, clock: time });
+      const stop = new AbortController();
+      const latest = new Map<SpiffeId, ReadonlyMap<string, Entry>>();
+      const watching = AGENTS.map(async (agent) => {
+        for await (const entries of index.watchAuthorized(agent, stop.signal)) latest.set(agent, entries);
+      });
+      for (const { wait = 0, ...change } of changes) {
+        time.move(wait);
+        index.apply(changeSet(change));
+        await new Promise(setImmediate);
+        for (const agent of AGENTS) {
+          const asked = index.authorizedEntries(agent);
+          expect([...(latest.get(agent)?.values() ?? [])]).toEqual(asked);
+        }
+      }
+      stop.abort();
+      await Promise.all(watching);
+      expect(time.sleepers).toBe(0);
+    }),
+    { numRuns: 200 },
   );
 });
