@@ -1,5 +1,6 @@
 import { rpcNames } from "../src/rpc/names.ts";
 import type { Outcome } from "../src/rpc/pipeline.ts";
+import { codeNameOf } from "../src/rpc/status.ts";
 import type { Log, LogFields, LogLevel } from "../src/runtime/log.ts";
 import { recordCall } from "../src/runtime/metrics.ts";
 import type { SpiffeId } from "../src/spiffe/id.ts";
@@ -152,13 +153,17 @@ function signed({ id, serialNumber, notAfter }: SignedSvid): {
 /** One record of what a caller did, for `audit_log_enabled`: of a call, or of each item of a batch. */
 export function apiAccessed(
   log: Log,
-  status: { readonly code: string; readonly message: string } | undefined,
+  status: { readonly code: number; readonly message: string } | undefined,
   fields: LogFields = {},
 ): void {
   const outcome =
     status === undefined
       ? { status: "success" }
-      : { status: "error", status_code: status.code, status_message: status.message };
+      : {
+          status: "error",
+          status_code: { number: status.code, name: codeNameOf(status.code) },
+          status_message: status.message,
+        };
   log.info("API accessed", { type: "audit", ...outcome, ...fields });
 }
 

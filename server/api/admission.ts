@@ -11,6 +11,7 @@ import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
 import { BUCKETS, type BucketName, type Limit, type Rule } from "./access.ts";
 import type { AgentGate, Denial } from "./agent-gate.ts";
+import { AuditTrail } from "./audit.ts";
 import { passedOn } from "./fail.ts";
 import { RateLimiter } from "./limits.ts";
 import type { Peers } from "./peers.ts";
@@ -23,8 +24,10 @@ export interface Authorization {
   readonly log: Log;
   /** Waits for the caller's turn to have `count` items done. Throws `exhausted`. */
   charge(count: number): Promise<void>;
+  /** What the audit record of the call says besides who called and how it ended. */
+  note(fields: () => LogFields): void;
   /** Records what became of one item of a batch, in place of one record for the call. */
-  audit(status: Status, fields: LogFields): void;
+  audit(status: Status, fields: () => LogFields): void;
 }
 
 type Decision = Pick<Authorization, "as" | "via">;
@@ -53,10 +56,11 @@ export class Admission {
   readonly #parts: AdmissionParts;
   readonly #limiters: ReadonlyMap<BucketName, RateLimiter>;
   readonly #watched = new WeakMap<object, AbortController>();
-  readonly #itemised = new WeakSet<object>();
+  readonly #trail: AuditTrail;
 
   constructor(parts: AdmissionParts) {
     this.#parts = parts;
+    this.#trail = new AuditTrail(parts.auditLogEnabled);
     this.#limiters = new Map(
       Object.entries(BUCKETS)
         .filter(([, { switchedBy }]) => switchedBy === undefined || parts.rateLimit[switchedBy])
@@ -70,11 +74,13 @@ export class Admission {
       caller_addr: call.caller.remoteAddress,
       caller_id: call.caller.peer?.id,
     });
+    this.#trail.open(call, log);
     const route = this.#parts.routes.get(call.method);
     if (route === undefined) throw refused(log, call.method);
     const { rule } = route;
     const decision = await this.#decide(rule, call, log);
     const authorized = log.child({ authorized_as: decision.as, authorized_via: decision.via });
+    this.#trail.admitted(call, authorized);
     const charge = (count: number): Promise<void> => this.#charge(rule.limit, call, authorized, count);
     if (rule.limit?.per === "call") await charge(1);
     if (route.streams && decision.as === "agent" && call.caller.peer !== undefined)
@@ -83,28 +89,15 @@ export class Admission {
       ...decision,
       log: authorized,
       charge,
-      audit: (status, fields) => this.#auditItem(call, authorized, status, fields),
+      note: (fields) => this.#trail.note(call, fields),
+      audit: (status, fields) => this.#trail.item(call, status, fields),
     };
   }
 
   /** To be told about every call that has ended. */
   ended(call: Call<Authorization | undefined>, { fault }: Outcome): void {
     this.#watched.get(call)?.abort();
-    if (!this.#parts.auditLogEnabled || call.auth === undefined || this.#itemised.has(call)) return;
-    events.apiAccessed(
-      call.auth.log,
-      fault === undefined ? undefined : { code: codeNameOf(codeOf(fault)), message: fault.message },
-      processFields(call),
-    );
-  }
-
-  #auditItem(call: Call, log: Log, { code = 0, message = "" }: Status, fields: LogFields): void {
-    if (!this.#parts.auditLogEnabled) return;
-    this.#itemised.add(call);
-    events.apiAccessed(log, code === 0 ? undefined : { code: codeNameOf(code), message }, {
-      ...processFields(call),
-      ...fields,
-    });
+    this.#trail.close(call, fault);
   }
 
   async #decide(rule: Rule, call: Call, log: Log): Promise<Decision> {
@@ -175,10 +168,6 @@ export class Admission {
       events.rateLimited(log, call.method, { code, ms: clock.monotonic() - started });
     }
   }
-}
-
-function processFields({ caller: { process } }: Call): LogFields {
-  return process === undefined ? {} : { caller_pid: process.pid, caller_uid: process.uid, caller_gid: process.gid };
 }
 
 function refused(log: Log, method: string, denial?: Denial): Fault {

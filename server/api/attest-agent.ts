@@ -72,11 +72,13 @@ async function attest(
   const { nodes, attestation, issuer } = parts;
   const params = checkParams(call.auth.log, await stream.receive());
   const log = call.auth.log.child({ node_attestor_type: params.type.slice(0, 64) });
+  call.auth.note(() => ({ node_attestor_type: params.type.slice(0, 64) }));
   const publicKey = await publicKeyOf(log, params.csr, "failed to parse CSR");
   const keyHash = createHash("sha256").update(publicKey).digest("hex");
   const context = { signal: call.signal, remoteAddress: call.caller.remoteAddress, keyHash };
   const evidence = { ...params, challenge: (bytes: Uint8Array) => stream.ask(bytes), context };
   const claim = await judge(log, attestation, evidence);
+  call.auth.note(() => ({ agent_id: claim.id }));
   const svid = await attempt(log, "failed to sign X509 SVID", () => issuer.issueAgent({ id: claim.id, publicKey }));
   const { id, selectors, canReattest } = claim;
   const record = {

@@ -35,7 +35,7 @@ export async function batch<T, R extends Result>(
   for (const item of items) {
     call.signal.throwIfAborted();
     const result = await work(item);
-    call.auth.audit(result.status, audit(item));
+    call.auth.audit(result.status, () => audit(item));
     results.push(result);
   }
   await caughtUp(log);

@@ -9,6 +9,7 @@ import { checkEntryDraft, type EntryDraft } from "../../src/spiffe/entry.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import type { Directory } from "../directory/authorized.ts";
 import type { EntryStore } from "../store/store.ts";
+import { entryFacts } from "./audit-fields.ts";
 import { batch } from "./batch.ts";
 import { entryFields } from "./entry-input.ts";
 import { syncAuthorizedEntries } from "./entry-sync.ts";
@@ -21,7 +22,7 @@ import { agentOf, type HandlersOf } from "./shapes.ts";
 export interface EntryServiceParts {
   readonly trustDomain: TrustDomain;
   readonly entries: EntryStore;
-  readonly directory: Pick<Directory, "authorizedEntries" | "authorizedEntry">;
+  readonly directory: Pick<Directory, "authorizedEntries" | "authorizedEntry" | "node">;
   /** Resolves once what was committed before is in the directory. */
   readonly caughtUp: (log: Log) => Promise<void>;
 }
@@ -54,12 +55,12 @@ export function entryService(parts: EntryServiceParts): HandlersOf<typeof EntryA
     }),
     BatchCreateEntry: unary(async ({ entries: protos, output_mask }, call) => {
       const work = (proto: Entry__Output) => create(parts, proto, output_mask, call.auth.log);
-      return { results: await batch(call, protos, { work, audit: entryAudit, caughtUp }) };
+      return { results: await batch(call, protos, { work, audit: auditOf(parts, null), caughtUp }) };
     }),
     BatchUpdateEntry: unary(async ({ entries: protos, input_mask, output_mask }, call) => {
       const masks = { input: input_mask, output: output_mask };
       const work = (proto: Entry__Output) => update(parts, proto, masks, call.auth.log);
-      return { results: await batch(call, protos, { work, audit: entryAudit, caughtUp }) };
+      return { results: await batch(call, protos, { work, audit: auditOf(parts, input_mask), caughtUp }) };
     }),
     BatchDeleteEntry: unary(async ({ ids }, call) => {
       const work = (id: string) => remove(entries, id, call.auth.log);
@@ -88,11 +89,9 @@ function tooMany(): Fault {
   });
 }
 
-/** What an audit record says of an entry; selectors stay out of logs. */
-function entryAudit({ id, spiffe_id, parent_id }: Entry__Output): LogFields {
-  const text = (proto: Entry__Output["spiffe_id"]): string | undefined =>
-    proto === null ? undefined : `spiffe://${proto.trust_domain}${proto.path}`;
-  return { entry_id: id === "" ? undefined : id, spiffe_id: text(spiffe_id), parent_id: text(parent_id) };
+/** What an audit record says of an entry. The ID of a token agent holds its token, which is secret until it is used. */
+function auditOf({ directory }: EntryServiceParts, mask: Mask): (proto: Entry__Output) => LogFields {
+  return (proto) => entryFacts(proto, mask, (id) => directory.node(id) !== undefined);
 }
 
 async function create({ trustDomain, entries }: EntryServiceParts, proto: Entry__Output, mask: Mask, log: Log) {

@@ -10,6 +10,7 @@ import { parseTrustDomainOrId, type TrustDomain } from "../../src/spiffe/id.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
 import type { BundleDeleteMode, BundleStore, PageRequest } from "../store/store.ts";
+import { bundleFields } from "./audit-fields.ts";
 import { batch } from "./batch.ts";
 import { foreignBundle } from "./bundle-input.ts";
 import { attempt, checked, failure, type Words } from "./fail.ts";
@@ -61,17 +62,17 @@ export function federatedBundles(parts: FederatedBundleParts): Pick<HandlersOf<t
     BatchCreateFederatedBundle: unary(async ({ bundle, output_mask }, call) => {
       const work = (proto: Bundle__Output) =>
         store(parts, CREATE, { proto, input: null, output: output_mask }, call.auth.log);
-      return { results: await batch(call, bundle, { work, audit, caughtUp }) };
+      return { results: await batch(call, bundle, { work, audit: bundleFields, caughtUp }) };
     }),
     BatchUpdateFederatedBundle: unary(async ({ bundle, input_mask, output_mask }, call) => {
       const work = (proto: Bundle__Output) =>
         store(parts, UPDATE, { proto, input: input_mask, output: output_mask }, call.auth.log);
-      return { results: await batch(call, bundle, { work, audit, caughtUp }) };
+      return { results: await batch(call, bundle, { work, audit: bundleFields, caughtUp }) };
     }),
     BatchSetFederatedBundle: unary(async ({ bundle, output_mask }, call) => {
       const work = (proto: Bundle__Output) =>
         store(parts, SET, { proto, input: null, output: output_mask }, call.auth.log);
-      return { results: await batch(call, bundle, { work, audit, caughtUp }) };
+      return { results: await batch(call, bundle, { work, audit: bundleFields, caughtUp }) };
     }),
     BatchDeleteFederatedBundle: unary(async ({ trust_domains, mode }, call) => {
       const deletion = deleteMode(call.auth.log, mode);
@@ -82,8 +83,6 @@ export function federatedBundles(parts: FederatedBundleParts): Pick<HandlersOf<t
     }),
   };
 }
-
-const audit = ({ trust_domain }: Bundle__Output) => ({ trust_domain_id: shown(trust_domain) });
 
 /** What one way of storing a bundle does when there is, or is not, one already; and how SPIRE words it. */
 interface Way {

@@ -11,7 +11,7 @@ import {
   SvidApi,
   TrustDomainApi,
 } from "../../src/rpc/protos.ts";
-import { type AnyHandler, type Handlers, type ServiceImplementation, service } from "../../src/rpc/service.ts";
+import { type AnyHandler, type Handlers, type ServiceImplementation, service, unary } from "../../src/rpc/service.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import {
   agentRules,
@@ -27,6 +27,7 @@ import {
 } from "./access.ts";
 import type { Authorization, Route } from "./admission.ts";
 import { type AgentServiceParts, agentService } from "./agent.ts";
+import { type Facts, factsOf } from "./audit-fields.ts";
 import { type BundleServiceParts, bundleService } from "./bundle.ts";
 import { type DebugServiceParts, debugService } from "./debug.ts";
 import { type EntryServiceParts, entryService } from "./entry.ts";
@@ -97,9 +98,23 @@ export function served<M extends object>(
     if (rule === undefined) throw new Fault("internal", `${api.name}/${name} has no row in the access table`);
     const streams = method.requestStream || method.responseStream;
     routes.set(method.path, { rule, streams });
-    all[name] = (handlers as Readonly<Record<string, AnyHandler<Authorization>>>)[name] ?? unimplemented(name, method);
+    const handler = (handlers as Readonly<Record<string, AnyHandler<Authorization>>>)[name];
+    all[name] = noting(method.path, handler ?? unimplemented(name, method));
   }
   return { implementation: service(api, all as unknown as Handlers<M, Authorization>), routes };
+}
+
+/** Has the audit record of a unary call say what was asked and answered. */
+function noting(path: string, handler: AnyHandler<Authorization>): AnyHandler<Authorization> {
+  const facts: Facts | undefined = factsOf(path);
+  if (facts === undefined || handler.kind !== "unary") return handler;
+  const { run } = handler;
+  return unary(async (request: object, call) => {
+    call.auth.note(() => facts.request?.(request as never) ?? {});
+    const response = await run(request, call);
+    call.auth.note(() => facts.response?.(response as never) ?? {});
+    return response;
+  });
 }
 
 function unimplemented(name: string, { requestStream, responseStream }: Shape): AnyHandler<Authorization> {

@@ -13,6 +13,7 @@ import { type SpiffeId, type TrustDomain, trustDomainId } from "../../src/spiffe
 import type { TokenIssuer, TokenSvid } from "../ca/tokens.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
+import { newSvidFields } from "./audit-fields.ts";
 import { attempt, checked, failure } from "./fail.ts";
 import { type ProtoId, workloadId } from "./ids.ts";
 import { inOrder, itemFailure, OK } from "./results.ts";
@@ -58,8 +59,8 @@ export function tokenSvids(parts: TokenServiceParts): Pick<HandlersOf<typeof Svi
       await call.auth.charge(params.length);
       const { id } = agentOf(call);
       const results = await inOrder(params, SIGNING_AT_ONCE, (param) => newWit(parts, id, param, log));
-      for (const [index, { status }] of results.entries())
-        call.auth.audit(status ?? OK, { entry_id: params[index]?.entry_id });
+      for (const [index, { status, svid }] of results.entries())
+        call.auth.audit(status ?? OK, () => newSvidFields(params[index], svid));
       return { results };
     }),
   };

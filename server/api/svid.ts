@@ -9,6 +9,7 @@ import { checkWorkloadId, parseSpiffeId, type SpiffeId, type TrustDomain } from 
 import type { Issuer } from "../ca/issue.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
+import { newSvidFields } from "./audit-fields.ts";
 import { publicKeyOf, readCsr } from "./csr.ts";
 import { attempt, checked, failure } from "./fail.ts";
 import { inOrder, itemFailure, OK } from "./results.ts";
@@ -33,8 +34,8 @@ export function svidService(parts: SvidServiceParts): Pick<HandlersOf<typeof Svi
       await call.auth.charge(params.length);
       const { id } = agentOf(call);
       const results = await inOrder(params, SIGNING_AT_ONCE, (param) => newSvid(parts, id, param, log));
-      for (const [index, { status }] of results.entries())
-        call.auth.audit(status ?? OK, { entry_id: params[index]?.entry_id });
+      for (const [index, { status, svid }] of results.entries())
+        call.auth.audit(status ?? OK, () => newSvidFields(params[index], svid));
       return { results };
     }),
     MintX509SVID: unary(async ({ csr, ttl }, call) => ({ svid: await mint(parts, csr, ttl, call.auth.log) })),

@@ -9,7 +9,13 @@ import { Fault, messageOf } from "./fault.ts";
 import { goDateTime, quoteWhenNeeded, rfc3339 } from "./logfmt.ts";
 import { type Metrics, noMetrics } from "./metrics.ts";
 
-export type LogValue = string | number | boolean | bigint | undefined | Date | readonly string[] | Error;
+/** A number in JSON, its name in text, as Go's logs print such numbers. */
+export interface NamedNumber {
+  readonly number: number;
+  readonly name: string;
+}
+
+export type LogValue = string | number | boolean | bigint | undefined | Date | readonly string[] | Error | NamedNumber;
 
 /** Fields of a log line, under SPIRE's names (snake_case). Never a key, a token or a selector unless asked for. */
 export type LogFields = Readonly<Record<string, LogValue>>;
@@ -91,8 +97,8 @@ export function createLog(options: LogOptions): LogHandle {
     formatters: { level: (label) => ({ level: levelName(label) }) },
   };
   const logger = pino(settings, options.format === "json" ? sink : new TextLines(sink));
-  const dateText = options.format === "json" ? (value: Date) => rfc3339(value, true) : goDateTime;
-  return new RootLog({ logger, sink, withSource: options.sourceLocation === true, dateText, metrics: noMetrics });
+  const spelling = SPELLINGS[options.format];
+  return new RootLog({ logger, sink, withSource: options.sourceLocation === true, spelling, metrics: noMetrics });
 }
 
 interface Sink {
@@ -115,9 +121,20 @@ interface LogState {
   readonly logger: PinoLogger;
   readonly sink: Sink;
   readonly withSource: boolean;
-  readonly dateText: (value: Date) => string;
+  readonly spelling: Spelling;
   readonly metrics: Metrics;
 }
+
+/** How a format writes what the two do not write alike. */
+interface Spelling {
+  readonly date: (value: Date) => string;
+  readonly named: (value: NamedNumber) => string | number;
+}
+
+const SPELLINGS: Readonly<Record<LogFormat, Spelling>> = {
+  json: { date: (value) => rfc3339(value, true), named: ({ number }) => number },
+  text: { date: goDateTime, named: ({ name }) => name },
+};
 
 type Severity = "debug" | "info" | "warn" | "error";
 type PlainValue = string | number | boolean | readonly string[];
@@ -160,10 +177,10 @@ class PinoLog implements Log {
   }
 
   #write(severity: Severity, message: string, fields: LogFields | undefined): void {
-    const { logger, withSource, dateText } = this.#state;
+    const { logger, withSource, spelling } = this.#state;
     if (!logger.isLevelEnabled(severity)) return;
     const all = { ...this.#fields, ...fields, ...(withSource ? callerFields() : undefined) };
-    logger[severity](plainFields(all, dateText), message);
+    logger[severity](plainFields(all, spelling), message);
   }
 }
 
@@ -229,18 +246,20 @@ function levelName(label: string): string {
 }
 
 /** Keys sorted, names that clash with the line's own moved away, values reduced to what both formats can print. */
-function plainFields(fields: LogFields, dateText: LogState["dateText"]): Record<string, PlainValue> {
+function plainFields(fields: LogFields, spelling: Spelling): Record<string, PlainValue> {
   const plain: [string, PlainValue][] = [];
   for (const [key, value] of Object.entries(fields)) {
     if (value === undefined) continue;
     const name = RESERVED_KEYS.has(key) ? `fields.${key}` : key;
-    plain.push([name, value instanceof Date ? dateText(value) : plainValue(value)]);
+    plain.push([name, plainValue(value, spelling)]);
   }
   return Object.fromEntries(plain.sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-function plainValue(value: Exclude<LogValue, undefined | Date>): PlainValue {
+function plainValue(value: Exclude<LogValue, undefined>, spelling: Spelling): PlainValue {
+  if (value instanceof Date) return spelling.date(value);
   if (value instanceof Error) return messageOf(value);
+  if (typeof value === "object" && "number" in value) return spelling.named(value);
   if (typeof value !== "bigint") return value;
   return Number.isSafeInteger(Number(value)) ? Number(value) : value.toString();
 }

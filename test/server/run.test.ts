@@ -103,9 +103,9 @@ describe("a running server", () => {
     });
     expect(records.map(({ method, status, status_code }) => [method, status, status_code])).toEqual([
       ["BatchCreateEntry", "success", undefined],
-      ["BatchCreateEntry", "error", "InvalidArgument"],
+      ["BatchCreateEntry", "error", 3],
       ["CountEntries", "success", undefined],
-      ["GetEntry", "error", "NotFound"],
+      ["GetEntry", "error", 5],
     ]);
     expect(records[0]).toMatchObject({
       spiffe_id: "spiffe://example.org/audited",

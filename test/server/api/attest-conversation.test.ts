@@ -62,6 +62,7 @@ async function serve(attest: Attest): Promise<Harness> {
     via: "",
     log,
     charge: async () => {},
+    note: () => {},
     audit: () => {},
   });
   const rpc = scope.use(

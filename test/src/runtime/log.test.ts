@@ -84,6 +84,24 @@ describe("SPIRE's two log formats", () => {
     expect(JSON.parse(json)).toMatchObject({ time: "2025-11-22T07:11:09.12+05:30", at: "2025-11-22T07:11:09+05:30" });
   });
 
+  test("a code is its name in text and its number in JSON", () => {
+    const fields = { status_code: { number: 5, name: "NotFound" } };
+    const [text, json] = [open(), open({ format: "json" })];
+    text.log.info("x", fields);
+    json.log.info("x", fields);
+    expect(text.out.text).toContain("status_code=NotFound\n");
+    expect(JSON.parse(json.out.text)).toMatchObject({ status_code: 5 });
+  });
+
+  test("a child carries where its events are counted", () => {
+    const counted: string[] = [];
+    const metrics = { increment: (key: string) => counted.push(key), set: () => {}, observe: () => {} };
+    const { log } = open();
+    log.measured(metrics).child({ a: 1 }).metrics.increment("x");
+    log.metrics.increment("y");
+    expect(counted).toEqual(["x"]);
+  });
+
   test("an error is its message, never its stack", () => {
     const { log, out } = open();
     log.error("failed", { error: new Fault("denied", "agent is banned", { hint: "h" }) });
