@@ -3,6 +3,7 @@ import type { KeyType } from "../src/crypto/key.ts";
 import type { ConfigReader, Values } from "../src/runtime/config.ts";
 import { pluginNames } from "../src/runtime/config-plugins.ts";
 import { keyReference } from "../src/runtime/config-reference.ts";
+import { messageOf } from "../src/runtime/fault.ts";
 import type { FlagSpecs, FlagValues } from "../src/runtime/flags.ts";
 import type { LogSettings } from "../src/runtime/log.ts";
 import {
@@ -17,7 +18,7 @@ import {
   withoutBrackets,
 } from "../src/runtime/program-config.ts";
 import { type TelemetrySettings, telemetrySettings } from "../src/runtime/telemetry-config.ts";
-import { parseTrustDomain, type SpiffeId, type TrustDomain } from "../src/spiffe/id.ts";
+import { checkMemberId, parseTrustDomain, type SpiffeId, type TrustDomain } from "../src/spiffe/id.ts";
 import { type SdsConfig, sdsConfig } from "./config/apis.ts";
 import {
   type RebootstrapConfig,
@@ -40,6 +41,7 @@ export interface AgentConfig {
   readonly dataDir: string;
   readonly socketPath: string;
   readonly adminSocketPath?: string;
+  readonly authorizedDelegates: readonly SpiffeId[];
   readonly trustBundle: TrustBundleConfig;
   readonly rebootstrap: RebootstrapConfig;
   readonly joinToken?: string;
@@ -142,6 +144,7 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
   const rebootstrap = rebootstrapConfig(agent, reader);
   checkTokens(agent, reader);
   checkAdminSocket(agent, reader);
+  checkDelegates(agent, server.trustDomain, reader);
   checkPluginCounts(plugins, reader);
   const nodeAttestor = nodeAttestorConfig(plugins.NodeAttestor, reader);
   const telemetry = telemetrySettings(values.telemetry, reader);
@@ -201,6 +204,7 @@ function coreConfig({ agent, health_checks }: AgentValues): CoreConfig {
     jwtSvidCacheMaxSize: agent.jwt_svid_cache_max_size === 0 ? DEFAULT_CACHE_SIZE : agent.jwt_svid_cache_max_size,
     jwtSvidCacheHitTimeoutMs: agent.experimental.jwt_svid_cache_hit_timeout,
     allowedForeignJwtClaims: agent.allowed_foreign_jwt_claims ?? [],
+    authorizedDelegates: agent.authorized_delegates ?? [],
     maxStreamsPerConnection: agent.max_streams_per_connection,
     ...(agent.admin_socket_path === undefined ? {} : { adminSocketPath: agent.admin_socket_path }),
     ...(agent.join_token === undefined ? {} : { joinToken: agent.join_token }),
@@ -237,6 +241,16 @@ function checkAdminSocket(agent: AgentValues["agent"], reader: ConfigReader): vo
   const message =
     "admin socket cannot be in the same directory or a subdirectory as that containing the Workload API socket";
   reader.fault("agent.admin_socket_path", message);
+}
+
+function checkDelegates(agent: AgentValues["agent"], trustDomain: TrustDomain, reader: ConfigReader): void {
+  for (const delegate of agent.authorized_delegates ?? []) {
+    try {
+      checkMemberId(delegate, trustDomain);
+    } catch (error) {
+      reader.fault("agent.authorized_delegates", `error validating authorized delegate: ${messageOf(error)}`);
+    }
+  }
 }
 
 function checkPluginCounts(plugins: AgentValues["plugins"], reader: ConfigReader): void {

@@ -2,7 +2,7 @@ import type { Call } from "../src/rpc/caller.ts";
 import { rpcNames } from "../src/rpc/names.ts";
 import type { Outcome } from "../src/rpc/pipeline.ts";
 import { Fault, messageOf } from "../src/runtime/fault.ts";
-import type { Log, LogFields } from "../src/runtime/log.ts";
+import type { Log, LogFields, LogLevel } from "../src/runtime/log.ts";
 import { recordCall } from "../src/runtime/metrics.ts";
 import type { SpiffeId, TrustDomain } from "../src/spiffe/id.ts";
 
@@ -38,6 +38,27 @@ export function apisStarted(log: Log, apis: PublicApis): void {
 export function apisStopping(log: Log, apis: PublicApis): void {
   const names = publicApis(apis);
   if (names !== undefined) log.info(`Stopping ${names}`);
+}
+
+export function adminApisStarted(log: Log, address: string): void {
+  log.info("Starting Admin APIs", { address, network: "unix" });
+}
+
+export function loggerAsked(log: Log): void {
+  log.info("GetLogger Called");
+}
+
+export function logLevelSet(log: Log, level: LogLevel): void {
+  log.info("SetLogLevel Called", { new_log_level: levelText(level) });
+}
+
+export function logLevelReset(log: Log, launch: LogLevel): void {
+  log.info("ResetLogLevel Called", { launch_log_level: levelText(launch) });
+}
+
+/** As logrus spells it. */
+function levelText(level: LogLevel): string {
+  return level === "warn" ? "warning" : level;
 }
 
 function publicApis({ disableWorkloadApi, disableSdsApi }: PublicApis): string | undefined {

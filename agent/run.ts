@@ -1,44 +1,41 @@
 import { type Certificate, parseCertificate } from "../src/crypto/certificate.ts";
-import { RpcServer } from "../src/rpc/serve.ts";
 import { denialReason } from "../src/rpc/status.ts";
 import { Telemetry } from "../src/rpc/telemetry.ts";
 import type { Clock } from "../src/runtime/clock.ts";
 import { Fault, isFault } from "../src/runtime/fault.ts";
 import { Feed } from "../src/runtime/feed.ts";
 import { ensurePrivateDirectory, lockDirectory } from "../src/runtime/files.ts";
-import type { Log } from "../src/runtime/log.ts";
+import type { Log, LogHandle } from "../src/runtime/log.ts";
 import { followerOf, type RetryOptions, retry, supervise } from "../src/runtime/task.ts";
 import type { SpiffeId, TrustDomain } from "../src/spiffe/id.ts";
 import { validateX509Svid } from "../src/spiffe/x509-svid.ts";
-import { workloadServices } from "./api/routes.ts";
 import { IdentityCache } from "./cache/entries.ts";
 import { JwtCache } from "./cache/jwt.ts";
 import { PushFollower } from "./cache/push.ts";
 import { SvidSigner } from "./cache/signer.ts";
 import { Synchronizer } from "./cache/sync.ts";
 import type { AgentConfig } from "./config.ts";
+import { openEndpoints } from "./endpoints.ts";
 import * as events from "./events.ts";
-import { AgentHealth, workloadApiProbe } from "./health.ts";
 import { Bootstrap, bundleOf } from "./node/bootstrap.ts";
 import type { AgentIdentity, Credentials } from "./node/credentials.ts";
 import { NodeIdentity } from "./node/identity.ts";
 import { ServerTrust } from "./node/server-trust.ts";
 import { AgentState } from "./node/state.ts";
 import { Upstream } from "./node/upstream.ts";
-import { openKeyManager, openNodeAttestor, openWorkloadAttestors } from "./parts.ts";
-import { WorkloadAttestor } from "./workload/attest.ts";
+import { openKeyManager, openNodeAttestor } from "./parts.ts";
 
 export interface RunAgentOptions {
   readonly config: AgentConfig;
   readonly log: Log;
+  /** The program's log level. */
+  readonly logger: Pick<LogHandle, "level">;
   readonly clock: Clock;
   readonly version: string;
   /** Ends the agent in an orderly way. */
   readonly signal: AbortSignal;
 }
 
-/** Every local process may ask; what it gets depends on who it is. */
-const PUBLIC_SOCKET_MODE = 0o777;
 /** While the server is away at start: then the supervisor of the process has a say. */
 const START_RETRY = { firstMs: 5_000, maxMs: 60_000, giveUpAfterMs: 60_000 } as const;
 /** As SPIRE, when the agent can find its way back by itself. */
@@ -67,7 +64,7 @@ export async function runAgent(given: RunAgentOptions): Promise<void> {
   const identities = openIdentities(options, node);
   const verify = svidVerifier(options, node, identities);
   const reporting = await telemetry.serve({ identity: node.credentials.identity, verify }, scope);
-  const health = scope.use(await serveWorkloads(options, identities, scope));
+  const health = await openEndpoints({ ...options, ...node, ...identities }, scope);
   const isReady = (stop: AbortSignal): Promise<boolean> => identities.cache.ready.until((ready) => ready, stop);
   await supervise(
     [
@@ -164,42 +161,6 @@ function openIdentities(
   const synchronizer = new Synchronizer(sync);
   const follower = new PushFollower({ synchronizer, upstream, clock, log: manager });
   return { cache, jwtTokens, signer, synchronizer, follower };
-}
-
-/** The socket is there from the start and says that it is not ready, so that callers need not guess. */
-async function serveWorkloads(
-  { config, log, clock, signal }: RunAgentOptions,
-  { cache, jwtTokens, synchronizer }: Identities,
-  scope: AsyncDisposableStack,
-): Promise<AgentHealth> {
-  const { procRoot } = config;
-  const attestationLog = part(log, "workload_attestor");
-  const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, procRoot, signal, log: attestationLog });
-  const isPublic = !(config.disableWorkloadApi && config.disableSdsApi);
-  const probe = isPublic ? workloadApiProbe(config.socketPath) : async () => {};
-  if (isPublic) {
-    const { services, admit } = workloadServices({
-      ...config,
-      attestor: new WorkloadAttestor({ attestors, clock, procRoot, log: attestationLog }),
-      identities: cache,
-      jwtTokens,
-      logSelectors: config.logSelectors ?? [],
-      pull: async (selectors, stop) => (cache.entitles(selectors) ? undefined : synchronizer.refresh(stop)),
-      clock,
-      probe,
-    });
-    const { maxStreamsPerConnection } = config;
-    const endpoints = part(log, "endpoints");
-    const rpc = new RpcServer({
-      ...{ services, admit, log: endpoints, clock, maxStreamsPerConnection },
-      observe: (call, outcome) => events.callEnded(endpoints, call, outcome),
-    });
-    scope.use(rpc);
-    await rpc.listenUnix({ path: config.socketPath, mode: PUBLIC_SOCKET_MODE });
-  }
-  const health = new AgentHealth({ probe, started: () => cache.ready.value, clock, log: part(log, "health") });
-  if (config.healthChecks.listenerEnabled) await health.listen(config.healthChecks);
-  return health;
 }
 
 /** Everything up to the moment at which workloads can be served. */

@@ -43,6 +43,7 @@ const ROOMS: readonly { readonly room: string; readonly may: readonly string[] }
   { room: "agent/main.ts", may: ["src/", "agent/cli/", "agent/run.ts"] },
   { room: "agent/run.ts", may: ["src/", "agent/"] },
   { room: "agent/parts.ts", may: ["src/", "agent/"] },
+  { room: "agent/endpoints.ts", may: ["src/", "agent/"] },
   { room: "agent/config.ts", may: ["src/", "agent/config/"] },
   { room: "agent/config/", may: ["src/"] },
   { room: "agent/events.ts", may: ["src/"] },

@@ -17,7 +17,11 @@ const documents: Readonly<Record<TokenKind, WeakMap<Bundle, string>>> = {
  */
 export function jwkSets({ entries, bundle, federatedBundles }: Entitlement, kind: TokenKind): Record<string, string> {
   const foreign = entries.length > 0 ? federatedBundles.values() : [];
-  const bundles = [bundle, ...foreign];
+  return jwkSetsOf([bundle, ...foreign], kind);
+}
+
+/** The JWK Sets of one kind of token, by the trust domain's ID. */
+export function jwkSetsOf(bundles: readonly Bundle[], kind: TokenKind): Record<string, string> {
   return Object.fromEntries(bundles.map((each) => [trustDomainId(each.trustDomain), documentOf(each, kind)]));
 }
 

@@ -2,7 +2,9 @@ import type { Call } from "../../src/rpc/caller.ts";
 import { healthService } from "../../src/rpc/health.ts";
 import { reflectionServices } from "../../src/rpc/reflection.ts";
 import type { ServiceImplementation } from "../../src/rpc/service.ts";
-import { admitLocalCaller, type LocalCaller } from "./caller.ts";
+import { type AdminApiOptions, debugApi, loggerApi } from "./admin.ts";
+import { admitAdministrator, admitLocalCaller, type LocalCaller } from "./caller.ts";
+import { type DelegatedIdentityOptions, delegatedIdentityApi } from "./delegated-identity.ts";
 import { type SdsApiOptions, sdsApi } from "./sds.ts";
 import { type WorkloadApiOptions, workloadApi } from "./workload.ts";
 
@@ -13,13 +15,13 @@ export interface WorkloadServicesOptions extends WorkloadApiOptions, Pick<SdsApi
   readonly probe: (signal: AbortSignal) => Promise<void>;
 }
 
-/** What the agent serves to local processes on its public socket, and who is let in. */
-export interface WorkloadServices {
+/** What the agent serves on a socket, and who is let in. */
+export interface LocalServices {
   readonly services: readonly ServiceImplementation<LocalCaller>[];
   admit(call: Call): Promise<LocalCaller>;
 }
 
-export function workloadServices(options: WorkloadServicesOptions): WorkloadServices {
+export function workloadServices(options: WorkloadServicesOptions): LocalServices {
   const isReady = async (call: Call<LocalCaller>): Promise<boolean> => {
     await options.probe(call.signal);
     return true;
@@ -32,4 +34,11 @@ export function workloadServices(options: WorkloadServicesOptions): WorkloadServ
   ];
   const reflection = reflectionServices<LocalCaller>(offered.map(({ service }) => service));
   return { services: [...offered, ...reflection], admit: admitLocalCaller };
+}
+
+/** What the agent serves on its admin socket. */
+export function adminServices(options: AdminApiOptions & DelegatedIdentityOptions): LocalServices {
+  const offered = [debugApi(options), loggerApi(options), delegatedIdentityApi(options)];
+  const reflection = reflectionServices<LocalCaller>(offered.map(({ service }) => service));
+  return { services: [...offered, ...reflection], admit: admitAdministrator };
 }

@@ -11,14 +11,14 @@ export function x509SvidAnswer(update: WorkloadUpdate): X509SVIDResponse | undef
   if (bundle.length === 0 || update.identities.length === 0) return undefined;
   return {
     svids: update.identities.map((identity) => x509Svid(identity, bundle)),
-    federated_bundles: Object.fromEntries(bundleEntries(update.federatedBundles.values())),
+    federated_bundles: x509Bundles(update.federatedBundles.values()),
   };
 }
 
 /** Foreign bundles go to callers with an identity only. SPIFFE Workload API, section 5.2.2. */
 export function x509BundlesAnswer(update: WorkloadUpdate): X509BundlesResponse {
   const foreign = update.entitled ? update.federatedBundles.values() : [];
-  return { bundles: Object.fromEntries(bundleEntries([update.bundle, ...foreign])) };
+  return { bundles: x509Bundles([update.bundle, ...foreign]) };
 }
 
 function x509Svid({ entry, chain, privateKey }: X509Identity, bundle: Buffer): X509SVID {
@@ -31,8 +31,9 @@ function x509Svid({ entry, chain, privateKey }: X509Identity, bundle: Buffer): X
   };
 }
 
-function* bundleEntries(bundles: Iterable<Bundle>): Generator<[string, Buffer], void, undefined> {
-  for (const bundle of bundles) yield [trustDomainId(bundle.trustDomain), derOf(bundle)];
+/** DER certificates end to end, by trust domain ID. */
+export function x509Bundles(bundles: Iterable<Bundle>): Record<string, Buffer> {
+  return Object.fromEntries([...bundles].map((bundle) => [trustDomainId(bundle.trustDomain), derOf(bundle)]));
 }
 
 function derOf(bundle: Bundle): Buffer {

@@ -14,6 +14,7 @@ import { SharedFlights } from "./shared-flights.ts";
 export interface HeldJwt {
   readonly token: string;
   readonly keyId: string;
+  readonly issuedAt: Date;
   readonly expiresAt: Date;
   readonly rotation: Rotation;
 }
@@ -190,6 +191,7 @@ export class JwtCache {
     return Object.freeze({
       token: answer.token,
       keyId: checkedKeyId(wanted, answer),
+      issuedAt: answer.issuedAt,
       expiresAt: answer.expiresAt,
       rotation: rotationOfNew(validity, { clock }),
     });

@@ -1,5 +1,6 @@
 import type { Program } from "../../src/runtime/cli.ts";
 import { packageVersion } from "../../src/runtime/version.ts";
+import { debugCommands, loggerCommands } from "./admin.ts";
 import { apiCommands } from "./api.ts";
 import { healthcheck } from "./health.ts";
 import { run, validate } from "./run.ts";
@@ -10,6 +11,6 @@ export function agentProgram(): Program {
     name: "steeple-agent",
     version: packageVersion(),
     summary: "The Steeple agent: attests workloads on this machine and serves their identities.",
-    commands: { api: apiCommands, healthcheck, run, validate },
+    commands: { api: apiCommands, debug: debugCommands, healthcheck, logger: loggerCommands, run, validate },
   };
 }

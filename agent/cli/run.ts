@@ -32,7 +32,7 @@ export const run = command({
     try {
       // Only running needs the whole program; every other command starts quicker without it.
       const { runAgent } = await import("../run.ts");
-      await runAgent({ config, log, clock: systemClock, version: packageVersion(), signal });
+      await runAgent({ config, log, logger: log, clock: systemClock, version: packageVersion(), signal });
     } catch (error) {
       if (signal.aborted && isFault(error, "cancelled")) return;
       log.error("Agent crashed", { error: Fault.from(error) });

@@ -6,6 +6,7 @@ import {
   flag,
   ignored,
   integer,
+  list,
   oneOf,
   parsed,
   port,
@@ -109,7 +110,11 @@ const agent = block("The agent's core settings.", {
   allowed_foreign_jwt_claims: texts({
     doc: "Claims returned for JWT-SVIDs of other trust domains, besides sub, aud and exp.",
   }),
-  authorized_delegates: unsupported("SPIFFE IDs that may use the Delegated Identity API."),
+  authorized_delegates: list(
+    "SPIFFE IDs",
+    parseSpiffeId,
+    "invalid delegate",
+  )({ doc: "SPIFFE IDs that may use the Delegated Identity API on the admin socket." }),
   availability_target: duration(DAY_MS, "24h")({ doc: "How long SVIDs shall last at least while the server is away." }),
   workload_x509_svid_key_type: workloadKeyType({
     doc: "Key type of workloads: rsa-2048, ec-p256 or ec-p384.",

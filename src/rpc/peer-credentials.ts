@@ -57,6 +57,21 @@ export function pinPeer(socket: Socket): PeerProcess & Disposable {
   }
 }
 
+/**
+ * Pins a process by its pid in our own namespace, as if it had just connected. Throws `not_found` when there is none.
+ * Its owner disposes of it.
+ */
+export function pinPid(pid: number): PeerProcess & Disposable {
+  const pidfd = libc().pidfdOpen(pid);
+  if (pidfd < 0) throw new Fault("not_found", `there is no process ${pid}`, { code: "process-gone" });
+  try {
+    return pinned({ pid, ...effectiveIds(pid) }, pidfd);
+  } catch (cause) {
+    closeSync(pidfd);
+    throw new Fault("not_found", `process ${pid} has exited`, { code: "process-gone", cause });
+  }
+}
+
 /** Pid of the process that listens at the other end of a connected client socket. */
 export function listenerPid(socket: Socket): number | undefined {
   const pid = listenerCredentials(socket)?.pid ?? 0;
@@ -95,6 +110,14 @@ function pinned(credentials: Credentials, pidfd: number): PeerProcess & Disposab
       open = false;
     },
   };
+}
+
+function effectiveIds(pid: number): Omit<Credentials, "pid"> {
+  const status = readFileSync(`/proc/${pid}/status`, "latin1");
+  const effective = (key: string): number => Number(new RegExp(`^${key}:\\s+\\d+\\s+(\\d+)`, "m").exec(status)?.[1]);
+  const ids = { uid: effective("Uid"), gid: effective("Gid") };
+  if (Number.isNaN(ids.uid) || Number.isNaN(ids.gid)) throw gone();
+  return ids;
 }
 
 function readCredentials(fd: number): Credentials {

@@ -38,6 +38,7 @@ agent {
   data_dir = "/data"
   socket_path = "/run/public/a.sock"
   admin_socket_path = "/run/admin/a.sock"
+  authorized_delegates = ["spiffe://example.org/d"]
   trust_bundle_path = "/b.pem"
   trust_bundle_format = "spiffe"
   rebootstrap_mode = "auto"
@@ -83,6 +84,7 @@ const DEFAULTS = {
   allowedForeignJwtClaims: [],
   jwtSvidCacheMaxSize: 1000,
   jwtSvidCacheHitTimeoutMs: 30_000,
+  authorizedDelegates: [],
   disableWorkloadApi: false,
   disableSdsApi: false,
   sds: { names: { svid: "default", bundle: "ROOTCA", allBundles: "ALL" }, disableSpiffeCertValidation: false },
@@ -114,6 +116,7 @@ describe("SPIRE's keys", () => {
       dataDir: "/data",
       socketPath: "/run/public/a.sock",
       adminSocketPath: "/run/admin/a.sock",
+      authorizedDelegates: ["spiffe://example.org/d"],
       trustBundle: { kind: "path", path: "/b.pem", format: "spiffe" },
       joinToken: "t",
       log: { level: "debug", format: "text", sourceLocation: false, fractionalSeconds: false },
@@ -328,8 +331,9 @@ describe("faults", () => {
     },
     { lines: 'jion_token = "x"', message: ':6:2: unknown key "jion_token" in agent; did you mean "join_token"?' },
     {
-      lines: 'authorized_delegates = ["spiffe://a.test/d"]',
-      message: ":6:2: agent.authorized_delegates is not supported by this version of Steeple",
+      lines: 'authorized_delegates = ["spiffe://b.test/d"]',
+      message:
+        ':6:2: error validating authorized delegate: "spiffe://b.test/d" is not a member of trust domain "a.test"',
     },
     {
       lines: "experimental { ratelimit { fetch_x509_svid = 5 } }",
@@ -403,7 +407,7 @@ describe("what only tunes is accepted with a warning", () => {
 test("the reference names the agent's keys, and which are Steeple's own", () => {
   const text = agentReference();
   expect(text).toMatch(/`trust_bundle_url_roots_path` .* Steeple only/);
-  expect(text).toMatch(/`authorized_delegates` .* not supported/);
+  expect(text).toMatch(/`experimental.named_pipe_name` .* not supported/);
   expect(text).toContain('`WorkloadAttestor "unix"`');
 });
 

@@ -28,9 +28,11 @@ async function runInProcess(folder: string, clock: SteppedClock) {
   const log = new RecordingLog();
   const stop = new AbortController();
   let failure: unknown;
-  const ended = runAgent({ config, log, clock, version: "test", signal: stop.signal }).catch((error: unknown) => {
-    failure = error;
-  });
+  const ended = runAgent({ config, log, logger: { level: "info" }, clock, version: "test", signal: stop.signal }).catch(
+    (error: unknown) => {
+      failure = error;
+    },
+  );
   const errors = (message: string) =>
     log.lines.filter((line) => line.message === message).map(({ fields }) => String(fields["error"]));
   const started = () =>

@@ -3,7 +3,7 @@
  * test over IPC. Started by `startEndpoint`.
  */
 import { readdirSync } from "node:fs";
-import { workloadServices } from "../../agent/api/routes.ts";
+import { adminServices, workloadServices } from "../../agent/api/routes.ts";
 import type { SdsSettings } from "../../agent/api/sds.ts";
 import { IdentityCache } from "../../agent/cache/entries.ts";
 import type { CachedEntry } from "../../agent/cache/entry.ts";
@@ -12,11 +12,13 @@ import type { HeldSvid } from "../../agent/cache/svid.ts";
 import type { TrustBundles } from "../../agent/cache/update.ts";
 import { workloadApiProbe } from "../../agent/health.ts";
 import { WorkloadAttestor } from "../../agent/workload/attest.ts";
+import { ProcessReferences } from "../../agent/workload/references.ts";
 import { UnixAttestor } from "../../agent/workload/unix.ts";
 import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
 import { RpcServer } from "../../src/rpc/serve.ts";
 import { systemClock as clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
+import type { SpiffeId } from "../../src/spiffe/id.ts";
 import { RecordingLog } from "./recording-log.ts";
 
 export interface EndpointOrders {
@@ -27,9 +29,12 @@ export interface EndpointOrders {
   readonly discoverWorkloadPath?: boolean;
   readonly workloadSizeLimit?: number;
   readonly maxStreamsPerConnection?: number;
+  readonly maxSvids?: number;
   readonly disableWorkloadApi?: boolean;
   readonly disableSdsApi?: boolean;
   readonly sds?: Partial<SdsSettings>;
+  /** Serves the admin APIs too, at this path, for these delegates. */
+  readonly admin?: { readonly path: string; readonly delegates: readonly SpiffeId[] };
 }
 
 export type EndpointCommand =
@@ -63,11 +68,11 @@ process.once("message", (orders) => void serve(orders as EndpointOrders));
 async function serve(orders: EndpointOrders): Promise<void> {
   const { discoverWorkloadPath = false, workloadSizeLimit = 0, maxStreamsPerConnection } = orders;
   const log = new RecordingLog();
-  const cache = new IdentityCache({ clock, log, maxSvids: 1000, bundles: orders.bundles });
+  const cache = new IdentityCache({ clock, log, maxSvids: orders.maxSvids ?? 1000, bundles: orders.bundles });
   const { signal } = new AbortController();
   const unix = new UnixAttestor({ discoverWorkloadPath, workloadSizeLimit, clock, signal });
   const attestor = new CountingAttestor({ attestors: [unix], clock, log });
-  const { services, admit } = workloadServices({
+  const local = {
     attestor,
     identities: cache,
     jwtTokens: new JwtCache({ upstream: { signJwt: noServer }, clock, log, maxSvids: 10, hitTimeoutMs: 5000, signal }),
@@ -83,15 +88,22 @@ async function serve(orders: EndpointOrders): Promise<void> {
     },
     clock,
     probe: workloadApiProbe(orders.path),
-  });
-  const server = new RpcServer({
-    services,
-    admit,
-    log,
-    clock,
-    ...(maxStreamsPerConnection && { maxStreamsPerConnection }),
-  });
-  await server.listenUnix({ path: orders.path, mode: 0o777 });
+  };
+  const listen = async ({ services, admit }: ReturnType<typeof workloadServices>, path: string): Promise<void> => {
+    const server = new RpcServer({
+      ...{ services, admit, log, clock },
+      ...(maxStreamsPerConnection && { maxStreamsPerConnection }),
+    });
+    await server.listenUnix({ path, mode: 0o777 });
+  };
+  await listen(workloadServices(local), orders.path);
+  if (orders.admin !== undefined) {
+    const { path, delegates } = orders.admin;
+    const agent = { chain: [], bundle: orders.bundles.own, lastSync: undefined, x509Svids: 0, jwtSvids: 0 };
+    const processes = new ProcessReferences(attestor, clock);
+    const parts = { ...local, processes, authorizedDelegates: delegates, logger: { level: "info" as const }, agent };
+    await listen(adminServices(parts), path);
+  }
   process.on("message", (message) => {
     const command = message as EndpointCommand;
     if (command.do === "replace") cache.replace(command.entries, command.bundles);

@@ -6,11 +6,16 @@ import type { CachedEntry } from "../../agent/cache/entry.ts";
 import type { HeldSvid } from "../../agent/cache/svid.ts";
 import type { TrustBundles } from "../../agent/cache/update.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
-import { parseSpiffeId, parseTrustDomain } from "../../src/spiffe/id.ts";
+import { parseSpiffeId, parseTrustDomain, type SpiffeId } from "../../src/spiffe/id.ts";
 import { parseSelector, selectorSet } from "../../src/spiffe/selector.ts";
 import type { EndpointCommand, EndpointOrders, EndpointView } from "./endpoint-process.ts";
 import type { Issued, TestCa } from "./pki.ts";
 import { temporaryDirectory } from "./workload.ts";
+
+interface EndpointOptions extends Omit<EndpointOrders, "path" | "admin"> {
+  /** Opens the admin socket, for these. */
+  readonly delegates?: readonly SpiffeId[];
+}
 
 /** The agent's endpoint under test, in another process, with a cache that the test fills. */
 export class Endpoint implements AsyncDisposable {
@@ -24,7 +29,7 @@ export class Endpoint implements AsyncDisposable {
     this.#scope = scope;
   }
 
-  static async start(options: Omit<EndpointOrders, "path">): Promise<Endpoint> {
+  static async start({ delegates, ...options }: EndpointOptions): Promise<Endpoint> {
     await using scope = new AsyncDisposableStack();
     const { path: folder } = scope.use(await temporaryDirectory());
     await chmod(folder, 0o777);
@@ -38,13 +43,18 @@ export class Endpoint implements AsyncDisposable {
     scope.defer(async () => {
       if (child.exitCode === null && child.kill("SIGKILL")) await once(child, "exit");
     });
-    child.send({ path, ...options } satisfies EndpointOrders);
+    const admin = delegates && { path: join(folder, "admin.sock"), delegates };
+    child.send({ path, ...options, ...(admin && { admin }) } satisfies EndpointOrders);
     await once(child, "message");
     return new Endpoint(path, child, scope.move());
   }
 
   get folder(): string {
     return join(this.path, "..");
+  }
+
+  get adminPath(): string {
+    return join(this.folder, "admin.sock");
   }
 
   /** The state as after a sync and the signing that follows. */

@@ -73,15 +73,23 @@ export async function runTranscript(
   }
 }
 
+function runStep(step: Step, variables: ReadonlyMap<string, string>, flags: readonly string[]): Promise<Ran> {
+  return runProgram(expand(step.command, variables), { input: expand(step.input, variables), flags });
+}
+
+interface RunOptions {
+  readonly input?: string;
+  /** Go before those of the line. */
+  readonly flags?: readonly string[];
+}
+
 /** Runs `server …` or `agent …` against whatever its socket leads to; double quotes hold words together. */
-async function runStep(step: Step, variables: ReadonlyMap<string, string>, flags: readonly string[]): Promise<Ran> {
-  const words = [...expand(step.command, variables).matchAll(/"([^"]*)"|(\S+)/g)].map(
-    (match) => match[1] ?? match[2] ?? "",
-  );
+export async function runProgram(line: string, { input = "", flags = [] }: RunOptions = {}): Promise<Ran> {
+  const words = [...line.matchAll(/"([^"]*)"|(\S+)/g)].map((match) => match[1] ?? match[2] ?? "");
   const [name, ...args] = words;
   const program = programs[name as keyof typeof programs](ENVIRONMENT);
   const [stdout, stderr] = [output(), output()];
-  const io = { stdout, stderr, stdin: Readable.from([expand(step.input, variables)]), env: ENVIRONMENT };
+  const io = { stdout, stderr, stdin: Readable.from([input]), env: ENVIRONMENT };
   const signal = new AbortController().signal;
   const status = await runCommandLine(program, { args: withFlags(args, flags), io, signal });
   return { status, stdout: stdout.text(), stderr: stderr.text() };

@@ -1,0 +1,285 @@
+import { isDeepStrictEqual } from "node:util";
+import type { Call } from "../../src/rpc/caller.ts";
+import { idToProto, selectorsFromProto } from "../../src/rpc/convert.ts";
+import type { FetchJWTSVIDsRequest__Output } from "../../src/rpc/gen/spire/api/agent/delegatedidentity/v1/FetchJWTSVIDsRequest.ts";
+import type { FetchJWTSVIDsResponse } from "../../src/rpc/gen/spire/api/agent/delegatedidentity/v1/FetchJWTSVIDsResponse.ts";
+import type { SubscribeToX509SVIDsRequest__Output } from "../../src/rpc/gen/spire/api/agent/delegatedidentity/v1/SubscribeToX509SVIDsRequest.ts";
+import type { SubscribeToX509SVIDsResponse } from "../../src/rpc/gen/spire/api/agent/delegatedidentity/v1/SubscribeToX509SVIDsResponse.ts";
+import type { JWTSVID } from "../../src/rpc/gen/spire/api/types/JWTSVID.ts";
+import { DelegatedIdentityApi } from "../../src/rpc/protos.ts";
+import { type ServiceImplementation, serverStream, service, unary } from "../../src/rpc/service.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import { followerOf } from "../../src/runtime/task.ts";
+import { type SpiffeId, trustDomainId } from "../../src/spiffe/id.ts";
+import type { CachedEntry } from "../cache/entry.ts";
+import type { TrustBundles, WorkloadUpdate, X509Identity } from "../cache/update.ts";
+import type { ReferencedWorkload } from "../workload/references.ts";
+import { AttestedCall, type AttestedCallOptions, type IdentityFeed, notReady } from "./attested-call.ts";
+import type { LocalCaller } from "./caller.ts";
+import type { EntitlementFeed, JwtTokens } from "./jwt.ts";
+import { jwkSetsOf } from "./jwt-answers.ts";
+import { shared } from "./shared-answers.ts";
+import { x509Bundles } from "./x509-answers.ts";
+
+export interface DelegatedIdentityOptions extends AttestedCallOptions {
+  readonly identities: IdentityFeed & EntitlementFeed & { readonly bundle: BundleFeed };
+  readonly jwtTokens: JwtTokens;
+  readonly processes: { open(pid: number, signal: AbortSignal): Promise<ReferencedWorkload> };
+  /** Who may ask for other workloads. */
+  readonly authorizedDelegates: readonly SpiffeId[];
+}
+
+interface BundleFeed {
+  watch(signal: AbortSignal): AsyncIterable<TrustBundles>;
+}
+
+type DelegateCall = Call<LocalCaller>;
+type Target = Pick<SubscribeToX509SVIDsRequest__Output, "selectors" | "pid">;
+
+/**
+ * SPIRE's Delegated Identity API: identities of other workloads, for callers whose own identity is one of the authorized
+ * delegates. Never those that may act on the server.
+ */
+export function delegatedIdentityApi(options: DelegatedIdentityOptions): ServiceImplementation<LocalCaller> {
+  const svids = shared(svidsAnswer);
+  return service<NonNullable<(typeof DelegatedIdentityApi)["types"]>, LocalCaller>(DelegatedIdentityApi, {
+    SubscribeToX509SVIDs: serverStream((request, call) => subscribeToSvids(options, svids, { request, call })),
+    SubscribeToX509Bundles: serverStream((_request, call) =>
+      subscribeToBundles(options, call, (bundles) => ({
+        ca_certificates: x509Bundles([bundles.own, ...bundles.federated.values()]),
+      })),
+    ),
+    FetchJWTSVIDs: unary((request, call) => fetchJwtSvids(options, request, call)),
+    SubscribeToJWTBundles: serverStream((_request, call) =>
+      subscribeToBundles(options, call, (bundles) => ({ bundles: jwtBundles(bundles) })),
+    ),
+  });
+}
+
+async function* subscribeToSvids(
+  options: DelegatedIdentityOptions,
+  compose: (update: WorkloadUpdate) => SubscribeToX509SVIDsResponse | undefined,
+  { request, call }: { readonly request: SubscribeToX509SVIDsRequest__Output; readonly call: DelegateCall },
+): AsyncGenerator<SubscribeToX509SVIDsResponse, void, undefined> {
+  await using delegate = await Delegate.open(options, call);
+  using target = await openTarget(options, request, call);
+  void target.ended(delegate.life).then(
+    (error) => call.abort(attestationFailed(call, error)),
+    () => {},
+  );
+  let last: SubscribeToX509SVIDsResponse | undefined;
+  for await (const update of options.identities.subscribe(target.selectors, delegate.life)) {
+    const answer = compose(update);
+    if (answer === undefined || isDeepStrictEqual(answer, last)) continue;
+    await delegate.check();
+    await verified(target, call);
+    last = answer;
+    call.auth.log.debug("Fetched X.509 SVIDs for delegated identity", { count: answer.x509_svids?.length ?? 0 });
+    yield answer;
+  }
+}
+
+async function* subscribeToBundles<T>(
+  options: DelegatedIdentityOptions,
+  call: DelegateCall,
+  compose: (bundles: TrustBundles) => T,
+): AsyncGenerator<T, void, undefined> {
+  await using delegate = await Delegate.open(options, call);
+  let last: T | undefined;
+  for await (const bundles of options.identities.bundle.watch(delegate.life)) {
+    const answer = compose(bundles);
+    if (isDeepStrictEqual(answer, last)) continue;
+    await delegate.check();
+    last = answer;
+    yield answer;
+  }
+}
+
+async function fetchJwtSvids(
+  options: DelegatedIdentityOptions,
+  request: FetchJWTSVIDsRequest__Output,
+  call: DelegateCall,
+): Promise<FetchJWTSVIDsResponse> {
+  const { log } = call.auth;
+  const audience = [...new Set(request.audience.filter((value) => value !== ""))];
+  if (audience.length === 0) {
+    log.error("Missing required audience parameter");
+    throw new Fault("invalid", "audience must be specified", { code: "audience-missing" });
+  }
+  await using delegate = await Delegate.open(options, call);
+  using target = await openTarget(options, request, call);
+  const { entries } = options.identities.entitlement(target.selectors);
+  const svids = await Promise.all(
+    entries.filter(isOrdinary).map((entry) => fetchJwtSvid(options, { entry, audience }, call)),
+  );
+  if (svids.length === 0) throw noIdentity(call);
+  await delegate.check();
+  await verified(target, call);
+  return { svids };
+}
+
+async function fetchJwtSvid(
+  { jwtTokens }: DelegatedIdentityOptions,
+  { entry, audience }: { readonly entry: CachedEntry; readonly audience: readonly string[] },
+  call: DelegateCall,
+): Promise<JWTSVID> {
+  const { spiffeId, hint } = entry;
+  try {
+    const { token, issuedAt, expiresAt } = await jwtTokens.fetch(entry, audience, call.signal);
+    call.auth.log.debug("Fetched JWT SVID", { spiffe_id: spiffeId });
+    return { token, id: idToProto(spiffeId), expires_at: unix(expiresAt), issued_at: unix(issuedAt), hint };
+  } catch (error) {
+    call.signal.throwIfAborted();
+    const { message } = Fault.from(error);
+    call.auth.log.error("Could not fetch JWT-SVID", { spiffe_id: spiffeId, error: message });
+    throw new Fault("unavailable", `could not fetch JWT-SVID: ${message}`, {
+      code: "jwt-svid-unavailable",
+      cause: error,
+    });
+  }
+}
+
+/** A caller that is an authorized delegate, for as long as its call lasts: the call ends when it no longer is. */
+class Delegate implements AsyncDisposable {
+  readonly #options: DelegatedIdentityOptions;
+  readonly #call: DelegateCall;
+  readonly #caller: AttestedCall;
+  readonly #life: AbortController;
+
+  private constructor(options: DelegatedIdentityOptions, call: DelegateCall, caller: AttestedCall) {
+    this.#options = options;
+    this.#call = call;
+    this.#caller = caller;
+    this.#life = followerOf(call.signal);
+  }
+
+  static async open(options: DelegatedIdentityOptions, call: DelegateCall): Promise<Delegate> {
+    if (!options.identities.ready.value) throw notReady();
+    const delegate = new Delegate(options, call, await AttestedCall.open(options, call));
+    delegate.#authorize();
+    void delegate.#watch();
+    return delegate;
+  }
+
+  /** Aborted when the call ends, or the delegate's own work on it does. */
+  get life(): AbortSignal {
+    return this.#life.signal;
+  }
+
+  /** Throws unless it still is the process that connected, and still authorized. */
+  async check(): Promise<void> {
+    this.#authorize();
+    await this.#caller.verifyAgain();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#life.abort();
+  }
+
+  #authorize(): void {
+    const { identities, authorizedDelegates } = this.#options;
+    const { entries } = identities.entitlement(this.#caller.selectors);
+    if (entries.length === 0) throw noIdentity(this.#call);
+    if (entries.some(({ spiffeId }) => authorizedDelegates.includes(spiffeId))) return;
+    this.#call.auth.log.error("Permission denied; caller not configured as an authorized delegate.", {
+      num_registered_entries: entries.length,
+      default_id: entries[0]?.spiffeId,
+    });
+    throw new Fault("denied", "caller not configured as an authorized delegate", {
+      code: "delegate-not-authorized",
+      hint: "name one of the caller's SPIFFE IDs in authorized_delegates of the agent's configuration",
+    });
+  }
+
+  async #watch(): Promise<void> {
+    try {
+      for await (const _ of this.#options.identities.changes.watch(this.life)) this.#authorize();
+    } catch (error) {
+      this.#call.abort(Fault.from(error));
+    }
+  }
+}
+
+/** Selectors are taken as the delegate gives them: it answers for them. A pid is pinned and attested. */
+async function openTarget(
+  { processes }: DelegatedIdentityOptions,
+  { selectors, pid }: Target,
+  call: DelegateCall,
+): Promise<ReferencedWorkload> {
+  if (selectors.length > 0 === (pid !== 0)) {
+    const message = "must provide either selectors or non-zero PID, but not both";
+    call.auth.log.error(`Invalid argument; ${message}`);
+    throw new Fault("invalid", message, { code: "delegate-target" });
+  }
+  if (selectors.length === 0) return processes.open(pid, call.signal).catch((error) => failed(call, error));
+  return {
+    selectors: readSelectors(selectors, call),
+    verify: async () => {},
+    ended: () => new Promise(() => {}),
+    [Symbol.dispose]: () => {},
+  };
+}
+
+function readSelectors(selectors: Target["selectors"], call: DelegateCall): ReturnType<typeof selectorsFromProto> {
+  try {
+    return selectorsFromProto(selectors);
+  } catch (cause) {
+    call.auth.log.error("Invalid argument; could not parse provided selectors", { error: Fault.from(cause).message });
+    throw new Fault("invalid", "could not parse provided selectors", { code: "selector-malformed", cause });
+  }
+}
+
+async function verified(target: ReferencedWorkload, call: DelegateCall): Promise<void> {
+  await target.verify().catch((error) => failed(call, error));
+}
+
+function failed(call: DelegateCall, error: unknown): never {
+  throw attestationFailed(call, error);
+}
+
+function attestationFailed(call: DelegateCall, cause: unknown): Fault {
+  if (call.signal.aborted) return Fault.from(call.signal.reason);
+  call.auth.log.error("Workload attestation failed", { error: Fault.from(cause).message });
+  return new Fault("unavailable", "workload attestation failed", { code: "workload-attestation-failed", cause });
+}
+
+function noIdentity(call: DelegateCall): Fault {
+  call.auth.log.error("No identity issued");
+  return new Fault("denied", "no identity issued", { code: "no-identity-issued" });
+}
+
+/** Admin and downstream identities could act on the server in the workload's name (T-W7). */
+function isOrdinary({ admin, downstream }: CachedEntry): boolean {
+  return !admin && !downstream;
+}
+
+/** One message, however large: each is the whole state, so it cannot be split. */
+function svidsAnswer({ identities, federatedBundles }: WorkloadUpdate): SubscribeToX509SVIDsResponse {
+  const ordinary = identities.filter(({ entry }) => isOrdinary(entry));
+  const names = new Set(ordinary.flatMap(({ entry }) => entry.federatesWith));
+  return {
+    x509_svids: ordinary.map(svidWithKey),
+    federates_with: [...federatedBundles.keys()].filter((name) => names.has(name)).map(trustDomainId),
+  };
+}
+
+function svidWithKey({ entry, chain, privateKey, expiresAt }: X509Identity) {
+  return {
+    x509_svid: {
+      id: idToProto(entry.spiffeId),
+      cert_chain: chain.map((der) => Buffer.from(der)),
+      expires_at: unix(expiresAt),
+      hint: entry.hint,
+    },
+    x509_svid_key: privateKey,
+  };
+}
+
+function jwtBundles({ own, federated }: TrustBundles): Record<string, Buffer> {
+  const texts = jwkSetsOf([own, ...federated.values()], "jwtAuthorities");
+  return Object.fromEntries(Object.entries(texts).map(([id, text]) => [id, Buffer.from(text)]));
+}
+
+function unix(time: Date): number {
+  return Math.floor(time.getTime() / 1000);
+}

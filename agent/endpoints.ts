@@ -1,0 +1,109 @@
+import { RpcServer } from "../src/rpc/serve.ts";
+import type { Clock } from "../src/runtime/clock.ts";
+import type { Log, LogHandle } from "../src/runtime/log.ts";
+import type { AgentView } from "./api/admin.ts";
+import { adminServices, type LocalServices, type WorkloadServicesOptions, workloadServices } from "./api/routes.ts";
+import type { IdentityCache } from "./cache/entries.ts";
+import type { JwtCache } from "./cache/jwt.ts";
+import type { Synchronizer } from "./cache/sync.ts";
+import type { AgentConfig } from "./config.ts";
+import * as events from "./events.ts";
+import { AgentHealth, workloadApiProbe } from "./health.ts";
+import type { Credentials } from "./node/credentials.ts";
+import { openWorkloadAttestors } from "./parts.ts";
+import { WorkloadAttestor } from "./workload/attest.ts";
+import { ProcessReferences } from "./workload/references.ts";
+
+/** What is served, and to whom. */
+export interface EndpointParts {
+  readonly config: AgentConfig;
+  readonly log: Log;
+  readonly logger: Pick<LogHandle, "level">;
+  readonly clock: Clock;
+  readonly signal: AbortSignal;
+  readonly credentials: Credentials;
+  readonly cache: IdentityCache;
+  readonly jwtTokens: JwtCache;
+  readonly synchronizer: Synchronizer;
+}
+
+/** Every local process may ask; what it gets depends on who it is. */
+const PUBLIC_SOCKET_MODE = 0o777;
+const ADMIN_SOCKET_MODE = 0o770;
+
+/** Sockets are there from the start and say that the agent is not ready, so that callers need not guess. */
+export async function openEndpoints(parts: EndpointParts, scope: AsyncDisposableStack): Promise<AgentHealth> {
+  const { config, log, clock, cache, synchronizer } = parts;
+  const attestor = openAttestor(parts);
+  const isPublic = !(config.disableWorkloadApi && config.disableSdsApi);
+  const probe = isPublic ? workloadApiProbe(config.socketPath) : async () => {};
+  const pull: WorkloadServicesOptions["pull"] = async (selectors, stop) =>
+    cache.entitles(selectors) ? undefined : synchronizer.refresh(stop);
+  const logSelectors = config.logSelectors ?? [];
+  const local = { ...config, ...parts, attestor, identities: cache, logSelectors, pull, probe };
+  if (isPublic)
+    await listen(parts, { ...workloadServices(local), path: config.socketPath, mode: PUBLIC_SOCKET_MODE }, scope);
+  if (config.adminSocketPath !== undefined) {
+    const processes = new ProcessReferences(attestor, clock);
+    const services = adminServices({ ...local, processes, agent: agentView(parts) });
+    await listen(parts, { ...services, path: config.adminSocketPath, mode: ADMIN_SOCKET_MODE }, scope);
+    events.adminApisStarted(part(log, "endpoints"), config.adminSocketPath);
+  }
+  const health = new AgentHealth({ probe, started: () => cache.ready.value, clock, log: part(log, "health") });
+  scope.use(health);
+  if (config.healthChecks.listenerEnabled) await health.listen(config.healthChecks);
+  return health;
+}
+
+function openAttestor({ config, log, clock, signal }: EndpointParts): WorkloadAttestor {
+  const { procRoot } = config;
+  const attestationLog = part(log, "workload_attestor");
+  const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, procRoot, signal, log: attestationLog });
+  return new WorkloadAttestor({ attestors, clock, procRoot, log: attestationLog });
+}
+
+interface Place extends LocalServices {
+  readonly path: string;
+  readonly mode: number;
+}
+
+async function listen(
+  { config, log, clock }: EndpointParts,
+  { services, admit, ...place }: Place,
+  scope: AsyncDisposableStack,
+): Promise<void> {
+  const { maxStreamsPerConnection } = config;
+  const endpoints = part(log, "endpoints");
+  const rpc = scope.use(
+    new RpcServer({
+      ...{ services, admit, log: endpoints, clock, maxStreamsPerConnection },
+      observe: (call, outcome) => events.callEnded(endpoints, call, outcome),
+    }),
+  );
+  await rpc.listenUnix(place);
+}
+
+/** Read when asked. */
+function agentView({ credentials, cache, jwtTokens, synchronizer }: EndpointParts): AgentView {
+  return {
+    get chain() {
+      return credentials.identity.value?.chain ?? [];
+    },
+    get bundle() {
+      return credentials.bundle.value;
+    },
+    get lastSync() {
+      return synchronizer.lastSync;
+    },
+    get x509Svids() {
+      return cache.svidCount;
+    },
+    get jwtSvids() {
+      return jwtTokens.size;
+    },
+  };
+}
+
+function part(log: Log, name: string): Log {
+  return log.child({ subsystem_name: name });
+}

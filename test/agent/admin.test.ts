@@ -1,0 +1,163 @@
+import { lstat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { parseJws } from "../../src/crypto/jws.ts";
+import { dialUnix } from "../../src/rpc/dial.ts";
+import { AgentDebugApi, AgentLoggerApi, DelegatedIdentityApi } from "../../src/rpc/protos.ts";
+import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
+import { eventually } from "../support/eventually.ts";
+import { startServer, type TestServer } from "../support/server.ts";
+import { runProgram } from "../support/transcript.ts";
+import { temporaryDirectory } from "../support/workload.ts";
+
+let scope: AsyncDisposableStack;
+let server: TestServer;
+let agent: TestAgent;
+let socket: string;
+beforeAll(async () => {
+  scope = new AsyncDisposableStack();
+  server = scope.use(await startServer());
+  const { path } = scope.use(await temporaryDirectory());
+  socket = join(path, "private", "admin.sock");
+  agent = scope.use(
+    await startAgent(server, {
+      agent: { admin_socket_path: socket, authorized_delegates: ["spiffe://example.org/delegate"] },
+    }),
+  );
+  const parentId = agent.id();
+  await server.createEntry({ parentId, spiffeId: "spiffe://example.org/delegate", selectors: [OWN_SELECTOR] });
+  for (const [name, extra] of [
+    ["web", { hint: "inside" }],
+    ["boss", { admin: true }],
+    ["nested", { downstream: true }],
+  ] as const)
+    await server.createEntry({
+      parentId,
+      spiffeId: `spiffe://example.org/${name}`,
+      selectors: ["k8s:ns:web"],
+      ...extra,
+    });
+  await eventually("the agent serves the delegate", () => agent.fetch().catch(() => undefined));
+});
+afterAll(() => scope.disposeAsync());
+
+const run = (line: string) => runProgram(`agent ${line} -socketPath ${socket}`);
+
+describe("the admin socket", () => {
+  test("T-W10 is for its owner and group only, and says so in the log", async () => {
+    expect((await lstat(socket)).mode & 0o777).toBe(0o770);
+    expect(dirname(socket)).not.toBe(dirname(agent.socketPath));
+    expect(agent.logged("Starting Admin APIs", { address: socket, network: "unix" })).toHaveLength(1);
+  });
+
+  test("what it serves is not on the public socket", async () => {
+    using channel = dialUnix(agent.socketPath);
+    const metadata = { "workload.spiffe.io": "true" };
+    await expect(channel.client(AgentDebugApi).GetInfo({}, { metadata })).rejects.toMatchObject({
+      kind: "unimplemented",
+    });
+    await expect(channel.client(AgentLoggerApi).GetLogger({}, { metadata })).rejects.toMatchObject({
+      kind: "unimplemented",
+    });
+    await expect(
+      channel.client(DelegatedIdentityApi).FetchJWTSVIDs({ audience: ["a"], pid: 1 }, { metadata }),
+    ).rejects.toMatchObject({ kind: "unimplemented" });
+  });
+});
+
+describe("debug getinfo", () => {
+  test("prints what SPIRE's agent prints", async () => {
+    const { status, stdout } = await run("debug getinfo");
+    expect(status).toBe(0);
+    const time = /\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ/.source;
+    expect(stdout).toMatch(
+      new RegExp(
+        [
+          "^Agent Debug Info:",
+          "  Uptime:                          \\d+s",
+          `  Last Sync Success:               ${time}`,
+          "  Cached X.509 SVIDs:              \\d+",
+          "  Cached JWT SVIDs:                \\d+",
+          "  Cached SVID Store X.509 SVIDs:   0",
+          "  SVID Chain:",
+          `    \\[0\\] SPIFFE ID:  ${agent.id()}`,
+          "        Subject:    .+",
+          `        Expires At: ${time}`,
+          "    \\[1\\] SPIFFE ID:  spiffe://example.org",
+          "        Subject:    .+",
+          `        Expires At: ${time}\n$`,
+        ].join("\n"),
+      ),
+    );
+  });
+
+  test("and its answer as JSON", async () => {
+    const { stdout } = await run("debug getinfo -output json");
+    expect(JSON.parse(stdout)).toMatchObject({
+      cached_x509_svids_count: expect.any(Number),
+      cached_svidstore_x509_svids_count: 0,
+      last_sync_success: expect.stringMatching(/^\d+$/),
+      svid_chain: [{ id: { trust_domain: "example.org" } }, {}],
+    });
+  });
+});
+
+describe("logger", () => {
+  test("get, set and reset the level of the running agent", async () => {
+    expect((await run("logger get")).stdout).toBe("Logger Level : debug\nLaunch Level : debug\n\n");
+    expect((await run("logger set -level warn")).stdout).toBe("Logger Level : warning\nLaunch Level : debug\n\n");
+    await agent.untilLogged("SetLogLevel Called", { new_log_level: "warning" });
+    expect((await run("logger get -output json")).stdout).toBe('{"current_level":"WARN","launch_level":"DEBUG"}\n');
+    // At level warn nothing is said of it.
+    expect((await run("logger reset")).stdout).toBe("Logger Level : debug\nLaunch Level : debug\n\n");
+    await run("logger reset");
+    await agent.untilLogged("ResetLogLevel Called", { launch_log_level: "debug" });
+  });
+
+  test("refuses what is no level", async () => {
+    const { status, stderr } = await run("logger set -level loud");
+    expect(status).toBe(1);
+    expect(stderr).toContain('the value "loud" is not a valid setting');
+    using channel = dialUnix(socket);
+    await expect(channel.client(AgentLoggerApi).SetLogLevel({})).rejects.toMatchObject({
+      kind: "invalid",
+      message: "newLevel value cannot be LogLevel_UNSPECIFIED",
+    });
+  });
+});
+
+describe("Delegated Identity at a real server", () => {
+  const selectors = [{ type: "k8s", value: "ns:web" }];
+
+  test("T-W7 gives JWT-SVIDs of the ordinary identities only", async () => {
+    using channel = dialUnix(socket);
+    const { svids } = await channel.client(DelegatedIdentityApi).FetchJWTSVIDs({ selectors, audience: ["db", "db"] });
+    expect(svids).toMatchObject([{ id: { trust_domain: "example.org", path: "/web" }, hint: "inside" }]);
+    const { payload } = parseJws(svids[0]?.token ?? "");
+    expect(payload).toMatchObject({ sub: "spiffe://example.org/web", aud: ["db"] });
+    expect([svids[0]?.issued_at, svids[0]?.expires_at]).toEqual([String(payload["iat"]), String(payload["exp"])]);
+  });
+
+  test("by pid, of this process", async () => {
+    using channel = dialUnix(socket);
+    const { svids } = await channel.client(DelegatedIdentityApi).FetchJWTSVIDs({ pid: process.pid, audience: ["db"] });
+    expect(svids.map(({ id }) => id?.path)).toEqual(["/delegate"]);
+  });
+
+  test("T-W7 X.509-SVIDs and bundles, with the keys signed for the asking", async () => {
+    using channel = dialUnix(socket);
+    const api = channel.client(DelegatedIdentityApi);
+    for await (const { x509_svids } of api.SubscribeToX509SVIDs({ selectors })) {
+      expect(x509_svids.map(({ x509_svid }) => x509_svid?.id?.path)).toEqual(["/web"]);
+      break;
+    }
+    for await (const { ca_certificates } of api.SubscribeToX509Bundles({})) {
+      expect(Object.keys(ca_certificates)).toEqual(["spiffe://example.org"]);
+      break;
+    }
+    for await (const { bundles } of api.SubscribeToJWTBundles({})) {
+      expect(JSON.parse(bundles["spiffe://example.org"]?.toString() ?? "").keys.length).toBeGreaterThan(0);
+      break;
+    }
+  });
+});
