@@ -47,7 +47,7 @@ export function dialTls(options: DialTlsOptions): Channel {
     last = fault;
   };
   const host = isIPv6(address) ? `[${address}]` : address;
-  const trust = new TlsCredentials({ address, identity, verifyServer, failed });
+  const trust = new TlsCredentials({ address, identity: () => identity, verifyServer, failed });
   const client = new Client(`dns:${host}:${port}`, trust, {
     ...channelOptions(backoff),
     "grpc.service_config": ROUND_ROBIN,

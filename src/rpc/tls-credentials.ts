@@ -1,5 +1,5 @@
 import type { Socket } from "node:net";
-import { createSecureContext, type TLSSocket, connect as tlsConnect } from "node:tls";
+import { createSecureContext, type SecureContext, type TLSSocket, connect as tlsConnect } from "node:tls";
 import { CallCredentials, ChannelCredentials } from "@grpc/grpc-js";
 import type { Certificate } from "../crypto/certificate.ts";
 import { Fault } from "../runtime/fault.ts";
@@ -9,11 +9,13 @@ import { contextOptions, peerChain, serverName, type TlsIdentity } from "./tls.t
 export type VerifyServer = (chain: readonly Certificate[]) => void;
 
 export interface TlsCredentialsOptions {
-  readonly address: string;
-  readonly identity: TlsIdentity | undefined;
+  /** For server name indication. */
+  readonly address?: string;
+  /** Asked for each connection; throws when there is nothing to show. */
+  readonly identity: () => TlsIdentity | undefined;
   readonly verifyServer: VerifyServer;
   /** Told why a handshake failed; gRPC keeps no more than a text of it. */
-  readonly failed: (fault: Fault) => void;
+  readonly failed?: (fault: Fault) => void;
 }
 
 type Connector = ReturnType<ChannelCredentials["_createSecureConnector"]>;
@@ -24,12 +26,12 @@ type Connector = ReturnType<ChannelCredentials["_createSecureConnector"]>;
  */
 export class TlsCredentials extends ChannelCredentials {
   readonly #options: TlsCredentialsOptions;
-  readonly #context;
+  /** Of the last connection: most connections show the same identity. */
+  #last: { readonly identity: TlsIdentity | undefined; readonly context: SecureContext } | undefined;
 
   constructor(options: TlsCredentialsOptions) {
     super();
     this.#options = options;
-    this.#context = createSecureContext(contextOptions(options.identity));
   }
 
   override _isSecure(): boolean {
@@ -53,8 +55,8 @@ export class TlsCredentials extends ChannelCredentials {
   async #connect(socket: Socket): Promise<TLSSocket> {
     const secure = tlsConnect({
       socket,
-      secureContext: this.#context,
-      servername: serverName(this.#options.address) ?? "",
+      secureContext: this.#context(),
+      servername: serverName(this.#options.address ?? "") ?? "",
       ALPNProtocols: ["h2"],
       // The chain is verified below, and the name in it is a SPIFFE ID, not a host.
       rejectUnauthorized: false,
@@ -66,9 +68,16 @@ export class TlsCredentials extends ChannelCredentials {
     } catch (error) {
       secure.destroy();
       const fault = Fault.from(error);
-      this.#options.failed(fault);
+      this.#options.failed?.(fault);
       throw fault;
     }
+  }
+
+  #context(): SecureContext {
+    const identity = this.#options.identity();
+    if (this.#last === undefined || this.#last.identity !== identity)
+      this.#last = { identity, context: createSecureContext(contextOptions(identity)) };
+    return this.#last.context;
   }
 
   #verify(socket: TLSSocket): void {

@@ -78,6 +78,23 @@ export function parseBundleDocument(
   };
 }
 
+/**
+ * Reads a plain JWK Set with the keys of one kind of token, as the Workload API has them. A key without `use` counts as
+ * one of that kind; other keys are skipped, and `notice` is told why. Throws `invalid` when it is no JWK Set. SPIFFE
+ * Workload API, sections 6.2.2 and 7.1.
+ */
+export function parseTokenKeys(
+  text: string,
+  use: Exclude<KeyUse, "x509-svid">,
+  notice: (reason: string) => void = () => {},
+): readonly TokenAuthority[] {
+  const { keys } = parseDocument(text);
+  if (!Array.isArray(keys)) throw malformed('bundle document has no "keys" array');
+  const elements = keys.map((key) => (isObject(key) && key["use"] === undefined ? { ...key, use } : key));
+  const read = readBundleKeys(elements, notice);
+  return use === "jwt-svid" ? read.jwtAuthorities : read.witAuthorities;
+}
+
 function parseDocument(text: string): Readonly<Record<string, unknown>> {
   if (Buffer.byteLength(text) > MAX_BUNDLE_DOCUMENT_BYTES) throw malformed("bundle document is larger than 4 MiB");
   let document: unknown;

@@ -9,11 +9,24 @@ import {
 } from "node:http2";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { JWTBundlesResponse } from "../../src/rpc/gen/JWTBundlesResponse.ts";
+import type { JWTSVIDResponse } from "../../src/rpc/gen/JWTSVIDResponse.ts";
+import type { ValidateJWTSVIDResponse } from "../../src/rpc/gen/ValidateJWTSVIDResponse.ts";
+import type { WITBundlesResponse } from "../../src/rpc/gen/WITBundlesResponse.ts";
+import type { WITSVIDResponse } from "../../src/rpc/gen/WITSVIDResponse.ts";
 import type { X509BundlesResponse } from "../../src/rpc/gen/X509BundlesResponse.ts";
 import type { X509SVIDResponse } from "../../src/rpc/gen/X509SVIDResponse.ts";
 import { type MethodsOf, WorkloadApi } from "../../src/rpc/protos.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 
+type FakeMessage =
+  | X509SVIDResponse
+  | X509BundlesResponse
+  | JWTSVIDResponse
+  | JWTBundlesResponse
+  | ValidateJWTSVIDResponse
+  | WITSVIDResponse
+  | WITBundlesResponse;
 type Method = MethodsOf<typeof WorkloadApi>;
 
 export interface FakeCall {
@@ -113,14 +126,14 @@ export class FakeAgent implements AsyncDisposable {
 /** The agent's end of one call. */
 export class FakeStream {
   readonly #stream: ServerHttp2Stream;
-  readonly #method: string;
+  readonly method: string;
   #trailers: Record<string, string> = { "grpc-status": "0" };
   /** Resolves when the client ends it, or the connection. */
   readonly closed: Promise<unknown>;
 
   constructor(stream: ServerHttp2Stream, path: string) {
     this.#stream = stream;
-    this.#method = path.slice(path.lastIndexOf("/") + 1);
+    this.method = path.slice(path.lastIndexOf("/") + 1);
     this.closed = new Promise((resolve) => stream.once("close", resolve));
   }
 
@@ -129,7 +142,7 @@ export class FakeStream {
   }
 
   /** Bytes are sent as they are, as the message of the call's method. */
-  send(message: X509SVIDResponse | X509BundlesResponse | Uint8Array): this {
+  send(message: FakeMessage | Uint8Array): this {
     const payload = message instanceof Uint8Array ? message : this.#encode(message);
     const frame = Buffer.alloc(5 + payload.length);
     frame.writeUInt32BE(payload.length, 1);
@@ -162,10 +175,20 @@ export class FakeStream {
   }
 
   #encode(message: object): Uint8Array {
-    const definition = WorkloadApi.methods()[this.#method as Method];
-    if (definition === undefined) throw new Error(`no method ${this.#method}`);
+    const definition = WorkloadApi.methods()[this.method as Method];
+    if (definition === undefined) throw new Error(`no method ${this.method}`);
     return definition.responseSerialize(message);
   }
+}
+
+/** Answers with one message, as unary methods do. */
+export function reply(message: FakeMessage): Step {
+  return (stream) => stream.send(message).end(0);
+}
+
+/** Does as the step of the method says. */
+export function byMethod(steps: Readonly<Record<string, Step>>): Step {
+  return (stream) => steps[stream.method]?.(stream);
 }
 
 /** Ends a call with this status and nothing else. */
@@ -174,7 +197,7 @@ export function refuse(code: number, message = ""): Step {
 }
 
 /** Sends these messages and keeps the stream open. */
-export function hold(...messages: readonly (X509SVIDResponse | X509BundlesResponse)[]): Step {
+export function hold(...messages: readonly FakeMessage[]): Step {
   return (stream) => {
     for (const message of messages) stream.send(message);
   };

@@ -1,4 +1,5 @@
 import { once } from "node:events";
+import { connect as connectHttp2, createSecureServer, type ServerHttp2Stream } from "node:http2";
 import { createServer as createHttpsServer, request } from "node:https";
 import type { AddressInfo } from "node:net";
 import { connect, createServer, type Server, type TLSSocket } from "node:tls";
@@ -235,5 +236,32 @@ describe("HTTPS with SPIFFE IDs", () => {
     expect(requests).toBe(1);
     server.closeAllConnections();
     await new Promise((resolve) => server.close(resolve));
+  });
+});
+
+describe("HTTP/2", () => {
+  test("a secure server and a session, each sure of the other", async () => {
+    await using web = await party(world.leafA);
+    await using apiParty = await party(api);
+    const server = createSecureServer(mtlsServerOptions({ source: apiParty.source }));
+    guardServer(server, { source: apiParty.source, authorize: authorizeId(WEB) });
+    server.on("stream", (stream: ServerHttp2Stream) => stream.respond({ ":status": 204 }, { endStream: true }));
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const { port } = server.address() as AddressInfo;
+    const session = connectHttp2(
+      `https://127.0.0.1:${port}`,
+      mtlsClientOptions({ source: web.source, authorize: authorizeId(API) }),
+    );
+    const stream = session.request({ ":path": "/" });
+    const [headers] = await once(stream, "response");
+    expect(headers[":status"]).toBe(204);
+    session.close();
+    const refused = connectHttp2(
+      `https://127.0.0.1:${port}`,
+      mtlsClientOptions({ source: web.source, authorize: authorizeId(WEB) }),
+    );
+    expect(await once(refused, "error")).toMatchObject([{ code: "unexpected-id" }]);
+    server.close();
   });
 });

@@ -1,0 +1,59 @@
+import { execFile } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
+import { PROJECT } from "../support/server.ts";
+import { startTokenServer, type TestTokenServer } from "../support/token-server.ts";
+
+const run = promisify(execFile);
+const WEB = "spiffe://example.org/web";
+
+interface Example {
+  readonly where: string;
+  readonly code: string;
+}
+
+/** What the examples print, in the order in which they stand. */
+const OUTPUT: Readonly<Record<string, readonly string[]>> = {
+  "README.md": [`${WEB} true`],
+  "src/client/README.md": [`${WEB} true`, `hello ${WEB}`, `hello ${WEB}`, `${WEB} ${WEB}`],
+};
+
+const examples: Example[] = [];
+for (const file of Object.keys(OUTPUT)) {
+  const text = await readFile(join(PROJECT, file), "utf8");
+  for (const [index, match] of [...text.matchAll(/^```ts\n(.*?)^```$/gms)].entries())
+    examples.push({ where: `${file} ${index}`, code: match[1] ?? "" });
+}
+
+describe("the examples of the documents do what they say", () => {
+  let server: TestTokenServer;
+  let agent: TestAgent;
+  let folder: string;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(PROJECT, "test", ".example-"));
+    server = await startTokenServer();
+    server.entries({ id: "web", spiffeId: WEB, selectors: [OWN_SELECTOR] });
+    agent = await startAgent(server);
+  });
+  afterAll(async () => {
+    await agent?.[Symbol.asyncDispose]();
+    await server?.[Symbol.asyncDispose]();
+    await rm(folder, { recursive: true, force: true });
+  });
+
+  test("there are as many as there are outputs", () => {
+    expect(examples).toHaveLength(Object.values(OUTPUT).flat().length);
+  });
+
+  test.each(examples)("$where", async ({ where, code }) => {
+    const path = join(folder, `${where.replaceAll(/\W/g, "-")}.mjs`);
+    await writeFile(path, code.replaceAll('from "steeple"', `from "${join(PROJECT, "src/client/index.ts")}"`));
+    const env = { ...process.env, SPIFFE_ENDPOINT_SOCKET: agent.socket };
+    const { stdout } = await run(process.execPath, [path], { env, timeout: 30_000 });
+    const [file = "", index] = where.split(" ");
+    expect(stdout).toBe(`${OUTPUT[file]?.[Number(index)]}\n`);
+  });
+});
