@@ -48,7 +48,15 @@ const STORE = {
     list: "datastore.bundle.list",
     count: "datastore.bundle.count",
     change: "datastore.bundle.update",
+    changeForeign: "datastore.bundle.set",
     delete: "datastore.bundle.delete",
+  },
+  federation: {
+    create: "datastore.federation_relationship.create",
+    find: "datastore.federation_relationship.fetch",
+    list: "datastore.federation_relationship.list",
+    update: "datastore.federation_relationship.update",
+    delete: "datastore.federation_relationship.delete",
   },
   authorities: {
     list: "datastore.ca_journal.fetch",

@@ -5,6 +5,8 @@ import type {
   HealthApi,
   MethodsOf,
   PushApi,
+  ReflectionAlphaApi,
+  ReflectionApi,
   ServerDebugApi,
   ServerLoggerApi,
   SvidApi,
@@ -125,5 +127,10 @@ export const loggerRules: Rules<typeof ServerLoggerApi> = {
 };
 
 export const debugRules: Rules<typeof ServerDebugApi> = { GetInfo: LOCAL };
+
+/** SPIRE's server has none; here whoever is an administrator may ask what the admin socket serves. */
+export const reflectionRules: Rules<typeof ReflectionApi> & Rules<typeof ReflectionAlphaApi> = {
+  ServerReflectionInfo: LOCAL,
+};
 
 export const healthRules: Rules<typeof HealthApi> = { Check: LOCAL, List: LOCAL, Watch: LOCAL };

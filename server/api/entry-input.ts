@@ -2,7 +2,8 @@ import { secondsFromProto, selectorsFromProto } from "../../src/rpc/convert.ts";
 import type { Entry__Output } from "../../src/rpc/gen/spire/api/types/Entry.ts";
 import type { EntryMask__Output } from "../../src/rpc/gen/spire/api/types/EntryMask.ts";
 import { Fault } from "../../src/runtime/fault.ts";
-import type { EntryDraft } from "../../src/spiffe/entry.ts";
+import { checkDnsNames } from "../../src/spiffe/dns-name.ts";
+import { checkHint, type EntryDraft } from "../../src/spiffe/entry.ts";
 import { parseTrustDomainOrId, type TrustDomain } from "../../src/spiffe/id.ts";
 import { memberId, workloadId } from "./ids.ts";
 
@@ -31,9 +32,9 @@ const READERS: Readonly<Record<MaskField, (proto: Entry__Output, trustDomain: Tr
   admin: ({ admin }) => ({ admin }),
   downstream: ({ downstream }) => ({ downstream }),
   expires_at: ({ expires_at }) => ({ expiresAt: secondsFromProto(expires_at, "expires_at") }),
-  dns_names: ({ dns_names }) => ({ dnsNames: dns_names }),
+  dns_names: ({ dns_names }) => ({ dnsNames: within("invalid DNS name", () => checkDnsNames(dns_names)) }),
   store_svid: ({ store_svid }) => ({ storeSvid: store_svid }),
-  hint: ({ hint }) => ({ hint }),
+  hint: ({ hint }) => ({ hint: checkHint(hint) }),
   additional_attributes: ({ additional_attributes }) => ({
     disableX509SvidPrefetch: additional_attributes?.disable_x509_svid_prefetch ?? false,
     jwtSvidIncludeJti: additional_attributes?.jwt_svid_include_jti ?? false,

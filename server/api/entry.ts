@@ -96,8 +96,9 @@ function auditOf({ directory }: EntryServiceParts, mask: Mask): (proto: Entry__O
 
 async function create({ trustDomain, entries }: EntryServiceParts, proto: Entry__Output, mask: Mask, log: Log) {
   try {
-    const draft = checked(log, "failed to convert entry", () =>
-      checkEntryDraft({ ...(entryFields(trustDomain, proto, null) as EntryDraft), id: proto.id }, trustDomain),
+    const fields = checked(log, "failed to convert entry", () => entryFields(trustDomain, proto, null));
+    const draft = checked(log, "failed to create entry", () =>
+      checkEntryDraft({ ...(fields as EntryDraft), id: proto.id }, trustDomain),
     );
     const { entry, existed } = await attempt(log.child({ spiffe_id: draft.spiffeId }), "failed to create entry", () =>
       entries.create(draft),

@@ -1,7 +1,14 @@
 import { idFromProto } from "../../src/rpc/convert.ts";
 import type { SPIFFEID__Output } from "../../src/rpc/gen/spire/api/types/SPIFFEID.ts";
 import { Fault } from "../../src/runtime/fault.ts";
-import { checkMemberId, checkWorkloadId, isAgentId, type SpiffeId, type TrustDomain } from "../../src/spiffe/id.ts";
+import {
+  checkMemberId,
+  checkWorkloadId,
+  isAgentId,
+  pathOf,
+  type SpiffeId,
+  type TrustDomain,
+} from "../../src/spiffe/id.ts";
 
 /** IDs as they arrive: byte for byte, never decoded and never normalised (T-S1, T-S2). */
 export type ProtoId = SPIFFEID__Output | null | undefined;
@@ -22,11 +29,11 @@ export function workloadId(trustDomain: TrustDomain, proto: ProtoId): SpiffeId {
 
 /** An ID in the agent namespace. Throws `invalid`. */
 export function agentIdOf(trustDomain: TrustDomain, proto: ProtoId): SpiffeId {
-  const id = memberId(trustDomain, proto);
+  const id = idFromProto(proto);
+  if (pathOf(id) !== "") checkMemberId(id, trustDomain);
   if (isAgentId(id)) return id;
-  throw new Fault(
-    "invalid",
-    `"${id}" is not an agent in trust domain "${trustDomain}"; path is not in the agent namespace`,
-    { code: "spiffe-id-role" },
-  );
+  const reason = pathOf(id) === "" ? "path is empty" : "path is not in the agent namespace";
+  throw new Fault("invalid", `"${id}" is not an agent in trust domain "${trustDomain}"; ${reason}`, {
+    code: "spiffe-id-role",
+  });
 }

@@ -69,7 +69,7 @@ function wanted(mask: RelationshipMask, field: keyof FederationRelationshipMask_
   return mask === null || mask[field];
 }
 
-/** Kept as it is written. Its parts are read without the leniency of browsers, which would take \`https:host\`. */
+/** Kept as it is written, but for the case of its scheme. Its parts are read without the leniency of browsers, which would take \`https:host\`. */
 function checkUrl(text: string): string {
   if (Buffer.byteLength(text) > MAX_URL_BYTES || /[^\u0021-\u007e]/.test(text))
     throw bad("failed to parse bundle endpoint URL: at most 2048 printable characters are allowed");
@@ -78,7 +78,7 @@ function checkUrl(text: string): string {
   if (authority === "") throw bad("bundle endpoint URL must specify the host");
   if (authority.includes("@")) throw bad("bundle endpoint URL must not contain user info");
   if (!URL.canParse(text)) throw bad("failed to parse bundle endpoint URL: invalid host or port");
-  return text;
+  return text.replace(/^https/i, "https");
 }
 
 function readProfile(proto: FederationRelationship__Output): FederationRelationship["profile"] {

@@ -11,6 +11,7 @@ import {
   SvidApi,
   TrustDomainApi,
 } from "../../src/rpc/protos.ts";
+import { reflectionServices } from "../../src/rpc/reflection.ts";
 import { type AnyHandler, type Handlers, type ServiceImplementation, service, unary } from "../../src/rpc/service.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import {
@@ -22,6 +23,7 @@ import {
   loggerRules,
   pushRules,
   type Rule,
+  reflectionRules,
   svidRules,
   trustDomainRules,
 } from "./access.ts";
@@ -62,21 +64,37 @@ export function servedServices(parts: ServiceParts): {
   readonly everywhere: readonly ServedService[];
   readonly local: readonly ServedService[];
 } {
-  return {
-    everywhere: [
-      served(AgentApi, agentRules, agentService(parts)),
-      served(BundleApi, bundleRules, { ...bundleService(parts), ...federatedBundles(parts) }),
-      served(EntryApi, entryRules, entryService(parts)),
-      served(PushApi, pushRules, pushService(parts)),
-      served(SvidApi, svidRules, { ...svidService(parts), ...tokenSvids(parts) }),
-      served(TrustDomainApi, trustDomainRules, trustDomainService(parts)),
-    ],
-    local: [
-      served(HealthApi, healthRules, healthService(parts)),
-      served(ServerLoggerApi, loggerRules, loggerService(parts)),
-      served(ServerDebugApi, debugRules, debugService(parts)),
-    ],
-  };
+  const everywhere = [
+    served(AgentApi, agentRules, agentService(parts)),
+    served(BundleApi, bundleRules, { ...bundleService(parts), ...federatedBundles(parts) }),
+    served(EntryApi, entryRules, entryService(parts)),
+    served(PushApi, pushRules, pushService(parts)),
+    served(SvidApi, svidRules, { ...svidService(parts), ...tokenSvids(parts) }),
+    served(TrustDomainApi, trustDomainRules, trustDomainService(parts)),
+  ];
+  const local = [
+    served(HealthApi, healthRules, healthService(parts)),
+    served(ServerLoggerApi, loggerRules, loggerService(parts)),
+    served(ServerDebugApi, debugRules, debugService(parts)),
+  ];
+  return { everywhere, local: [...local, ...reflected([...everywhere, ...local])] };
+}
+
+/** Lets grpcurl and its like do without proto files. */
+function reflected(services: readonly ServedService[]): readonly ServedService[] {
+  return reflectionServices<Authorization>(services.map(({ implementation }) => implementation.service)).map(
+    (implementation) => ({ implementation, routes: routesOf(implementation.service, reflectionRules) }),
+  );
+}
+
+function routesOf(api: Service<object>, rules: Readonly<Record<string, Rule>>): ReadonlyMap<string, Route> {
+  return new Map(
+    Object.entries(api.methods()).map(([name, { path, requestStream, responseStream }]) => {
+      const rule = rules[name];
+      if (rule === undefined) throw new Fault("internal", `${api.name}/${name} has no row in the access table`);
+      return [path, { rule, streams: requestStream || responseStream }];
+    }),
+  );
 }
 
 interface Shape {
@@ -90,14 +108,9 @@ export function served<M extends object>(
   rules: Readonly<Record<MethodsOf<Service<M>>, Rule>>,
   handlers: Partial<Handlers<M, Authorization>>,
 ): ServedService {
-  const rows = new Map(Object.entries<Rule>(rules));
+  const routes = routesOf(api, rules);
   const all: Record<string, AnyHandler<Authorization>> = {};
-  const routes = new Map<string, Route>();
   for (const [name, method] of Object.entries(api.methods())) {
-    const rule = rows.get(name);
-    if (rule === undefined) throw new Fault("internal", `${api.name}/${name} has no row in the access table`);
-    const streams = method.requestStream || method.responseStream;
-    routes.set(method.path, { rule, streams });
     const handler = (handlers as Readonly<Record<string, AnyHandler<Authorization>>>)[name];
     all[name] = noting(method.path, handler ?? unimplemented(name, method));
   }

@@ -7,7 +7,7 @@ import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
 import type { FederationStore, HeldRelationship, PageRequest } from "../store/store.ts";
 import { batch } from "./batch.ts";
-import { attempt, checked, failure } from "./fail.ts";
+import { attempt, checked, failure, type Words } from "./fail.ts";
 import { messageBytes, readPage } from "./pages.ts";
 import {
   newRelationship,
@@ -30,6 +30,10 @@ export interface TrustDomainServiceParts {
 
 /** Relationships carry bundles, which can be large: fewer of them are read at once. */
 const RELATIONSHIPS_AT_ONCE = 100;
+
+const UNKNOWN = "federation relationship not found";
+const UPDATE_WORDS: Words = { not_found: UNKNOWN, otherwise: "failed to update federation relationship" };
+const DELETE_WORDS: Words = { not_found: UNKNOWN, otherwise: "failed to delete federation relationship" };
 
 /** Where the bundles of foreign trust domains are fetched. */
 export function trustDomainService(parts: TrustDomainServiceParts): HandlersOf<typeof TrustDomainApi> {
@@ -127,9 +131,7 @@ async function update(
       relationshipInput(proto, masks.input),
     );
     refuseOwn(parts, log, trustDomain, "update");
-    const held = await attempt(log, "failed to update federation relationship", () =>
-      parts.federation.update(trustDomain, change, bundle),
-    );
+    const held = await attempt(log, UPDATE_WORDS, () => parts.federation.update(trustDomain, change, bundle));
     warnOfMissingBundle(parts, log, held);
     events.relationshipUpdated(log);
     return { status: OK, federation_relationship: relationshipToProto(held, masks.output) };
@@ -140,14 +142,10 @@ async function update(
 
 async function remove({ federation }: TrustDomainServiceParts, name: string, outer: Log) {
   const log = outer.child({ trust_domain_id: shown(name) });
-  const words = {
-    not_found: "federation relationship not found",
-    otherwise: "failed to delete federation relationship",
-  };
   try {
     if (name === "") throw failure(log, "invalid", "missing trust domain");
     const trustDomain = checked(log, "failed to parse trust domain", () => parseTrustDomainOrId(name));
-    await attempt(log, words, () => federation.delete(trustDomain));
+    await attempt(log, DELETE_WORDS, () => federation.delete(trustDomain));
     events.relationshipDeleted(log);
     return { status: OK, trust_domain: trustDomain };
   } catch (error) {

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
-import type { TrustDomain } from "../../src/spiffe/id.ts";
+import { type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
 import { entryColumns, toEntry } from "./rows.ts";
 import type { Queries } from "./session.ts";
 
@@ -48,7 +48,7 @@ export async function holdBundles(db: Queries, trustDomains: readonly TrustDomai
   const found = new Set<string>(rows.map((row) => row.trust_domain));
   const missing = trustDomains.find((name) => !found.has(name));
   if (missing === undefined) return;
-  throw new Fault("precondition", `unable to find federated bundle "${missing}"`, {
+  throw new Fault("precondition", `unable to find federated bundle "${trustDomainId(missing)}"`, {
     code: "bundle-missing",
     hint: "set the bundle of that trust domain first",
   });

@@ -11,6 +11,7 @@ export interface FieldDescriptor {
   readonly typeName?: string;
   readonly oneofIndex?: number;
   readonly proto3Optional?: boolean;
+  readonly jsonName?: string;
   readonly options?: object;
 }
 
@@ -134,7 +135,8 @@ function completedMessage(message: MessageDescriptor, fullName: string, resolve:
   return {
     ...message,
     field: message.field.map((field) => {
-      const { options: _, ...kept } = completedField(field, message);
+      const { options: _, ...named } = completedField(field, message);
+      const kept = { ...named, jsonName: jsonName(field.name) };
       if (field.typeName === undefined) return kept;
       return {
         ...kept,
@@ -154,6 +156,11 @@ function completedMessage(message: MessageDescriptor, fullName: string, resolve:
 function completedField(field: FieldDescriptor, message: MessageDescriptor): FieldDescriptor {
   const oneof = field.oneofIndex === undefined ? undefined : message.oneofDecl[field.oneofIndex];
   return oneof?.name === `_${field.name}` ? { ...field, proto3Optional: true } : field;
+}
+
+/** As protobuf's compiler names the member in JSON: readers take the bare name without it. */
+function jsonName(field: string): string {
+  return field.replace(/_+(.?)/g, (_, next: string) => next.toUpperCase());
 }
 
 function isMapEntry({ options }: MessageDescriptor): boolean {

@@ -88,11 +88,13 @@ function distinctSelectors(selectors: readonly Selector[]): readonly Selector[] 
   return distinct;
 }
 
-function checkHint(hint: string): void {
+/** Returns its argument when it can be a hint. Throws `invalid`. */
+export function checkHint(hint: string): string {
   if (Buffer.byteLength(hint) > MAX_HINT_BYTES) {
     throw new Fault("invalid", `hint is too long, max length is ${MAX_HINT_BYTES} characters`, { code: "entry-hint" });
   }
   if (hint.includes("\0")) throw bad("hint contains a NUL byte", "entry-hint");
+  return hint;
 }
 
 /** A stored SVID goes to one store, which the selectors' type names. */

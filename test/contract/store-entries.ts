@@ -97,7 +97,7 @@ export function entryContract(current: () => StoreUnderTest): void {
     await current().store.bundles.change(B, () => bundleOf(1));
     const fault = await faultFrom(entries().create(draftOf("one", { federatesWith: [B, C] })));
     expect(fault).toMatchObject(refusal("precondition", "bundle-missing"));
-    expect(fault.message).toBe('unable to find federated bundle "c.test"');
+    expect(fault.message).toBe('unable to find federated bundle "spiffe://c.test"');
     expect(await entries().count({})).toBe(0);
     const entry = await create("one");
     expect(await faultFrom(entries().update(entry.id, (now) => ({ ...now, federatesWith: [C] })))).toMatchObject(

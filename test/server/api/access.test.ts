@@ -10,6 +10,8 @@ import {
   EntryApi,
   HealthApi,
   PushApi,
+  ReflectionAlphaApi,
+  ReflectionApi,
   ServerDebugApi,
   ServerLoggerApi,
   type Service,
@@ -19,9 +21,12 @@ import {
 import { denialReason } from "../../../src/rpc/status.ts";
 import { Fault } from "../../../src/runtime/fault.ts";
 import { eventually } from "../../support/eventually.ts";
+import { createCa } from "../../support/pki.ts";
 import { type Apis, collect, from, startServer, type TestServer } from "../../support/server.ts";
+import { identityOf } from "./handshakes.ts";
 
 const STATIC_ADMIN = "spiffe://example.org/static/admin";
+const FOREIGN_ADMIN = "spiffe://other.test/foreign/admin";
 const SERVICES: readonly Service<object>[] = [
   AgentApi,
   BundleApi,
@@ -32,6 +37,8 @@ const SERVICES: readonly Service<object>[] = [
   HealthApi,
   ServerLoggerApi,
   ServerDebugApi,
+  ReflectionApi,
+  ReflectionAlphaApi,
 ];
 
 /** Rows of the vector file: full method name, and who may call it. */
@@ -44,12 +51,21 @@ const ROWS = readFileSync(new URL("../../vectors/server-access.txt", import.meta
     return { name, path, who: new Set(letters.filter((letter) => letter !== "!")), localOnly: letters.includes("!") };
   });
 
-type ClassName = "local" | "static admin" | "entry admin" | "downstream" | "agent" | "workload" | "nobody";
+type ClassName =
+  | "local"
+  | "static admin"
+  | "foreign admin"
+  | "entry admin"
+  | "downstream"
+  | "agent"
+  | "workload"
+  | "nobody";
 
 /** The letter of the vector file that lets each kind of caller in, besides `*`. */
 const LETTER: Readonly<Record<ClassName, string>> = {
   local: "L",
   "static admin": "A",
+  "foreign admin": "A",
   "entry admin": "A",
   downstream: "D",
   agent: "G",
@@ -61,11 +77,15 @@ let server: TestServer;
 const callers = new Map<ClassName, Apis>();
 
 beforeAll(async () => {
-  server = await startServer({ server: { admin_ids: [STATIC_ADMIN] } });
+  server = await startServer({ server: { admin_ids: [STATIC_ADMIN, FOREIGN_ADMIN] } });
   const agent = await server.attest();
   const [admin, downstream] = ["spiffe://example.org/entry/admin", "spiffe://example.org/entry/downstream"];
   await server.createEntry({ spiffeId: admin, parentId: agent.id, admin: true });
   await server.createEntry({ spiffeId: downstream, parentId: agent.id, downstream: true });
+  const other = await createCa({ trustDomain: "other.test" });
+  const bundle = [{ trust_domain: "other.test", x509_authorities: [{ asn1: Buffer.from(other.der) }] }];
+  await server.admin.bundle.BatchSetFederatedBundle({ bundle });
+  callers.set("foreign admin", server.connect(identityOf(await other.issue({ id: FOREIGN_ADMIN }))));
   callers.set("local", server.admin);
   callers.set("nobody", server.connect());
   callers.set("agent", server.connect(agent.tls));
@@ -124,6 +144,27 @@ describe("T-C3 every method is open to those whom the table names, and to nobody
     if (hidden) expect(fault).toMatchObject({ kind: "unimplemented" });
     else if (allowed) expect(fault?.message ?? "").not.toContain("authorization denied");
     else expect(fault).toMatchObject({ kind: "denied", message: `authorization denied for method ${path}` });
+  });
+
+  test("T-C11 a foreign administrator is one by its listed ID alone, and only while its bundle is held", async () => {
+    const foreign = callers.get("foreign admin") as Apis;
+    expect(await foreign.entry.CountEntries({})).toEqual({ count: 2 });
+    using samePath = server.connect((await server.mint("spiffe://example.org/foreign/admin")).tls);
+    await expect(samePath.entry.CountEntries({})).rejects.toMatchObject({ kind: "denied" });
+    const { bundles } = await server.admin.bundle.ListFederatedBundles({});
+    await server.admin.bundle.BatchDeleteFederatedBundle({ trust_domains: ["other.test"] });
+    await expect(foreign.entry.CountEntries({})).rejects.toMatchObject({ kind: "unauthenticated" });
+    await server.admin.bundle.BatchSetFederatedBundle({ bundle: bundles });
+    expect(await foreign.entry.CountEntries({})).toEqual({ count: 2 });
+  });
+
+  test("reflection names every service of the admin socket", async () => {
+    const [answer] = await collect(
+      server.admin.channel.client(ReflectionApi).ServerReflectionInfo(from([{ list_services: "" }])),
+    );
+    expect(answer?.list_services_response?.service.map(({ name }) => name)).toEqual(
+      SERVICES.map(({ name }) => name).sort(),
+    );
   });
 
   test("a workload that claims to be an agent is told that it is not attested", async () => {

@@ -137,7 +137,7 @@ describe("BatchCreateEntry", () => {
     const result = await createOne(input({ federates_with: ["other.test"] }));
     expect(result?.status).toEqual({
       code: CODE.precondition,
-      message: 'failed to create entry: unable to find federated bundle "other.test"',
+      message: 'failed to create entry: unable to find federated bundle "spiffe://other.test"',
     });
     expect(result?.entry).toBeNull();
   });

@@ -212,7 +212,7 @@ describe("updating relationships", () => {
   test("one that is not there is NotFound, the own trust domain is refused", async () => {
     expect((await update(web()))?.status).toEqual({
       code: 5,
-      message: "failed to update federation relationship",
+      message: "federation relationship not found",
     });
     expect((await update(web({ trust_domain: "example.org" })))?.status).toEqual({
       code: 3,

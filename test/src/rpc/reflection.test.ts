@@ -83,6 +83,15 @@ test.each<{ readonly what: string; readonly request: ServerReflectionRequest; re
   expect(second?.message_response).toBe("list_services_response");
 });
 
+test("fields have the names that JSON has for them", async () => {
+  await using server = await startReflecting();
+  const symbol = "spire.api.server.entry.v1.ListEntriesRequest";
+  const [answer] = await ask(server, [{ file_containing_symbol: symbol }]);
+  const file = answer?.file_descriptor_response?.file_descriptor_proto[0] ?? Buffer.alloc(0);
+  for (const name of ["pageToken", "byFederatesWith", "filter"])
+    expect(file.includes(Buffer.from([0x52, name.length, ...Buffer.from(name)]))).toBe(true);
+});
+
 test("WEP-31 who may ask is decided before a question is read", async () => {
   const admit = async (): Promise<undefined> => {
     throw new Fault("invalid", "security header missing from request");
