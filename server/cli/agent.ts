@@ -10,7 +10,7 @@ import { type FlagSpecs, type FlagValues, outputFlag } from "../../src/runtime/f
 import type { TextOutput } from "../../src/runtime/terminal.ts";
 import { serverCommand } from "./connection.ts";
 import { usage } from "./input.ts";
-import { idFrom, matchFrom, matchSelectorsFlag, selectorFrom } from "./match.ts";
+import { idFrom, inContext, matchFrom, matchSelectorsFlag, selectorFrom } from "./match.ts";
 import { agentTable, idText, plural, printAgent } from "./print.ts";
 
 const PAGE_SIZE = 1000;
@@ -58,7 +58,12 @@ function filterFrom(flags: FlagValues<typeof filterFlags>): Filter {
     ...(flags.selector.length === 0
       ? {}
       : {
-          by_selector_match: { selectors: flags.selector.map(selectorFrom), match: matchFrom(flags.matchSelectorsOn) },
+          by_selector_match: {
+            match: matchFrom(flags.matchSelectorsOn, "unsupported match behavior"),
+            selectors: flags.selector.map((text) =>
+              inContext(`error parsing selector ${JSON.stringify(text)}`, () => selectorFrom(text)),
+            ),
+          },
         }),
     ...(flags.attestationType === "" ? {} : { by_attestation_type: flags.attestationType }),
     ...(flags.expiresBefore === "" ? {} : { by_expires_before: flags.expiresBefore }),

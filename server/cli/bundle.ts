@@ -10,6 +10,7 @@ import { Fault } from "../../src/runtime/fault.ts";
 import { type FlagSpec, outputFlag } from "../../src/runtime/flags.ts";
 import { serverCommand } from "./connection.ts";
 import { incomplete, readInput, usage } from "./input.ts";
+import { withContext } from "./match.ts";
 import { plural } from "./print.ts";
 import { BUNDLE_FORMATS, bundleFormatFrom, bundleFromData, bundleText } from "./trust-bundle.ts";
 
@@ -135,7 +136,9 @@ const set = serverCommand({
   async run({ flags, io, api }): Promise<Answer> {
     if (flags.id === "") throw usage("id flag is required", "add -id spiffe://…, the trust domain of the bundle");
     const format = bundleFormatFrom(flags.format);
-    const text = await readInput(flags.path === "" ? "-" : flags.path, io);
+    const text = await readInput(flags.path === "" ? "-" : flags.path, io).catch((error: unknown) => {
+      throw withContext("unable to load bundle data", error);
+    });
     const bundle = bundleFromData({ text, format, id: flags.id });
     const message = await api.ask(
       api.client(BundleApi).BatchSetFederatedBundle({ bundle: [bundle] }),

@@ -2,7 +2,7 @@ import type { Entry, Entry__Output } from "../../src/rpc/gen/spire/api/types/Ent
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { FlagSpecs, FlagValues } from "../../src/runtime/flags.ts";
 import { usage } from "./input.ts";
-import { idFrom, selectorFrom } from "./match.ts";
+import { idFrom, int32From, selectorFrom } from "./match.ts";
 
 /** The flags of `entry create` and `entry update` that describe the entry. */
 export const entryFlags = {
@@ -47,8 +47,8 @@ export function entryFromFlags(flags: EntryFlags): Entry {
     spiffe_id: idFrom(flags.spiffeID),
     ...(flags.parentID === "" ? {} : { parent_id: idFrom(flags.parentID) }),
     selectors: flags.selector.map(selectorFrom),
-    x509_svid_ttl: flags.x509SVIDTTL,
-    jwt_svid_ttl: flags.jwtSVIDTTL,
+    x509_svid_ttl: int32From(flags.x509SVIDTTL, "X509 SVID TTL"),
+    jwt_svid_ttl: int32From(flags.jwtSVIDTTL, "JWT SVID TTL"),
     federates_with: [...flags.federatesWith],
     dns_names: [...flags.dns],
     admin: flags.admin,
@@ -119,8 +119,8 @@ function entryFromJson(item: unknown, where: string): Entry {
       const selector = new Reader(value as Json, path);
       return { type: selector.text("type"), value: selector.text("value") };
     }),
-    x509_svid_ttl: read.number("x509_svid_ttl"),
-    jwt_svid_ttl: read.number("jwt_svid_ttl"),
+    x509_svid_ttl: int32From(read.number("x509_svid_ttl"), "X509 SVID TTL"),
+    jwt_svid_ttl: int32From(read.number("jwt_svid_ttl"), "JWT SVID TTL"),
     federates_with: read.list("federates_with", textOf),
     dns_names: read.list("dns_names", textOf),
     admin: read.flag("admin"),

@@ -12,7 +12,7 @@ import type { Io } from "../../src/runtime/terminal.ts";
 import { serverCommand } from "./connection.ts";
 import { checkEntryFlags, entriesFromJson, entryFlags, entryFromFlags, sortEntries } from "./entry-message.ts";
 import { readInput, usage } from "./input.ts";
-import { idFrom, matchFrom, matchSelectorsFlag, selectorFrom } from "./match.ts";
+import { idFrom, inContext, matchFrom, matchSelectorsFlag, selectorFrom } from "./match.ts";
 import { entryTable, idText, plural, printEntry, statusText } from "./print.ts";
 
 const PAGE_SIZE = 500;
@@ -182,11 +182,28 @@ const filterFlags = {
 
 function filterFrom(flags: FlagValues<typeof filterFlags>): NonNullable<ListEntriesRequest["filter"]> {
   return {
-    ...(flags.parentID === "" ? {} : { by_parent_id: idFrom(flags.parentID) }),
-    ...(flags.spiffeID === "" ? {} : { by_spiffe_id: idFrom(flags.spiffeID) }),
+    ...(flags.parentID === ""
+      ? {}
+      : {
+          by_parent_id: inContext(`error parsing parent ID ${JSON.stringify(flags.parentID)}`, () =>
+            idFrom(flags.parentID),
+          ),
+        }),
+    ...(flags.spiffeID === ""
+      ? {}
+      : {
+          by_spiffe_id: inContext(`error parsing SPIFFE ID ${JSON.stringify(flags.spiffeID)}`, () =>
+            idFrom(flags.spiffeID),
+          ),
+        }),
     ...(flags.selector.length === 0
       ? {}
-      : { by_selectors: { selectors: flags.selector.map(selectorFrom), match: matchFrom(flags.matchSelectorsOn) } }),
+      : {
+          by_selectors: {
+            match: matchFrom(flags.matchSelectorsOn),
+            selectors: inContext("error parsing selectors", () => flags.selector.map(selectorFrom)),
+          },
+        }),
     ...(flags.federatesWith.length === 0
       ? {}
       : {

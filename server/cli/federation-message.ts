@@ -4,6 +4,7 @@ import type { FlagSpecs, FlagValues } from "../../src/runtime/flags.ts";
 import type { Io } from "../../src/runtime/terminal.ts";
 import { parseSpiffeId, trustDomainOf } from "../../src/spiffe/id.ts";
 import { readInput } from "./input.ts";
+import { inContext, withContext } from "./match.ts";
 import { BUNDLE_FORMATS, type BundleFormat, bundleFromData } from "./trust-bundle.ts";
 
 const PROFILES = ["https_web", "https_spiffe"] as const;
@@ -75,7 +76,7 @@ async function relationshipFromFlags(flags: Flags, io: Io): Promise<FederationRe
   const { relationship, bundleId } = relationshipOf({ ...flags, endpointSpiffeId: flags.endpointSpiffeID });
   if (flags.trustDomainBundlePath === "") return relationship;
   const text = await readInput(flags.trustDomainBundlePath, io).catch((error: unknown) => {
-    throw faultIn("cannot read bundle file", error);
+    throw withContext("cannot read bundle file", error);
   });
   const bundle = inContext("cannot parse bundle file", () =>
     bundleFromData({ text, format: formatOf(flags.trustDomainBundleFormat), id: bundleId }),
@@ -166,19 +167,6 @@ function formatOf(word: string): BundleFormat {
   const format = BUNDLE_FORMATS.find((known) => known === word);
   if (format !== undefined) return format;
   throw malformed(`bundle format ${JSON.stringify(word)} is unsupported`, "choose pem or spiffe");
-}
-
-function inContext<T>(what: string, read: () => T): T {
-  try {
-    return read();
-  } catch (error) {
-    throw faultIn(what, error);
-  }
-}
-
-function faultIn(what: string, error: unknown): Fault {
-  const { kind, message, code, hint } = Fault.from(error);
-  return new Fault(kind, `${what}: ${message}`, { code, cause: error, ...(hint === undefined ? {} : { hint }) });
 }
 
 function malformed(message: string, hint: string): Fault {

@@ -13,6 +13,29 @@ export function selectorFrom(text: string): { type: string; value: string } {
   return { type: text.slice(0, colon), value: text.slice(colon + 1) };
 }
 
+/** The fault of what is read, with the words before it that SPIRE puts there. */
+export function inContext<T>(context: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    throw withContext(context, error);
+  }
+}
+
+export function withContext(context: string, error: unknown): Fault {
+  const { kind, message, code, hint } = Fault.from(error);
+  return new Fault(kind, `${context}: ${message}`, { code, cause: error, ...(hint === undefined ? {} : { hint }) });
+}
+
+/** A number that the wire holds in 32 bits and would cut. Throws `invalid`. */
+export function int32From(value: number, what: string): number {
+  if (Number.isInteger(value) && Math.abs(value) < 2 ** 31) return value;
+  throw new Fault("invalid", `invalid value for ${what}: overflow converting int(${value}) to int32`, {
+    code: "number-out-of-range",
+    hint: "choose a smaller number of seconds",
+  });
+}
+
 /** Throws `invalid`. */
 export function idFrom(text: string): { trust_domain: string; path: string } {
   const id = parseSpiffeId(text);
@@ -21,10 +44,13 @@ export function idFrom(text: string): { trust_domain: string; path: string } {
 
 const MATCHES = { exact: "MATCH_EXACT", subset: "MATCH_SUBSET", superset: "MATCH_SUPERSET", any: "MATCH_ANY" } as const;
 
-/** Throws `invalid`. */
-export function matchFrom(word: string): (typeof MATCHES)[keyof typeof MATCHES] {
+/** Throws `invalid` with this text. */
+export function matchFrom(
+  word: string,
+  refusal = `match behavior ${JSON.stringify(word)} unknown`,
+): (typeof MATCHES)[keyof typeof MATCHES] {
   if (Object.hasOwn(MATCHES, word)) return MATCHES[word as keyof typeof MATCHES];
-  throw new Fault("invalid", `match behavior "${word}" unknown`, {
+  throw new Fault("invalid", refusal, {
     code: "match-behavior",
     hint: `choose one of ${Object.keys(MATCHES).join(", ")}`,
   });

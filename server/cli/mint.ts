@@ -1,10 +1,11 @@
 import { systemClock } from "../../src/runtime/clock.ts";
 import { rfc3339 } from "../../src/runtime/logfmt.ts";
 import type { Io } from "../../src/runtime/terminal.ts";
+import { int32From } from "./match.ts";
 
-/** Milliseconds as the whole seconds of a request, rounded up. */
+/** Milliseconds as the whole seconds of a request, rounded up. Throws `invalid`. */
 export function secondsOf(ttlMs: number): number {
-  return Math.ceil(ttlMs / 1000);
+  return int32From(Math.ceil(ttlMs / 1000), "TTL");
 }
 
 /** Between signing and reading, and to the whole second that a certificate's end is. */

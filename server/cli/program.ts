@@ -1,3 +1,4 @@
+import { completionCommands } from "../../src/cli/completion.ts";
 import { loggerCommands } from "../../src/cli/logger.ts";
 import { ServerLoggerApi } from "../../src/rpc/protos.ts";
 import type { Program } from "../../src/runtime/cli.ts";
@@ -12,6 +13,7 @@ import { entryCommands } from "./entry.ts";
 import { federationCommands } from "./federation.ts";
 import { healthcheck } from "./health.ts";
 import { jwtCommands } from "./jwt.ts";
+import { serverLive } from "./live.ts";
 import { run, validate } from "./run.ts";
 import { tokenCommands } from "./token.ts";
 import { upstreamAuthorityCommands } from "./upstream-authority.ts";
@@ -21,13 +23,14 @@ import { x509Commands } from "./x509.ts";
 /** The `steeple-server` command line. `wit` is there when the environment asks for it, as in SPIRE. */
 export function serverProgram(env: Readonly<Record<string, string | undefined>>): Program {
   const experimental = (env["SPIRE_SERVER_FFLAGS"] ?? "").split(" ").includes("wit-svid");
-  return {
+  const program: Program = {
     name: "steeple-server",
     version: packageVersion(),
     summary: "The Steeple server: attests nodes, holds registration entries and signs SVIDs.",
     commands: {
       agent: agentCommands,
       bundle: bundleCommands,
+      ...completionCommands(() => program, serverLive),
       datastore: datastoreCommands,
       debug: debugCommands,
       entry: entryCommands,
@@ -44,4 +47,5 @@ export function serverProgram(env: Readonly<Record<string, string | undefined>>)
       x509: x509Commands,
     },
   };
+  return program;
 }

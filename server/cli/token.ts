@@ -4,7 +4,7 @@ import { AgentApi } from "../../src/rpc/protos.ts";
 import { group } from "../../src/runtime/cli.ts";
 import { outputFlag } from "../../src/runtime/flags.ts";
 import { serverCommand } from "./connection.ts";
-import { idFrom } from "./match.ts";
+import { idFrom, int32From } from "./match.ts";
 
 const generate = serverCommand({
   summary: "Generates a join token",
@@ -16,7 +16,7 @@ const generate = serverCommand({
   examples: ["token generate -spiffeID spiffe://example.org/my-node"],
   async run({ flags, api }): Promise<Answer> {
     const owner = flags.spiffeID === "" ? {} : { agent_id: idFrom(flags.spiffeID) };
-    const token = await api.ask(api.client(AgentApi).CreateJoinToken({ ttl: flags.ttl, ...owner }));
+    const token = await api.ask(api.client(AgentApi).CreateJoinToken({ ttl: int32From(flags.ttl, "TTL"), ...owner }));
     return {
       message: token,
       pretty({ stdout }) {

@@ -20,9 +20,12 @@ export function bundleFormatFrom(word: string): BundleFormat {
   });
 }
 
+/** SPIRE's commands leave out a sequence number of 0. */
+const NO_SEQUENCE = /,\n {4}"spiffe_sequence": 0(?=[,\n])/;
+
 const TEXTS: Readonly<Record<BundleFormat, (bundle: Bundle__Output) => string>> = {
   pem: ({ x509_authorities }) => x509_authorities.map(({ asn1 }) => encodePem("CERTIFICATE", asn1)).join(""),
-  spiffe: (bundle) => `${encodeBundleDocument(bundleFromProto(bundle))}\n`,
+  spiffe: (bundle) => `${encodeBundleDocument(bundleFromProto(bundle)).replace(NO_SEQUENCE, "")}\n`,
 };
 
 export function bundleText(bundle: Bundle__Output, format: BundleFormat): string {

@@ -48,6 +48,7 @@ export interface CommandNode {
   readonly commands?: CommandTree;
 }
 
+/** Names that begin with two underscores are for programs, and not listed. */
 export type CommandTree = Readonly<Record<string, CommandNode>>;
 
 export interface Program {
@@ -144,7 +145,7 @@ async function runCommand(program: Program, { place, command, line }: CommandRun
 }
 
 function strayArgument(place: Place, word: string): Fault {
-  const commands = Object.keys(place.node.commands ?? {});
+  const commands = names(place.node.commands);
   const boolean = /^(true|false)$/.test(word) ? `write -flag=${word}` : undefined;
   const hint = didYouMean(word, commands) ?? boolean ?? "put flags first, and quote values that hold spaces";
   return new Fault("invalid", `unexpected argument ${JSON.stringify(word)}`, { code: "usage", hint });
@@ -165,7 +166,7 @@ function refuseGroup(program: Program, place: Place, io: Io): number {
   }
   if (word !== undefined) {
     const name = [...place.path, word].join(" ");
-    const nearest = didYouMean(word, Object.keys(place.node.commands ?? {}));
+    const nearest = didYouMean(word, names(place.node.commands));
     const hint = nearest ?? `run "${[program.name, ...place.path].join(" ")} --help" for the list`;
     io.stderr.write(errorText(new Fault("invalid", `unknown command "${name}"`, { code: "usage", hint })));
   }
@@ -187,11 +188,19 @@ function helpText(program: Program, { node, path }: Place): string {
     parts.push(`Usage: ${name}${path.length === 0 ? " [--version] [--help]" : ""} <command> [<args>]\n`);
   }
   if (commands !== undefined) {
-    const rows = Object.entries(commands).map(([child, { summary }]) => [`   ${child}`, summary]);
+    const rows = listed(commands).map(([child, { summary }]) => [`   ${child}`, summary]);
     parts.push(`Available commands are:\n${alignColumns(rows)}`);
     parts.push(`Run "${name} <command> --help" for the flags of a command and an example.\n`);
   }
   return parts.join("\n");
+}
+
+function listed(commands: CommandTree = {}): readonly [string, CommandNode][] {
+  return Object.entries(commands).filter(([name]) => !name.startsWith("__"));
+}
+
+function names(commands: CommandTree | undefined): readonly string[] {
+  return listed(commands).map(([name]) => name);
 }
 
 /** As Go's flag package prints them. */
