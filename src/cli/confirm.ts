@@ -1,4 +1,4 @@
-import { createInterface } from "node:readline/promises";
+import { createInterface } from "node:readline";
 import { Readable } from "node:stream";
 import { Fault } from "../runtime/fault.ts";
 import type { Spelling } from "../runtime/flags.ts";
@@ -31,7 +31,8 @@ export async function confirm(
     });
   }
   if (!terminal && !yes) return;
-  io.stderr.write(`This will ${await describe()}.\n`);
+  const description = await describe();
+  io.stderr.write(`This will ${description}${description.includes("\n") ? "" : "."}\n`);
   if (yes) return;
   const answer = await ask(io, signal);
   if (/^y(es)?$/i.test(answer.trim())) return;
@@ -41,10 +42,11 @@ export async function confirm(
   });
 }
 
+/** The first line that is typed; empty when there is none. */
 async function ask(io: Io, signal: AbortSignal): Promise<string> {
-  const input = io.stdin instanceof Readable ? io.stdin : Readable.from(io.stdin);
-  using lines = createInterface({ input });
   io.stderr.write("Go on? [y/N] ");
-  const ended = new Promise<string>((resolve) => lines.once("close", () => resolve("")));
-  return Promise.race([lines.question("", { signal }), ended]);
+  const input = io.stdin instanceof Readable ? io.stdin : Readable.from(io.stdin);
+  const lines = createInterface({ input, signal });
+  for await (const line of lines) return line;
+  return "";
 }
