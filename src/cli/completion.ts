@@ -17,7 +17,7 @@ export type AskLive = (
 ) => Promise<readonly Candidate[]>;
 
 /** The candidate that stands for "names of files", which the shell knows better. */
-export const FILES: Candidate = { value: ":file" };
+const FILES: Candidate = { value: ":file" };
 
 const HIDDEN_PREFIX = "__";
 
@@ -53,7 +53,7 @@ export function completionCommands(program: () => Program, live: AskLive): Reado
 type Live = (kind: string, flags: ReadonlyMap<string, string>) => Promise<readonly Candidate[]>;
 
 /** The last word is the one to complete; it may be empty. */
-export async function complete(program: Program, words: readonly string[], live: Live): Promise<readonly Candidate[]> {
+async function complete(program: Program, words: readonly string[], live: Live): Promise<readonly Candidate[]> {
   const last = words.at(-1) ?? "";
   const place = walk(program, words.slice(0, -1));
   const found = await candidates(place, last, live);
