@@ -5,10 +5,11 @@ import type { AgentView } from "./api/admin.ts";
 import { adminServices, type LocalServices, type WorkloadServicesOptions, workloadServices } from "./api/routes.ts";
 import type { IdentityCache } from "./cache/entries.ts";
 import type { JwtCache } from "./cache/jwt.ts";
+import type { SvidSigner } from "./cache/signer.ts";
 import type { Synchronizer } from "./cache/sync.ts";
 import type { AgentConfig } from "./config.ts";
 import * as events from "./events.ts";
-import { AgentHealth, workloadApiProbe } from "./health.ts";
+import { type AgentCondition, AgentHealth, workloadApiProbe } from "./health.ts";
 import type { Credentials } from "./node/credentials.ts";
 import { openWorkloadAttestors } from "./parts.ts";
 import { WorkloadAttestor } from "./workload/attest.ts";
@@ -24,6 +25,7 @@ export interface EndpointParts {
   readonly credentials: Credentials;
   readonly cache: IdentityCache;
   readonly jwtTokens: JwtCache;
+  readonly signer: SvidSigner;
   readonly synchronizer: Synchronizer;
 }
 
@@ -49,7 +51,11 @@ export async function openEndpoints(parts: EndpointParts, scope: AsyncDisposable
     await listen(parts, { ...services, path: config.adminSocketPath, mode: ADMIN_SOCKET_MODE }, scope);
     events.adminApisStarted(part(log, "endpoints"), config.adminSocketPath);
   }
-  const health = new AgentHealth({ probe, started: () => cache.ready.value, clock, log: part(log, "health") });
+  const health = new AgentHealth({
+    ...{ probe, clock, log: part(log, "health") },
+    started: () => cache.ready.value,
+    condition: () => conditionOf(parts),
+  });
   scope.use(health);
   if (config.healthChecks.listenerEnabled) await health.listen(config.healthChecks);
   return health;
@@ -81,6 +87,15 @@ async function listen(
     }),
   );
   await rpc.listenUnix(place);
+}
+
+function conditionOf({ credentials, cache, signer, synchronizer }: EndpointParts): AgentCondition {
+  return {
+    attestedUntil: credentials.identity.value?.leaf.notAfter,
+    lastSync: synchronizer.lastSync,
+    signingFailsSince: signer.failsSince,
+    firstSvidEnds: cache.nextExpiry(),
+  };
 }
 
 /** Read when asked. */

@@ -12,6 +12,8 @@ const INTERVAL_MS = 60_000;
 /** A call that was let in and still waits after this long waits for an SVID: the endpoint works. */
 const PROBE_DEADLINE_MS = 5_000;
 const HEADERS_TIMEOUT_MS = 10_000;
+/** A server that is away for this long, or refuses for this long, makes the agent unready; what it holds it still serves. */
+const PATIENCE_MS = 10 * 60_000;
 
 /** Resolves when the Workload API answers; throws the reason when it does not. */
 export type HealthProbe = (signal: AbortSignal) => Promise<void>;
@@ -32,8 +34,20 @@ export function workloadApiProbe(socketPath: string): HealthProbe {
   };
 }
 
+/** How the agent stands with its server. */
+export interface AgentCondition {
+  /** End of the agent's own SVID; undefined while it is not attested. */
+  readonly attestedUntil: Date | undefined;
+  readonly lastSync: Date | undefined;
+  /** Since when no SVID could be had from the server; undefined when the last attempt went well. */
+  readonly signingFailsSince: Date | undefined;
+  /** When the first SVID that is held for a workload ends. */
+  readonly firstSvidEnds: Date | undefined;
+}
+
 export interface AgentHealthOptions {
   readonly probe: HealthProbe;
+  readonly condition: () => AgentCondition;
   /** True once every listener of the agent is up. */
   readonly started: () => boolean;
   readonly clock: Clock;
@@ -66,8 +80,9 @@ export class AgentHealth implements AsyncDisposable {
     this.#options = options;
   }
 
+  /** Attested, in touch with the server, able to have SVIDs signed, and answering workloads. */
   get ready(): boolean {
-    return this.#checked !== undefined && this.#checked.problem === undefined;
+    return this.#checked !== undefined && this.#checked.problem === undefined && this.#unready().length === 0;
   }
 
   /** An agent that is still starting is alive: it may need minutes to be let in by its server. */
@@ -105,9 +120,25 @@ export class AgentHealth implements AsyncDisposable {
 
   #answer(options: HealthListenerOptions, request: IncomingMessage, response: ServerResponse): void {
     const path = request.url?.split("?", 1)[0];
-    if (path === options.readyPath) respond(response, this.ready, this.#checked?.problem);
-    else if (path === options.livePath) respond(response, this.live, this.live ? undefined : this.#checked?.problem);
+    const problem = this.#checked?.problem;
+    if (path === options.readyPath) this.#respond(response, { healthy: this.ready, problem, unready: this.#unready() });
+    else if (path === options.livePath)
+      this.#respond(response, { healthy: this.live, problem: this.live ? undefined : problem, unready: [] });
     else response.writeHead(404).end();
+  }
+
+  #unready(): readonly string[] {
+    return unreadyBecause(this.#options.condition(), this.#options.clock.now());
+  }
+
+  #respond(response: ServerResponse, { healthy, problem, unready }: Verdict): void {
+    const details = {
+      ...(problem === undefined ? {} : { make_new_x509_err: problem }),
+      ...(unready.length === 0 ? {} : { not_ready: unready }),
+      ...conditionDetails(this.#options.condition(), this.#options.clock.now()),
+    };
+    response.writeHead(healthy ? 200 : 500, { "content-type": "application/json" });
+    response.end(`${JSON.stringify({ agent: details })}\n`);
   }
 
   async #check(signal: AbortSignal): Promise<void> {
@@ -148,8 +179,32 @@ export class AgentHealth implements AsyncDisposable {
   }
 }
 
-function respond(response: ServerResponse, healthy: boolean, problem: string | undefined): void {
-  const details = { agent: problem === undefined ? {} : { make_new_x509_err: problem } };
-  response.writeHead(healthy ? 200 : 500, { "content-type": "application/json" });
-  response.end(`${JSON.stringify(details)}\n`);
+interface Verdict {
+  readonly healthy: boolean;
+  readonly problem: string | undefined;
+  readonly unready: readonly string[];
+}
+
+function unreadyBecause(condition: AgentCondition, now: Date): readonly string[] {
+  const { attestedUntil, lastSync, signingFailsSince } = condition;
+  const isOld = (time: Date): boolean => now.getTime() - time.getTime() > PATIENCE_MS;
+  return [
+    ...(attestedUntil === undefined ? ["the agent is not attested"] : []),
+    ...(attestedUntil !== undefined && attestedUntil <= now ? ["the agent's own SVID has expired"] : []),
+    ...(lastSync === undefined ? ["the agent has not synchronised yet"] : []),
+    ...(lastSync !== undefined && isOld(lastSync) ? ["the agent cannot synchronise with its server"] : []),
+    ...(signingFailsSince !== undefined && isOld(signingFailsSince) ? ["the server signs no SVIDs"] : []),
+  ];
+}
+
+/** Times, and seconds from now for whoever cannot read times. */
+function conditionDetails(condition: AgentCondition, now: Date): object {
+  const { attestedUntil, lastSync, signingFailsSince, firstSvidEnds } = condition;
+  const seconds = (time: Date): number => Math.round((time.getTime() - now.getTime()) / 1000);
+  return {
+    ...(attestedUntil && { attested_until: attestedUntil }),
+    ...(lastSync && { last_sync: lastSync, seconds_since_sync: -seconds(lastSync) }),
+    ...(signingFailsSince && { signing_fails_since: signingFailsSince }),
+    ...(firstSvidEnds && { first_svid_ends: firstSvidEnds, seconds_to_first_svid_end: seconds(firstSvidEnds) }),
+  };
 }

@@ -44,12 +44,18 @@ export class SvidSigner {
   readonly #backoff: Backoff;
   readonly #maxBatch: number;
   #batch: number;
+  #failsSince: Date | undefined;
 
   constructor(options: SvidSignerOptions) {
     this.#options = options;
     this.#backoff = new Backoff(options.clock, RETRY);
     this.#maxBatch = options.keyType.startsWith("rsa-") ? MAX_RSA_BATCH : MAX_BATCH;
     this.#batch = this.#maxBatch;
+  }
+
+  /** Since when no attempt has succeeded; undefined when the last one did. */
+  get failsSince(): Date | undefined {
+    return this.#failsSince;
   }
 
   /** Until the signal ends it by throwing. A failure is logged, and what is held goes on being served. */
@@ -83,16 +89,18 @@ export class SvidSigner {
 
   /** Batch after batch until nothing is due. True when one failed. */
   async #signDue(signal: AbortSignal): Promise<boolean> {
-    const { cache, log } = this.#options;
+    const { cache, log, clock } = this.#options;
     for (;;) {
       const requests = cache.due().slice(0, this.#batch);
       if (requests.length === 0) return false;
       try {
         await this.#sign(requests, signal);
         this.#backoff.reset();
+        this.#failsSince = undefined;
         this.#batch = Math.min(this.#batch * 2, this.#maxBatch);
       } catch (error) {
         signal.throwIfAborted();
+        this.#failsSince ??= clock.now();
         signingFailed(log, error);
         this.#batch = Math.max(1, Math.floor(this.#batch / 2));
         cache.fail(

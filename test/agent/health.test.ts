@@ -1,6 +1,6 @@
 import { connect } from "node:net";
 import { describe, expect, test } from "vitest";
-import { AgentHealth, workloadApiProbe } from "../../agent/health.ts";
+import { type AgentCondition, AgentHealth, workloadApiProbe } from "../../agent/health.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { FakeClock } from "../support/clock.ts";
@@ -13,6 +13,10 @@ import { RecordingLog } from "../support/recording-log.ts";
 const UNAVAILABLE = "workload api is unavailable";
 const PATHS = { bindAddress: "127.0.0.1", bindPort: 0, livePath: "/live", readyPath: "/ready" };
 
+function later(clock: FakeClock, seconds: number): Date {
+  return new Date(clock.now().getTime() + seconds * 1000);
+}
+
 /** An agent whose Workload API works or not, as the test says. */
 class Scene implements AsyncDisposable {
   readonly clock = new FakeClock();
@@ -20,6 +24,12 @@ class Scene implements AsyncDisposable {
   working = false;
   started = false;
   probes = 0;
+  condition: AgentCondition = {
+    attestedUntil: later(this.clock, 3_600),
+    lastSync: this.clock.now(),
+    signingFailsSince: undefined,
+    firstSvidEnds: undefined,
+  };
   readonly health: AgentHealth;
   readonly #stop = new AbortController();
   #running: Promise<unknown> = Promise.resolve();
@@ -29,7 +39,12 @@ class Scene implements AsyncDisposable {
       this.probes += 1;
       if (!this.working) throw new Fault("unavailable", UNAVAILABLE);
     };
-    this.health = new AgentHealth({ probe, started: () => this.started, clock: this.clock, log: this.log });
+    const { clock, log } = this;
+    this.health = new AgentHealth({
+      ...{ probe, clock, log },
+      started: () => this.started,
+      condition: () => this.condition,
+    });
   }
 
   run(): void {
@@ -45,7 +60,9 @@ class Scene implements AsyncDisposable {
 
 async function get(port: number, path: string) {
   const response = await fetch(`http://127.0.0.1:${port}${path}`);
-  return { status: response.status, type: response.headers.get("content-type"), body: await response.text() };
+  const text = await response.text();
+  const body = text.startsWith("{") ? (JSON.parse(text) as object) : undefined;
+  return { status: response.status, type: response.headers.get("content-type"), body };
 }
 
 describe("the agent's health listener", () => {
@@ -59,15 +76,18 @@ describe("the agent's health listener", () => {
     const failing = {
       status: 500,
       type: "application/json",
-      body: `{"agent":{"make_new_x509_err":"${UNAVAILABLE}"}}\n`,
+      body: { agent: { make_new_x509_err: UNAVAILABLE } },
     };
-    expect(await get(port, "/ready")).toEqual(failing);
-    expect(await get(port, "/live")).toEqual(failing);
+    expect(await get(port, "/ready")).toMatchObject(failing);
+    expect(await get(port, "/live")).toMatchObject(failing);
     scene.working = true;
     await scene.clock.advance(1_000);
-    const working = { status: 200, type: "application/json", body: '{"agent":{}}\n' };
-    expect(await get(port, "/ready?verbose=1")).toEqual(working);
-    expect(await get(port, "/live")).toEqual(working);
+    const working = { status: 200, type: "application/json", body: { agent: {} } };
+    for (const path of ["/ready?verbose=1", "/live"]) {
+      const answer = await get(port, path);
+      expect(answer).toMatchObject(working);
+      expect(answer.body).not.toMatchObject({ agent: { make_new_x509_err: expect.anything() } });
+    }
     expect(await get(port, "/other")).toMatchObject({ status: 404 });
   });
 
@@ -76,7 +96,7 @@ describe("the agent's health listener", () => {
     const { port } = await scene.health.listen(PATHS);
     scene.run();
     await scene.clock.advance(0);
-    expect(await get(port, "/live")).toMatchObject({ status: 200, body: '{"agent":{}}\n' });
+    expect(await get(port, "/live")).toMatchObject({ status: 200 });
     expect(await get(port, "/ready")).toMatchObject({ status: 500 });
   });
 
@@ -95,6 +115,75 @@ describe("the agent's health listener", () => {
     await new Promise((resolve) => idle.once("connect", resolve));
     await scene[Symbol.asyncDispose]();
     await closed;
+  });
+});
+
+describe("readiness", () => {
+  const MINUTE = 60;
+
+  async function working(): Promise<{ scene: Scene; port: number } & AsyncDisposable> {
+    const scene = new Scene();
+    scene.started = true;
+    scene.working = true;
+    const { port } = await scene.health.listen(PATHS);
+    scene.run();
+    await scene.clock.advance(0);
+    return { scene, port, [Symbol.asyncDispose]: () => scene[Symbol.asyncDispose]() };
+  }
+
+  test("tells when the agent's own SVID and the first of the workloads end, and how old the last sync is", async () => {
+    await using at = await working();
+    const { clock } = at.scene;
+    at.scene.condition = { ...at.scene.condition, firstSvidEnds: later(clock, 90), lastSync: later(clock, -5) };
+    expect(await get(at.port, "/ready")).toEqual({
+      status: 200,
+      type: "application/json",
+      body: {
+        agent: {
+          attested_until: later(clock, 3600).toISOString(),
+          last_sync: later(clock, -5).toISOString(),
+          seconds_since_sync: 5,
+          first_svid_ends: later(clock, 90).toISOString(),
+          seconds_to_first_svid_end: 90,
+        },
+      },
+    });
+  });
+
+  test.each([
+    { what: "not attested", change: () => ({ attestedUntil: undefined }), why: "the agent is not attested" },
+    {
+      what: "its own SVID has ended",
+      change: (clock: FakeClock) => ({ attestedUntil: clock.now() }),
+      why: "the agent's own SVID has expired",
+    },
+    { what: "never synchronised", change: () => ({ lastSync: undefined }), why: "the agent has not synchronised yet" },
+    {
+      what: "no sync for over ten minutes",
+      change: (clock: FakeClock) => ({ lastSync: later(clock, -10 * MINUTE - 1) }),
+      why: "the agent cannot synchronise with its server",
+    },
+    {
+      what: "no signature for over ten minutes",
+      change: (clock: FakeClock) => ({ signingFailsSince: later(clock, -10 * MINUTE - 1) }),
+      why: "the server signs no SVIDs",
+    },
+  ])("is withdrawn, and life is not, when $what", async ({ change, why }) => {
+    await using at = await working();
+    at.scene.condition = { ...at.scene.condition, ...change(at.scene.clock) };
+    expect(await get(at.port, "/ready")).toMatchObject({ status: 500, body: { agent: { not_ready: [why] } } });
+    expect(await get(at.port, "/live")).toMatchObject({ status: 200 });
+  });
+
+  test("outlasts a server that is away for a while", async () => {
+    await using at = await working();
+    const { clock, condition } = at.scene;
+    const since = later(clock, -10 * MINUTE);
+    at.scene.condition = { ...condition, lastSync: since, signingFailsSince: since };
+    expect(await get(at.port, "/ready")).toMatchObject({
+      status: 200,
+      body: { agent: { signing_fails_since: since.toISOString() } },
+    });
   });
 });
 
