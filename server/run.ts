@@ -7,7 +7,7 @@ import { Fault } from "../src/runtime/fault.ts";
 import { ensurePrivateDirectory, lockDirectory } from "../src/runtime/files.ts";
 import type { Log, LogHandle } from "../src/runtime/log.ts";
 import { followerOf, supervise, type Task } from "../src/runtime/task.ts";
-import { spiffeId, type TrustDomain, trustDomainOf } from "../src/spiffe/id.ts";
+import { type SpiffeId, spiffeId, type TrustDomain, trustDomainOf } from "../src/spiffe/id.ts";
 import { Admission, type Authorization } from "./api/admission.ts";
 import { AgentGate } from "./api/agent-gate.ts";
 import { Peers } from "./api/peers.ts";
@@ -16,6 +16,7 @@ import { NodeAttestation } from "./attest/attest.ts";
 import { ServerIdentity } from "./ca/server-identity.ts";
 import { openSigning, type Signing } from "./ca/signing.ts";
 import type { ServerConfig } from "./config.ts";
+import { isBanned } from "./directory/agents.ts";
 import { Directory } from "./directory/authorized.ts";
 import { Follower } from "./directory/follow.ts";
 import * as events from "./events.ts";
@@ -142,7 +143,10 @@ async function openState(
   const directory = new Directory({ trustDomain, clock });
   const follower = new Follower({ changes: store.changes, directory, trustDomain, clock, log: part(log, "directory") });
   await follower.load(signal);
-  const signing = await openSigning({ config, keys, store, clock, log: part(log, "ca_manager") });
+  const signing = await openSigning({
+    ...{ config, keys, store, clock, log: part(log, "ca_manager") },
+    counts: (holder, entryId) => isServed(directory, holder, entryId),
+  });
   const identity = await ServerIdentity.open({
     issuer: signing.issuer,
     authorities: signing.authorities.x509,
@@ -152,6 +156,13 @@ async function openState(
   });
   await follower.caughtUp();
   return { directory, follower, signing, identity };
+}
+
+/** What was signed for agents and entries that are gone can't be replaced any more, and nobody waits for it. */
+function isServed(directory: Directory, holder: SpiffeId, entryId: string | undefined): boolean {
+  if (entryId !== undefined) return directory.authorizedEntry(holder, entryId) !== undefined;
+  const node = directory.node(holder);
+  return node === undefined ? directory.isDownstream(holder) : !isBanned(node);
 }
 
 interface Servers {
@@ -166,7 +177,10 @@ function openServers({ config, log, clock }: RunServerOptions, state: State, par
   const apiLog = part(log, "api");
   const peers = new Peers({ directory, trustDomain, adminIds, clock, log: part(log, "endpoints") });
   const services = servedServices(parts);
-  const gate = new AgentGate({ directory, nodes: parts.nodes, caughtUp: () => state.follower.caughtUp(), clock });
+  const gate = new AgentGate({
+    ...{ directory, nodes: parts.nodes, usage: state.signing.usage, clock },
+    caughtUp: () => state.follower.caughtUp(),
+  });
   const routes = new Map([...services.everywhere, ...services.local].flatMap(({ routes }) => [...routes]));
   const admission = new Admission({ routes, directory, adminIds, gate, peers, rateLimit, auditLogEnabled, clock });
   const serve = (served: readonly ServedService[]): RpcServer<Authorization> =>

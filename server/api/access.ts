@@ -3,6 +3,7 @@ import type {
   BundleApi,
   EntryApi,
   HealthApi,
+  LocalAuthorityApi,
   MethodsOf,
   PushApi,
   ReflectionAlphaApi,
@@ -131,6 +132,26 @@ export const debugRules: Rules<typeof ServerDebugApi> = { GetInfo: LOCAL };
 /** SPIRE's server has none; here whoever is an administrator may ask what the admin socket serves. */
 export const reflectionRules: Rules<typeof ReflectionApi> & Rules<typeof ReflectionAlphaApi> = {
   ServerReflectionInfo: LOCAL,
+};
+
+export const localAuthorityRules: Rules<typeof LocalAuthorityApi> = {
+  GetX509AuthorityState: ADMIN,
+  PrepareX509Authority: ADMIN,
+  ActivateX509Authority: ADMIN,
+  TaintX509Authority: ADMIN,
+  RevokeX509Authority: ADMIN,
+  TaintX509UpstreamAuthority: ADMIN,
+  RevokeX509UpstreamAuthority: ADMIN,
+  GetJWTAuthorityState: ADMIN,
+  PrepareJWTAuthority: ADMIN,
+  ActivateJWTAuthority: ADMIN,
+  TaintJWTAuthority: ADMIN,
+  RevokeJWTAuthority: ADMIN,
+  GetWITAuthorityState: ADMIN,
+  PrepareWITAuthority: ADMIN,
+  ActivateWITAuthority: ADMIN,
+  TaintWITAuthority: ADMIN,
+  RevokeWITAuthority: ADMIN,
 };
 
 export const healthRules: Rules<typeof HealthApi> = { Check: LOCAL, List: LOCAL, Watch: LOCAL };

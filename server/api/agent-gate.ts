@@ -4,6 +4,7 @@ import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { SpiffeId } from "../../src/spiffe/id.ts";
+import type { AuthorityUsage } from "../ca/usage.ts";
 import { type AgentCertificate, type AgentStanding, isBanned, standingOf } from "../directory/agents.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
@@ -15,6 +16,8 @@ export interface AgentGateParts {
   readonly nodes: Pick<NodeStore, "find" | "activate" | "ban">;
   /** Resolves once what was committed before is in the directory. */
   readonly caughtUp: () => Promise<void>;
+  /** Told with which certificate an agent calls. */
+  readonly usage: Pick<AuthorityUsage, "agentSvid">;
   readonly clock: Clock;
 }
 
@@ -55,6 +58,9 @@ export class AgentGate {
 
   async #judge({ id, chain }: PeerIdentity, log: Log): Promise<Verdict> {
     const svid = certificateOf(chain);
+    const leaf = chain[0];
+    if (leaf !== undefined)
+      this.#parts.usage.agentSvid(id, { authorityId: leaf.authorityKeyId, notAfter: leaf.notAfter });
     const known = this.#standing(id, this.#parts.directory.node(id), svid);
     if (known.state === "active" || (known.state === "denied" && known.reason === "expired")) return report(log, known);
     const current = this.#standing(id, await this.#find(id, log), svid);

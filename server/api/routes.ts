@@ -3,6 +3,7 @@ import {
   BundleApi,
   EntryApi,
   HealthApi,
+  LocalAuthorityApi,
   type MethodsOf,
   PushApi,
   ServerDebugApi,
@@ -20,6 +21,7 @@ import {
   debugRules,
   entryRules,
   healthRules,
+  localAuthorityRules,
   loggerRules,
   pushRules,
   type Rule,
@@ -35,6 +37,7 @@ import { type DebugServiceParts, debugService } from "./debug.ts";
 import { type EntryServiceParts, entryService } from "./entry.ts";
 import { type FederatedBundleParts, federatedBundles } from "./federated-bundles.ts";
 import { type HealthServiceParts, healthService } from "./health.ts";
+import { type LocalAuthorityServiceParts, localAuthorityService } from "./local-authority.ts";
 import { type LoggerServiceParts, loggerService } from "./logger.ts";
 import { type PushServiceParts, pushService } from "./push.ts";
 import { type SvidServiceParts, svidService } from "./svid.ts";
@@ -47,6 +50,7 @@ export type ServiceParts = AgentServiceParts &
   FederatedBundleParts &
   EntryServiceParts &
   HealthServiceParts &
+  LocalAuthorityServiceParts &
   LoggerServiceParts &
   PushServiceParts &
   SvidServiceParts &
@@ -70,6 +74,7 @@ export function servedServices(parts: ServiceParts): {
     served(EntryApi, entryRules, entryService(parts)),
     served(PushApi, pushRules, pushService(parts)),
     served(SvidApi, svidRules, { ...svidService(parts), ...tokenSvids(parts) }),
+    served(LocalAuthorityApi, localAuthorityRules, localAuthorityService(parts)),
     served(TrustDomainApi, trustDomainRules, trustDomainService(parts)),
   ];
   const local = [

@@ -11,6 +11,7 @@ import type { Log } from "../../src/runtime/log.ts";
 import type { Entry } from "../../src/spiffe/entry.ts";
 import { type SpiffeId, type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
 import type { TokenIssuer, TokenSvid } from "../ca/tokens.ts";
+import type { AuthorityUsage } from "../ca/usage.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
 import { newSvidFields } from "./audit-fields.ts";
@@ -22,6 +23,7 @@ import { agentOf, type HandlersOf } from "./shapes.ts";
 export interface TokenServiceParts {
   readonly trustDomain: TrustDomain;
   readonly directory: Pick<Directory, "authorizedEntry">;
+  readonly usage: Pick<AuthorityUsage, "token">;
   readonly tokenIssuer: Pick<TokenIssuer, "issueJwt" | "issueWit" | "jwtEnabled" | "witEnabled">;
 }
 
@@ -83,10 +85,11 @@ interface JwtWish {
   readonly withJti: boolean;
 }
 
-async function signJwt({ tokenIssuer }: TokenServiceParts, wish: JwtWish, log: Log): Promise<JWTSVID> {
+async function signJwt({ tokenIssuer, usage }: TokenServiceParts, wish: JwtWish, log: Log): Promise<JWTSVID> {
   const audience = wish.audience.filter((value) => value !== "");
   if (audience.length === 0) throw failure(log, "invalid", "at least one audience is required");
   const svid = await attempt(log, "failed to sign JWT-SVID", () => tokenIssuer.issueJwt({ ...wish, audience }));
+  usage.token({ authorityId: svid.authorityId, notAfter: svid.expiresAt });
   events.jwtSvidSigned(log, svid, audience);
   return tokenMessage(svid);
 }
@@ -104,7 +107,7 @@ interface WitKey {
 }
 
 async function mintWit(
-  { trustDomain, tokenIssuer }: TokenServiceParts,
+  { trustDomain, tokenIssuer, usage }: TokenServiceParts,
   request: WitKey & { readonly id: ProtoId; readonly ttl: number },
   log: Log,
 ): Promise<JWTSVID> {
@@ -113,6 +116,7 @@ async function mintWit(
   const svid = await attempt(log, "failed to sign WIT-SVID", () =>
     tokenIssuer.issueWit({ id, ...key, ttlSeconds: request.ttl }),
   );
+  usage.token({ authorityId: svid.authorityId, notAfter: svid.expiresAt });
   events.witSvidSigned(log, svid);
   return tokenMessage(svid);
 }
@@ -129,6 +133,7 @@ async function newWit(parts: TokenServiceParts, agent: SpiffeId, param: NewWitPa
     const svid = await attempt(entryLog, "failed to sign WIT-SVID", () =>
       parts.tokenIssuer.issueWit({ id: spiffeId, ...key, ttlSeconds: x509SvidTtl }),
     );
+    parts.usage.token({ authorityId: svid.authorityId, notAfter: svid.expiresAt });
     events.witSvidSigned(entryLog, svid);
     return { status: OK, svid: tokenMessage(svid) };
   } catch (error) {

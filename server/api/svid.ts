@@ -7,6 +7,7 @@ import type { Log } from "../../src/runtime/log.ts";
 import { checkDnsNames, checkWildcardOverlap } from "../../src/spiffe/dns-name.ts";
 import { checkWorkloadId, parseSpiffeId, type SpiffeId, type TrustDomain } from "../../src/spiffe/id.ts";
 import type { Issuer } from "../ca/issue.ts";
+import type { AuthorityUsage } from "../ca/usage.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
 import { newSvidFields } from "./audit-fields.ts";
@@ -19,6 +20,7 @@ export interface SvidServiceParts {
   readonly trustDomain: TrustDomain;
   readonly directory: Pick<Directory, "authorizedEntry" | "bundle">;
   readonly issuer: Pick<Issuer, "issueWorkload" | "issueDownstream" | "mint">;
+  readonly usage: Pick<AuthorityUsage, "workloadSvid" | "downstreamCa">;
 }
 
 type Served = "BatchNewX509SVID" | "MintX509SVID" | "NewDownstreamX509CA";
@@ -39,11 +41,12 @@ export function svidService(parts: SvidServiceParts): Pick<HandlersOf<typeof Svi
       return { results };
     }),
     MintX509SVID: unary(async ({ csr, ttl }, call) => ({ svid: await mint(parts, csr, ttl, call.auth.log) })),
-    NewDownstreamX509CA: unary(async ({ csr, preferred_ttl }, { auth: { log } }) => {
+    NewDownstreamX509CA: unary(async ({ csr, preferred_ttl }, { auth: { log }, caller }) => {
       const publicKey = await publicKeyOf(log, csr, "malformed CSR");
       const ca = await attempt(log, "failed to sign downstream X.509 CA", () =>
         parts.issuer.issueDownstream({ publicKey, ttlSeconds: preferred_ttl }),
       );
+      if (caller.peer !== undefined) parts.usage.downstreamCa(caller.peer.id, ca);
       events.downstreamSigned(log, ca);
       const bundle = parts.directory.bundle(parts.trustDomain);
       if (bundle === undefined) throw failure(log, "not_found", "bundle not found");
@@ -67,7 +70,7 @@ async function newSvid(parts: SvidServiceParts, agent: SpiffeId, param: NewSvidP
 
 /** ID, DNS names and lifetime come from the entry, if the agent is entitled to it; only the key from the CSR (T-C1). */
 async function signForEntry(
-  { directory, issuer }: SvidServiceParts,
+  { directory, issuer, usage }: SvidServiceParts,
   agent: SpiffeId,
   param: NewSvidParams,
   log: Log,
@@ -84,6 +87,7 @@ async function signForEntry(
   const entryLog = log.child({ entry_id: entry.id, spiffe_id: entry.spiffeId });
   const publicKey = await publicKeyOf(entryLog, param.csr, "malformed CSR");
   const svid = await attempt(entryLog, "failed to sign X509-SVID", () => issuer.issueWorkload({ entry, publicKey }));
+  usage.workloadSvid(agent, entry.id, svid);
   events.entrySvidSigned(log, svid, entry);
   return svidMessage(svid);
 }

@@ -50,7 +50,7 @@ const STEPS_PER_TICK = 4;
 /** Agents ask for the bundle every 5 s: what was published this long ago, they hold. */
 const SPREAD_MS = 6000;
 /** Or this share of a short lifetime. */
-const SPREAD_SHARE = 0.05;
+const SPREAD_SHARE = 0.01;
 /** A draft that could not be published is given up after this share of its lifetime. */
 const DRAFT_SHARE = 0.1;
 
@@ -317,7 +317,7 @@ const STATUS_NAME = { prepared: "PREPARED", active: "ACTIVE", old: "OLD", tainte
 
 function wrongState(kind: "invalid" | "internal", message: string, { state }: Slot<AnyAuthority>): Fault {
   return new Fault(kind, `${message}: unsupported local authority status: ${STATUS_NAME[state]}`, {
-    code: "authority-state",
+    code: "authority-status",
   });
 }
 

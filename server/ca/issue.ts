@@ -20,6 +20,8 @@ export interface X509Svid {
   readonly serialNumber: string;
   readonly notBefore: Date;
   readonly notAfter: Date;
+  /** Hex subject key identifier of the signing certificate. */
+  readonly authorityId: string;
 }
 
 export interface IssuerOptions {
@@ -113,7 +115,8 @@ export class Issuer {
         issuer: authority.certificate,
       };
       const { raw, serialNumber, notBefore, notAfter } = await sign(template, authority.key, intent);
-      return { id: request.id, chain: [raw, ...above(authority)], serialNumber, notBefore, notAfter };
+      const chain = [raw, ...above(authority)];
+      return { id: request.id, chain, serialNumber, notBefore, notAfter, authorityId: authority.id };
     });
   }
 }

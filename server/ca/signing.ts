@@ -10,9 +10,11 @@ import { Authorities } from "./authorities.ts";
 import type { TokenKind } from "./bundle-edits.ts";
 import { Issuer } from "./issue.ts";
 import { selfSignedKind, tokenKind } from "./kinds.ts";
+import { LocalAuthority, type LocalAuthorityOptions } from "./local-authority.ts";
 import { TokenPublisher } from "./publish.ts";
 import type { TokenSigningAuthority, X509SigningAuthority } from "./slots.ts";
 import { TokenIssuer, type TokenSource } from "./tokens.ts";
+import { AuthorityUsage } from "./usage.ts";
 
 /** Of the server's configuration, what signing needs. A kind of token without a key type is disabled. */
 export interface SigningConfig {
@@ -33,6 +35,7 @@ export interface SigningOptions {
   readonly config: SigningConfig;
   readonly keys: Pick<KeyManager, "find" | "generate">;
   readonly store: Pick<Store, "bundles" | "authorities">;
+  readonly counts: LocalAuthorityOptions["counts"];
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -50,6 +53,8 @@ export interface Signing {
   readonly issuer: Issuer;
   readonly tokenIssuer: TokenIssuer;
   readonly publisher: TokenPublisher;
+  readonly usage: AuthorityUsage;
+  readonly localAuthority: LocalAuthority;
   /** Rotation. */
   readonly tasks: readonly Task[];
 }
@@ -78,7 +83,19 @@ export async function openSigning(options: SigningOptions): Promise<Signing> {
     clock,
   });
   const all = [authorities.x509, authorities.jwt, authorities.wit].filter((kind) => kind !== undefined);
-  return { authorities, issuer, tokenIssuer, publisher, tasks: all.map((kind) => (stop) => kind.run(stop)) };
+  const usage = new AuthorityUsage(clock);
+  const { counts } = options;
+  const local = { ...authorities, trustDomain, bundles: store.bundles, hasUpstream: false, usage, counts };
+  const localAuthority = new LocalAuthority(local);
+  return {
+    authorities,
+    issuer,
+    tokenIssuer,
+    publisher,
+    usage,
+    localAuthority,
+    tasks: all.map((kind) => (stop) => kind.run(stop)),
+  };
 }
 
 async function openAuthorities(

@@ -23,6 +23,11 @@ interface States {
 
 type Changed<K extends string> = { readonly [N in K]: AuthorityState | null };
 
+/** How the server is told to revoke what is in use. */
+interface Insisting {
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
 /** One kind of authority that the server has on its own; the commands of each differ in these only. */
 interface Kind {
   readonly word: "x509" | "jwt";
@@ -33,7 +38,7 @@ interface Kind {
   prepare(client: Client): Promise<Changed<"prepared_authority">>;
   activate(client: Client, authority_id: string): Promise<Changed<"activated_authority">>;
   taint(client: Client, authority_id: string): Promise<Changed<"tainted_authority">>;
-  revoke(client: Client, authority_id: string): Promise<Changed<"revoked_authority">>;
+  revoke(client: Client, authority_id: string, options: Insisting): Promise<Changed<"revoked_authority">>;
   /** SPIRE puts no context before this error. */
   readonly showContext: string | undefined;
   /** What taint and revoke do, for the question. */
@@ -48,7 +53,7 @@ const x509: Kind = {
   prepare: (client) => client.PrepareX509Authority({}),
   activate: (client, authority_id) => client.ActivateX509Authority({ authority_id }),
   taint: (client, authority_id) => client.TaintX509Authority({ authority_id }),
-  revoke: (client, authority_id) => client.RevokeX509Authority({ authority_id }),
+  revoke: (client, authority_id, options) => client.RevokeX509Authority({ authority_id }, options),
   showContext: "could not get X.509 authorities",
   effects: {
     taint: "every X.509-SVID it signed is replaced at once, in the whole trust domain",
@@ -64,7 +69,7 @@ const jwt: Kind = {
   prepare: (client) => client.PrepareJWTAuthority({}),
   activate: (client, authority_id) => client.ActivateJWTAuthority({ authority_id }),
   taint: (client, authority_id) => client.TaintJWTAuthority({ authority_id }),
-  revoke: (client, authority_id) => client.RevokeJWTAuthority({ authority_id }),
+  revoke: (client, authority_id, options) => client.RevokeJWTAuthority({ authority_id }, options),
   showContext: undefined,
   effects: {
     taint: "agents drop every JWT-SVID it signed",
@@ -183,16 +188,27 @@ function taintCommand(kind: Kind): CommandNode {
   });
 }
 
+export const forceFlag = {
+  type: "bool",
+  doc: "Revoke it although SVIDs that it signed are in use; they stop being accepted",
+  default: false,
+} as const;
+
+export function insisting(force: boolean): Insisting {
+  return force ? { metadata: { "steeple-force": "true" } } : {};
+}
+
 function revokeCommand(kind: Kind): CommandNode {
   return serverCommand({
     summary: `Revokes the previously active ${kind.title} authority by taking it out of the bundle`,
-    flags: authorityFlags(kind, "revoke"),
+    flags: { ...authorityFlags(kind, "revoke"), force: forceFlag },
     examples: [`localauthority ${kind.word} revoke -authorityID <id>`],
     destructive: true,
     async run({ flags, api }): Promise<Answer> {
       const id = required(kind, flags.authorityID);
       await api.confirm(() => `revoke the ${kind.title} authority ${id}: ${kind.effects.revoke}`);
-      const message = await api.ask(kind.revoke(clientOf(api), id), `could not revoke ${kind.title} authority`);
+      const revoked = kind.revoke(clientOf(api), id, insisting(flags.force));
+      const message = await api.ask(revoked, `could not revoke ${kind.title} authority`);
       return changedAnswer(kind, "Revoked", [message, message.revoked_authority]);
     },
   });

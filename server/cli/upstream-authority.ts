@@ -2,6 +2,7 @@ import type { Answer } from "../../src/cli/output.ts";
 import { LocalAuthorityApi } from "../../src/rpc/protos.ts";
 import { group } from "../../src/runtime/cli.ts";
 import { outputFlag } from "../../src/runtime/flags.ts";
+import { forceFlag, insisting } from "./authority.ts";
 import { serverCommand } from "./connection.ts";
 import { usage } from "./input.ts";
 
@@ -52,7 +53,7 @@ const taint = serverCommand({
 
 const revoke = serverCommand({
   summary: "Revokes the previously active X.509 upstream authority by taking it out of the bundle",
-  flags: subjectKeyFlags("revoke"),
+  flags: { ...subjectKeyFlags("revoke"), force: forceFlag },
   examples: ["upstreamauthority revoke -subjectKeyID <hex>"],
   destructive: true,
   async run({ flags, api }): Promise<Answer> {
@@ -60,7 +61,9 @@ const revoke = serverCommand({
     await api.confirm(
       () => `revoke the upstream authority ${subject_key_id}: every X.509-SVID below it stops being accepted`,
     );
-    const answer = api.client(LocalAuthorityApi).RevokeX509UpstreamAuthority({ subject_key_id });
+    const answer = api
+      .client(LocalAuthorityApi)
+      .RevokeX509UpstreamAuthority({ subject_key_id }, insisting(flags.force));
     return changedAnswer("Revoked", await api.ask(answer, "could not revoke X.509 upstream authority"));
   },
 });

@@ -16,6 +16,7 @@ import {
   BundleApi,
   EntryApi,
   HealthApi,
+  LocalAuthorityApi,
   PushApi,
   ServerDebugApi,
   ServerLoggerApi,
@@ -23,6 +24,7 @@ import {
   SvidApi,
   TrustDomainApi,
 } from "../../src/rpc/protos.ts";
+
 import type { TlsIdentity } from "../../src/rpc/tls.ts";
 import { parseTrustDomain } from "../../src/spiffe/id.ts";
 import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
@@ -40,6 +42,7 @@ export interface Apis extends Disposable {
   readonly trustDomain: Client<typeof TrustDomainApi>;
   readonly health: Client<typeof HealthApi>;
   readonly push: Client<typeof PushApi>;
+  readonly localAuthority: Client<typeof LocalAuthorityApi>;
   readonly logger: Client<typeof ServerLoggerApi>;
   readonly debug: Client<typeof ServerDebugApi>;
   readonly channel: Channel;
@@ -309,6 +312,7 @@ function apisOf(channel: Channel): Apis {
     trustDomain: channel.client(TrustDomainApi),
     health: channel.client(HealthApi),
     push: channel.client(PushApi),
+    localAuthority: channel.client(LocalAuthorityApi),
     logger: channel.client(ServerLoggerApi),
     debug: channel.client(ServerDebugApi),
     channel,

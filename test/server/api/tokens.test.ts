@@ -272,6 +272,9 @@ describe("what is disabled", () => {
       });
     await refused("JWT", quiet.admin.svid.MintJWTSVID({ id, audience: ["a"] }));
     await refused("JWT", caller.svid.NewJWTSVID({ audience: ["a"] }));
+    await refused("JWT", quiet.admin.localAuthority.GetJWTAuthorityState({}));
+    await refused("JWT", quiet.admin.localAuthority.RevokeJWTAuthority({}));
+    await refused("WIT", quiet.admin.localAuthority.PrepareWITAuthority({}));
     await refused("WIT", quiet.admin.svid.MintWITSVID({ id }));
     await refused("WIT", caller.svid.BatchNewWITSVID({ params: [{}] }));
     expect([await jwtKeys(quiet), await witKeys(quiet)]).toEqual([[], []]);
