@@ -65,15 +65,15 @@ export function agentRenewing(log: Log): void {
 }
 
 /** Two hold one agent's identity: a renewal has replaced this serial, and it is used again. */
-export function agentCopied(
+/** A serial that a renewal replaced was shown again; `banned` when it was to be renewed once more. */
+export function agentSvidReused(
   log: Log,
-  use: { readonly id: SpiffeId; readonly serialNumber: string; readonly current: string },
+  use: { readonly id: SpiffeId; readonly serialNumber: string; readonly current: string; readonly banned: boolean },
 ): void {
-  log.error("Agent SVID was copied: a replaced one is in use beside its successor. The agent is banned", {
-    agent_id: use.id,
-    serial_num: use.serialNumber,
-    current_serial_num: use.current,
-  });
+  const message = use.banned
+    ? "Agent SVID was copied: two renewals from one SVID. The agent is banned"
+    : "A replaced agent SVID was used again: it was copied, or restored from a backup";
+  log.error(message, { agent_id: use.id, serial_num: use.serialNumber, current_serial_num: use.current });
 }
 
 export function agentDeleted(log: Log, id: SpiffeId): void {

@@ -39,6 +39,8 @@ export interface Route {
   readonly streams: boolean;
 }
 
+const RENEWAL = "/spire.api.server.agent.v1.Agent/RenewAgent";
+
 export interface AdmissionParts {
   /** By full method name, such as `/spire.api.server.entry.v1.Entry/GetEntry`. */
   readonly routes: ReadonlyMap<string, Route>;
@@ -125,7 +127,7 @@ export class Admission {
   }
 
   async #agent(call: Call, peer: PeerIdentity, log: Log): Promise<Decision> {
-    const verdict = await this.#parts.gate.judge(peer, log);
+    const verdict = await this.#parts.gate.judge(peer, log, call.method === RENEWAL);
     if (verdict.state === "denied") throw refused(log, call.method, verdict);
     return { as: "agent", via: "datastore" };
   }

@@ -37,23 +37,29 @@ export class AgentGate {
   }
 
   /**
-   * For a new call. The first one with a renewed certificate makes it the current one and voids its predecessor; a call
-   * with a predecessor then shows that two hold the agent's identity, and neither may go on (T-N13).
+   * For a new call. The first one with a renewed certificate makes it the current one and voids its predecessor. A call
+   * with a predecessor raises an alarm: a machine that was set back to a backup does that, and attests anew; so does a
+   * copy. One that renews goes on living beside its successor: two hold the agent's identity, and neither may go on
+   * (T-N13).
    */
-  async judge(peer: PeerIdentity, log: Log): Promise<Verdict> {
+  async judge(peer: PeerIdentity, log: Log, renews: boolean): Promise<Verdict> {
     const verdict = await this.#judge(peer, log);
     if (verdict.state !== "denied" || verdict.reason !== "not_active") return verdict;
     const { serialNumber } = certificateOf(peer.chain);
     const node = await this.#find(peer.id, log);
     if (node === undefined || isBanned(node) || !node.superseded.includes(serialNumber)) return verdict;
-    events.agentCopied(log, { id: peer.id, serialNumber, current: node.serialNumber });
+    events.agentSvidReused(log, { id: peer.id, serialNumber, current: node.serialNumber, banned: renews });
+    if (renews) await this.#ban(peer.id, log);
+    return verdict;
+  }
+
+  async #ban(id: SpiffeId, log: Log): Promise<void> {
     try {
-      await this.#parts.nodes.ban(peer.id);
+      await this.#parts.nodes.ban(id);
       await this.#parts.caughtUp();
     } catch (error) {
       throw passedOn(log, "unable to ban an agent whose SVID was copied", error);
     }
-    return verdict;
   }
 
   async #judge({ id, chain }: PeerIdentity, log: Log): Promise<Verdict> {

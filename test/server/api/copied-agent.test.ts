@@ -26,7 +26,8 @@ async function use(holder: TestSvid): Promise<void> {
 }
 
 const reasonOf = async (work: Promise<unknown>) => denialReason(await faultFrom(work));
-const COPIED = "Agent SVID was copied: a replaced one is in use beside its successor. The agent is banned";
+const COPIED = "Agent SVID was copied: two renewals from one SVID. The agent is banned";
+const REUSED = "A replaced agent SVID was used again: it was copied, or restored from a backup";
 
 async function expectShutOut(holders: readonly TestSvid[]): Promise<void> {
   const [first] = holders;
@@ -50,6 +51,8 @@ describe("T-N13 a copied agent key", () => {
     const [mine, theirs] = [await renew(agent), await renew(agent)];
     await use(theirs);
     expect(await reasonOf(use(mine))).toBe("not_active");
+    expect(server.logged(REUSED, { agent_id: agent.id })).toHaveLength(1);
+    expect(await reasonOf(renew(mine))).toBe("not_active");
     await expectShutOut([mine, theirs]);
   });
 
@@ -57,11 +60,20 @@ describe("T-N13 a copied agent key", () => {
     const agent = await server.attest();
     const renewed = await renew(agent);
     await use(renewed);
-    await reasonOf(use(agent));
+    await reasonOf(renew(agent));
     await server.admin.agent.DeleteAgent({ id: protoId(agent.id) });
     expect(await reasonOf(use(renewed))).toBe("not_attested");
     await use(await server.attest());
   });
+});
+
+test("a machine that was set back to a backup raises an alarm and bans nobody", async () => {
+  const agent = await server.attest();
+  const renewed = await renew(agent);
+  await use(renewed);
+  expect(await reasonOf(use(agent))).toBe("not_active");
+  expect(server.logged(REUSED, { agent_id: agent.id })).toHaveLength(1);
+  await use(renewed);
 });
 
 test("a renewal whose answer was lost is no copy", async () => {
