@@ -32,7 +32,7 @@ const REUSED = "A replaced agent SVID was used again: it was copied, or restored
 async function expectShutOut(holders: readonly TestSvid[]): Promise<void> {
   const [first] = holders;
   for (const holder of holders) expect(await reasonOf(use(holder))).toBe("banned");
-  expect(server.logged(COPIED, { agent_id: first?.id })).toHaveLength(1);
+  await server.untilLogged(COPIED, { agent_id: first?.id });
   const agent = await server.admin.agent.GetAgent({ id: protoId(first?.id ?? "") });
   expect(agent.banned).toBe(true);
 }
@@ -51,7 +51,7 @@ describe("T-N13 a copied agent key", () => {
     const [mine, theirs] = [await renew(agent), await renew(agent)];
     await use(theirs);
     expect(await reasonOf(use(mine))).toBe("not_active");
-    expect(server.logged(REUSED, { agent_id: agent.id })).toHaveLength(1);
+    await server.untilLogged(REUSED, { agent_id: agent.id });
     expect(await reasonOf(renew(mine))).toBe("not_active");
     await expectShutOut([mine, theirs]);
   });
@@ -72,7 +72,7 @@ test("a machine that was set back to a backup raises an alarm and bans nobody", 
   const renewed = await renew(agent);
   await use(renewed);
   expect(await reasonOf(use(agent))).toBe("not_active");
-  expect(server.logged(REUSED, { agent_id: agent.id })).toHaveLength(1);
+  await server.untilLogged(REUSED, { agent_id: agent.id });
   await use(renewed);
 });
 
