@@ -6,7 +6,9 @@ import type { Clock } from "../src/runtime/clock.ts";
 import type { Log } from "../src/runtime/log.ts";
 import type { AgentConfig } from "./config.ts";
 import type { NodeAttestor } from "./node/attestor.ts";
+import { httpChallengeAttestor } from "./node/http-challenge.ts";
 import { joinTokenAttestor } from "./node/join-token.ts";
+import { sshpopAttestor } from "./node/sshpop.ts";
 import { x509popAttestor } from "./node/x509pop.ts";
 import type { Attestor } from "./workload/attest.ts";
 import { DockerAttestor } from "./workload/docker.ts";
@@ -44,6 +46,8 @@ const nodeAttestors: {
   readonly [T in NodeAttestorConfig["type"]]: (own: NodeAttestorOf<T>, config: AgentConfig) => NodeAttestor;
 } = {
   join_token: (_, config) => joinTokenAttestor(config),
+  http_challenge: httpChallengeAttestor,
+  sshpop: sshpopAttestor,
   x509pop: ({ source }) => x509popAttestor(source),
 };
 

@@ -47,6 +47,7 @@ const FINAL_CODES: ReadonlySet<string> = new Set([
   "bundle-missing",
   "kept-svid-unusable",
   "x509pop-keypair",
+  "sshpop-keypair",
   "rebootstrap-impossible",
 ]);
 

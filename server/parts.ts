@@ -3,7 +3,9 @@ import type { KeyManager } from "../src/keys/keys.ts";
 import { openMemoryKeys } from "../src/keys/memory.ts";
 import type { Log } from "../src/runtime/log.ts";
 import type { NodeAttestor } from "./attest/attestor.ts";
+import { HttpChallengeAttestor } from "./attest/http-challenge.ts";
 import { JoinTokenAttestor, type JoinTokenOptions } from "./attest/join-token.ts";
+import { SshPopAttestor } from "./attest/sshpop.ts";
 import { X509PopAttestor, type X509PopOptions } from "./attest/x509pop.ts";
 import type { ServerConfig } from "./config.ts";
 
@@ -41,6 +43,8 @@ const nodeAttestors: {
   ) => NodeAttestor | Promise<NodeAttestor>;
 } = {
   join_token: (_, parts) => new JoinTokenAttestor(parts),
+  http_challenge: (config, parts) => new HttpChallengeAttestor({ ...config, ...parts }),
+  sshpop: (config, parts) => SshPopAttestor.open({ ...config, ...parts }),
   x509pop: (config, parts) => X509PopAttestor.open({ ...config, ...parts }),
 };
 

@@ -1,5 +1,6 @@
+import { hostname } from "node:os";
 import type { ConfigReader, Values } from "../../src/runtime/config.ts";
-import { text } from "../../src/runtime/config-keys.ts";
+import { integer, text } from "../../src/runtime/config-keys.ts";
 import { pluginNames } from "../../src/runtime/config-plugins.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
 
@@ -14,27 +15,43 @@ const x509pop = {
   spiffe_endpoint_socket: text({ doc: "Another agent's Workload API: its SVID takes the files' place." }),
 };
 
+const httpChallenge = {
+  hostname: text({ doc: "DNS name of the node.", shown: "the machine's host name" }),
+  agentname: text({ doc: "Tells agents of one host apart.", default: "default" }),
+  port: integer(0, 65_535)({ doc: "Port to serve the challenge on; 0 takes one that is free.", default: 0 }),
+  advertised_port: integer(0, 65_535)({ doc: "Port that the server connects to.", default: 0, shown: "port" }),
+};
+
+const sshpop = {
+  host_key_path: filePath({ doc: "The host's private key.", default: "/etc/ssh/ssh_host_rsa_key" }),
+  host_cert_path: filePath({ doc: "Its certificate.", default: "/etc/ssh/ssh_host_rsa_key-cert.pub" }),
+};
+
 /** Data of the `NodeAttestor` plug-ins. */
 export const nodeAttestorPlugins = {
   join_token: { doc: "A one-time token.", keys: {} },
   x509pop: { doc: "A certificate whose key the node holds.", keys: x509pop },
+  http_challenge: { doc: "A host name under which the agent serves a nonce.", keys: httpChallenge },
+  sshpop: { doc: "The host's SSH certificate.", keys: sshpop },
   aws_iid: undefined,
   azure_imds: undefined,
   azure_msi: undefined,
   gcp_iit: undefined,
-  http_challenge: undefined,
   k8s_psat: undefined,
-  sshpop: undefined,
   tpm_devid: undefined,
 };
 
 interface Enabled {
   readonly x509pop?: Values<typeof x509pop>;
+  readonly http_challenge?: Values<typeof httpChallenge>;
+  readonly sshpop?: Values<typeof sshpop>;
 }
 
 export type NodeAttestorConfig =
   | { readonly type: "join_token" }
-  | { readonly type: "x509pop"; readonly source: X509PopSource };
+  | { readonly type: "x509pop"; readonly source: X509PopSource }
+  | ({ readonly type: "http_challenge" } & ReturnType<typeof httpChallengeConfig>)
+  | { readonly type: "sshpop"; readonly hostKeyPath: string; readonly hostCertPath: string };
 
 /** Where certificate and key come from. */
 export type X509PopSource =
@@ -52,7 +69,18 @@ export function nodeAttestorConfig(enabled: Enabled, reader: ConfigReader): Node
   if (count > 1)
     reader.fault("plugins", `plugin type "NodeAttestor" constraint not satisfied: expected exactly 1 but got ${count}`);
   if (enabled.x509pop !== undefined) return { type: "x509pop", source: x509popSource(enabled.x509pop, reader) };
+  if (enabled.http_challenge !== undefined)
+    return { type: "http_challenge", ...httpChallengeConfig(enabled.http_challenge) };
+  if (enabled.sshpop !== undefined) {
+    const { host_key_path: hostKeyPath, host_cert_path: hostCertPath } = enabled.sshpop;
+    return { type: "sshpop", hostKeyPath, hostCertPath };
+  }
   return { type: "join_token" };
+}
+
+function httpChallengeConfig(values: Values<typeof httpChallenge>) {
+  const { agentname: agentName, port, advertised_port: advertisedPort } = values;
+  return { hostname: values.hostname ?? hostname(), agentName, port, advertisedPort };
 }
 
 function x509popSource(values: Values<typeof x509pop>, reader: ConfigReader): X509PopSource {

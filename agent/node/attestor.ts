@@ -8,4 +8,6 @@ export interface NodeAttestor {
   /** Never empty. Throws when there is nothing to show. */
   evidence(signal: AbortSignal): Promise<Uint8Array>;
   respond(challenge: Uint8Array, signal: AbortSignal): Promise<Uint8Array>;
+  /** Once for each attestation, however it ended. */
+  done?(): void;
 }

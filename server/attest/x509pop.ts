@@ -15,10 +15,10 @@ import {
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
+import { addressesEqual } from "../../src/runtime/networks.ts";
 import { Reloaded } from "../../src/runtime/reloaded.ts";
 import { isMember, pathOf, type SpiffeId, type TrustDomain } from "../../src/spiffe/id.ts";
 import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
-import { addressesEqual } from "./addresses.ts";
 import type { AttestationContext, Challenge, NodeAttestor, NodeClaim } from "./attestor.ts";
 
 export interface X509PopConfig {

@@ -1,7 +1,9 @@
 import { resolve } from "node:path";
 import { parseAgentPathTemplate } from "../../src/evidence/agent-path.ts";
 import type { ConfigReader, Values } from "../../src/runtime/config.ts";
-import { flag, integer, list, oneOf, parsed, text } from "../../src/runtime/config-keys.ts";
+import { flag, integer, list, oneOf, parsed, port, text, texts } from "../../src/runtime/config-keys.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import { networkList } from "../../src/runtime/networks.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
 
 /*
@@ -27,33 +29,74 @@ const x509pop = {
   verify_client_ip: flag({ doc: "The peer's address must be an IP name of the certificate.", default: false }),
 };
 
+const httpChallenge = {
+  allowed_dns_patterns: list(
+    "regular expressions",
+    wholePattern,
+  )({
+    doc: "A node's whole host name must match one of them; without any, every name may attest.",
+    default: [],
+    shown: "[]",
+  }),
+  required_port: port({ doc: "Only port that a node may serve the challenge on." }),
+  allow_non_root_ports: flag({ doc: "Whether that port may be 1024 or above.", shown: "true" }),
+  tofu: flag({ doc: "Trust on first use: a host attests once, and its agent renews from then on.", default: true }),
+  allowed_networks: list(
+    "networks",
+    network,
+  )({
+    doc: "Networks such as 10.0.0.0/8 whose hosts may attest although they are not on the internet.",
+    default: [],
+    shown: "[]",
+    own: true,
+  }),
+};
+
+const sshpop = {
+  cert_authorities: texts({ doc: "SSH public keys of the CAs, as in authorized_keys.", default: [], shown: "[]" }),
+  cert_authorities_path: filePath({ doc: "File with such keys, one a line; reloaded when it changes." }),
+  canonical_domain: text({ doc: "Domain that host names must end with, and that is left out of agent IDs." }),
+  agent_path_template: agentPathTemplate({
+    doc: "What agent IDs have after /spire/agent.",
+    shown: '"/{{ .PluginName }}/{{ .Fingerprint }}"',
+  }),
+};
+
 /** Data of the `NodeAttestor` plug-ins. */
 export const nodeAttestorPlugins = {
   join_token: { doc: "One-time tokens; always on.", keys: {} },
   x509pop: { doc: "Certificates whose key the node holds.", keys: x509pop },
+  http_challenge: { doc: "Host names under which the node serves a nonce.", keys: httpChallenge },
+  sshpop: { doc: "SSH host certificates whose key the node holds.", keys: sshpop },
   aws_iid: undefined,
   azure_imds: undefined,
   azure_msi: undefined,
   gcp_iit: undefined,
-  http_challenge: undefined,
   k8s_psat: undefined,
-  sshpop: undefined,
   tpm_devid: undefined,
 };
 
 interface Enabled {
   readonly x509pop?: Values<typeof x509pop>;
+  readonly http_challenge?: Values<typeof httpChallenge>;
+  readonly sshpop?: Values<typeof sshpop>;
 }
 
 export type NodeAttestorConfig =
   | { readonly type: "join_token" }
-  | ({ readonly type: "x509pop" } & ReturnType<typeof x509popConfig>);
+  | ({ readonly type: "x509pop" } & ReturnType<typeof x509popConfig>)
+  | ({ readonly type: "http_challenge" } & ReturnType<typeof httpChallengeConfig>)
+  | ({ readonly type: "sshpop" } & ReturnType<typeof sshpopConfig>);
 
 /** Join tokens first: they are always on. */
 export function nodeAttestorConfigs(enabled: Enabled, reader: ConfigReader): readonly NodeAttestorConfig[] {
   return [
     { type: "join_token" },
     ...(enabled.x509pop === undefined ? [] : [{ type: "x509pop", ...x509popConfig(enabled.x509pop, reader) } as const]),
+    ...(enabled.http_challenge === undefined
+      ? []
+      : [{ type: "http_challenge", ...httpChallengeConfig(enabled.http_challenge, reader) } as const]),
+    ...(enabled.sshpop === undefined ? [] : [{ type: "sshpop", ...sshpopConfig(enabled.sshpop, reader) } as const]),
   ];
 }
 
@@ -89,4 +132,54 @@ function caPaths({ ca_bundle_path, ca_bundle_paths }: Values<typeof x509pop>): r
 
 function withSlash(prefix: string): string {
   return prefix.endsWith("/") ? prefix : `${prefix}/`;
+}
+
+function httpChallengeConfig(values: Values<typeof httpChallenge>, reader: ConfigReader) {
+  const { required_port: requiredPort, allow_non_root_ports: nonRoot, tofu } = values;
+  const anyUserMayServe = requiredPort === undefined ? nonRoot !== false : requiredPort >= 1024;
+  if (!tofu && anyUserMayServe) {
+    reader.fault(
+      "plugins.NodeAttestor.http_challenge",
+      "you can not turn off trust on first use (TOFU) when non-root ports are allowed",
+    );
+  }
+  return {
+    allowedDnsPatterns: values.allowed_dns_patterns,
+    requiredPort,
+    allowNonRootPorts: nonRoot ?? true,
+    tofu,
+    allowedNetworks: networkList(values.allowed_networks),
+  };
+}
+
+function sshpopConfig(values: Values<typeof sshpop>, reader: ConfigReader) {
+  const { cert_authorities: certAuthorities, cert_authorities_path: certAuthoritiesPath } = values;
+  if (certAuthorities.length === 0 && certAuthoritiesPath === undefined)
+    reader.fault(
+      "plugins.NodeAttestor.sshpop",
+      'missing required config value for "cert_authorities" or "cert_authorities_path"',
+    );
+  return {
+    certAuthorities,
+    certAuthoritiesPath,
+    canonicalDomain: values.canonical_domain,
+    agentPath: values.agent_path_template ?? parseAgentPathTemplate("/{{ .PluginName }}/{{ .Fingerprint }}"),
+  };
+}
+
+/** Throws `invalid`. Host names are matched as a whole, so that nothing can stand before or behind what was meant. */
+function wholePattern(pattern: string): RegExp {
+  try {
+    return new RegExp(`^(?:${pattern})$`);
+  } catch {
+    throw new Fault("invalid", `cannot compile allowed_dns_pattern: ${JSON.stringify(pattern)}`, {
+      code: "config-invalid",
+    });
+  }
+}
+
+/** Throws `invalid`. */
+function network(text: string): string {
+  networkList([text]);
+  return text;
 }
