@@ -6,6 +6,7 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     exclude: ["test/interop/**", "node_modules/**"],
     globalSetup: ["test/support/postgres-setup.ts"],
+    setupFiles: ["test/support/expressions-setup.ts"],
     pool: "forks",
     // Tests between processes mostly wait; one worker on two cores leaves half of the machine idle.
     maxWorkers: 2,
