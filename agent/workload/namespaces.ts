@@ -4,8 +4,8 @@ import { join } from "node:path";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import { withDeadline } from "./deadline.ts";
-import { excerpt, httpGet, jsonOf } from "./http.ts";
-import { objectOf, textEntries } from "./pods.ts";
+import { excerpt, type HttpAnswer, httpGet, jsonOf } from "./http.ts";
+import { objectOf, textEntries, textOf } from "./pods.ts";
 
 type Labels = readonly (readonly [key: string, value: string])[];
 
@@ -63,9 +63,15 @@ export class NamespaceLabels {
     const path = `/api/v1/namespaces/${encodeURIComponent(namespace)}`;
     const options = { host: place.host, port: place.port, path, headers, agent };
     const answer = await httpGet({ secure: true, options, maxBytes: MAX_BYTES, peer: PEER }, signal);
-    if (answer.status !== 200) throw failed(namespace, `status ${answer.status} ${excerpt(answer.body)}`);
+    if (answer.status !== 200) throw failed(namespace, statusMessage(answer));
     return textEntries(objectOf(objectOf(jsonOf(answer.body, PEER))["metadata"])["labels"]);
   }
+}
+
+/** What the API server says in a `v1.Status`, or what anybody else says. */
+function statusMessage({ status, body }: HttpAnswer): string {
+  const said = body.subarray(0, 1).toString() === "{" ? textOf(objectOf(jsonOf(body, PEER))["message"]) : excerpt(body);
+  return `status ${status} ${said}`;
 }
 
 function inCluster(): InCluster | undefined {

@@ -2,7 +2,7 @@ import { isUtf8 } from "node:buffer";
 import { constants } from "node:fs";
 import { type FileHandle, open, readlink, stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
+import { type PeerProcess, parseIds, parseStat, statusNumbers } from "../../src/rpc/peer-credentials.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 
 const PROC = "/proc";
@@ -25,6 +25,9 @@ export interface ProcessStatus {
 export async function verifyCaller(peer: PeerProcess, procRoot = PROC): Promise<void> {
   if (peer.pid <= 0) throw gone("its PID is not visible here");
   await readCallerStatus(peer, procRoot);
+  const { startTime, image } = await seen(readProcText(peer, "stat", procRoot).then(parseStat));
+  if (startTime !== peer.startTime) throw gone("its PID means another process now");
+  if (image !== peer.image) throw gone("it runs another program now");
   if (peer.executable !== undefined) {
     const { dev, ino } = await seen(stat(procPath(procRoot, peer, "exe"), { bigint: true }));
     if (dev !== peer.executable.device || ino !== peer.executable.inode) throw gone("it runs another program now");
@@ -32,12 +35,19 @@ export async function verifyCaller(peer: PeerProcess, procRoot = PROC): Promise<
   if (!peer.isAlive()) throw gone("it has exited");
 }
 
-/** Throws `unauthenticated` when the process has another effective user or group than when it connected. */
+/** Throws `unauthenticated` when the process has another user or group than when it connected. */
 export async function readCallerStatus(peer: PeerProcess, procRoot = PROC): Promise<ProcessStatus> {
-  const status = parseStatus(await readProcText(peer, "status", procRoot));
-  if (status.uid !== peer.uid) throw gone(`process uid ${status.uid} does not match original caller ${peer.uid}`);
-  if (status.gid !== peer.gid) throw gone(`process gid ${status.gid} does not match original caller ${peer.gid}`);
-  return status;
+  const text = await readProcText(peer, "status", procRoot);
+  const { uid, gid, realUid, realGid } = parseIds(text);
+  const pairs = [
+    ["uid", uid, peer.uid],
+    ["gid", gid, peer.gid],
+    ["real uid", realUid, peer.realUid],
+    ["real gid", realGid, peer.realGid],
+  ] as const;
+  for (const [what, now, then] of pairs)
+    if (now !== then) throw gone(`process ${what} ${now} does not match original caller ${then}`);
+  return { uid, gid, supplementaryGids: statusNumbers(text, "Groups") };
 }
 
 /** The program a process runs: the file itself, held open so that path and contents are of one and the same file. */
@@ -58,22 +68,6 @@ export async function openExecutable(peer: PeerProcess, procRoot = PROC): Promis
   if (!isUtf8(path)) throw new Fault("unavailable", "path lookup: path is not UTF-8", { code: "path-lookup" });
   const held = scope.move();
   return { file, path: path.toString(), [Symbol.asyncDispose]: () => held.disposeAsync() };
-}
-
-/** Reads the text of `/proc/<pid>/status`. Throws `unavailable` when it lacks the ids. */
-export function parseStatus(text: string): ProcessStatus {
-  const numbers = (key: string): readonly number[] => {
-    const line = new RegExp(`^${key}:([\\d\\s]*)$`, "m").exec(text)?.[1];
-    if (line === undefined)
-      throw new Fault("unavailable", `process status has no line "${key}"`, { code: "proc-status" });
-    return line.split(/\s+/).filter(Boolean).map(Number);
-  };
-  const [, uid] = numbers("Uid");
-  const [, gid] = numbers("Gid");
-  if (uid === undefined || gid === undefined) {
-    throw new Fault("unavailable", "process status has no effective ids", { code: "proc-status" });
-  }
-  return { uid, gid, supplementaryGids: numbers("Groups") };
 }
 
 /** Text of a file in the caller's folder, latin1, at most 1 MiB. Throws `unauthenticated` when the caller is gone. */

@@ -10,6 +10,8 @@ export interface Libc {
   pidfdOpen(pid: number): number;
   /** True once the process behind the descriptor has exited, reaped or not. */
   hasExited(pidfd: number): boolean;
+  /** The same for many at once, in their order. */
+  haveExited(pidfds: readonly number[]): readonly boolean[];
   /** Sends bytes and a copy of an open file over a Unix socket without waiting: how many bytes, or the errno negated. */
   sendDescriptor(socket: number, bytes: Buffer, descriptor: number): number;
   /** Takes an exclusive lock without waiting; false when another open file holds it. */
@@ -19,6 +21,7 @@ export interface Libc {
 const SOL_SOCKET = 1;
 const SYS_PIDFD_OPEN = 434;
 const POLLIN = 1;
+const POLLFD_BYTES = 8;
 const LOCK_EX_NB = 2 | 4;
 const SCM_RIGHTS = 1;
 const MSG_DONTWAIT = 0x40;
@@ -41,6 +44,15 @@ function load(): Libc {
   });
   const sendmsg = library.func("sendmsg", "long", ["int", koffi.pointer(message), "int"]);
   const flock = library.func("int flock(int fd, int operation)");
+  const haveExited = (pidfds: readonly number[]): readonly boolean[] => {
+    const entries = Buffer.alloc(pidfds.length * POLLFD_BYTES);
+    for (const [at, pidfd] of pidfds.entries()) {
+      entries.writeInt32LE(pidfd, at * POLLFD_BYTES);
+      entries.writeInt16LE(POLLIN, at * POLLFD_BYTES + 4);
+    }
+    poll(entries, pidfds.length, 0);
+    return pidfds.map((_, at) => entries.readInt16LE(at * POLLFD_BYTES + 6) !== 0);
+  };
   return {
     getsockopt(fd, option, size) {
       const value = Buffer.alloc(size);
@@ -52,12 +64,8 @@ function load(): Libc {
       const fd = Number(syscall(SYS_PIDFD_OPEN, pid, 0));
       return fd < 0 ? -koffi.errno() : fd;
     },
-    hasExited(pidfd) {
-      const entry = Buffer.alloc(8);
-      entry.writeInt32LE(pidfd, 0);
-      entry.writeInt16LE(POLLIN, 4);
-      return poll(entry, 1, 0) !== 0;
-    },
+    hasExited: (pidfd) => haveExited([pidfd])[0] === true,
+    haveExited,
     sendDescriptor(socket, bytes, descriptor) {
       const control = controlOf(descriptor);
       const vectors = [{ base: bytes, size: bytes.length }];

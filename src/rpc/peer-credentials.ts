@@ -1,7 +1,7 @@
 import { closeSync, readFileSync, statSync } from "node:fs";
 import type { Socket } from "node:net";
 import { Fault } from "../runtime/fault.ts";
-import { libc } from "./libc.ts";
+import { type Libc, libc } from "./libc.ts";
 
 /**
  * The process at the other end of a Unix socket, pinned since the connection was accepted: its pid cannot come to mean
@@ -10,11 +10,16 @@ import { libc } from "./libc.ts";
 export interface PeerProcess {
   /** In our own pid namespace. */
   readonly pid: number;
-  /** Effective ids at the time of connect. */
+  /** Effective ids at the time of connect, and when accepted. */
   readonly uid: number;
   readonly gid: number;
+  /** When accepted. */
+  readonly realUid: number;
+  readonly realGid: number;
   /** Field 22 of /proc/<pid>/stat: clock ticks after boot. */
   readonly startTime: string;
+  /** Where the kernel placed the program in memory, anew at each exec; zeros when we may not see it. */
+  readonly image: string;
   /** The program it ran when accepted; another one later means that it called exec. Absent when not readable. */
   readonly executable: Executable | undefined;
   /** For asking others about the process; closed with the connection, and undefined from then on. */
@@ -38,21 +43,24 @@ const SO_PEERCRED = 17;
 const SO_PEERPIDFD = 77;
 const ENOPROTOOPT = 92;
 
+/** What pinning asks of the kernel. */
+export type PinningCalls = Pick<Libc, "getsockopt" | "pidfdOpen" | "hasExited">;
+
 /** Reads who is connected and pins the process. Throws `denied` whenever that is not beyond doubt (T-W1). */
-export function pinPeer(socket: Socket): PeerProcess & Disposable {
+export function pinPeer(socket: Socket, system: PinningCalls = libc()): PeerProcess & Disposable {
   const fd = descriptorOf(socket);
-  const credentials = readCredentials(fd);
+  const credentials = readCredentials(fd, system);
   if (credentials.pid <= 0)
     throw refused(
       "the calling process is not visible from here",
       "peer-not-visible",
       "share the pid namespace with the workload",
     );
-  const pidfd = openPidfd(fd, credentials.pid);
+  const opened = openPidfd(fd, credentials.pid, system);
   try {
-    return pinned(credentials, pidfd);
+    return pinned(credentials, opened);
   } catch (error) {
-    closeSync(pidfd);
+    closeSync(opened.pidfd);
     throw error;
   }
 }
@@ -65,7 +73,8 @@ export function pinPid(pid: number): PeerProcess & Disposable {
   const pidfd = libc().pidfdOpen(pid);
   if (pidfd < 0) throw new Fault("not_found", `there is no process ${pid}`, { code: "process-gone" });
   try {
-    return pinned({ pid, ...effectiveIds(pid) }, pidfd);
+    const { uid, gid } = readIds(pid);
+    return pinned({ pid, uid, gid }, { pidfd, system: libc(), before: undefined });
   } catch (cause) {
     closeSync(pidfd);
     throw new Fault("not_found", `process ${pid} has exited`, { code: "process-gone", cause });
@@ -92,19 +101,20 @@ function listenerCredentials(socket: Socket): Credentials | undefined {
 }
 
 /** What was read from /proc is the process's own only because it is still alive afterwards. */
-function pinned(credentials: Credentials, pidfd: number): PeerProcess & Disposable {
-  const startTime = readStartTime(credentials.pid);
-  const executable = readExecutable(credentials.pid);
-  if (libc().hasExited(pidfd)) throw gone();
+function pinned(credentials: Credentials, { pidfd, system, before }: Opened): PeerProcess & Disposable {
+  const { pid } = credentials;
+  const { startTime, image } = readStat(pid);
+  if (before !== undefined && before !== startTime) throw gone();
+  const { realUid, realGid } = checkedIds(credentials);
+  const executable = readExecutable(pid);
+  if (system.hasExited(pidfd)) throw gone();
   let open = true;
   return {
-    ...credentials,
-    startTime,
-    executable,
+    ...{ ...credentials, realUid, realGid, startTime, image, executable },
     get pidfd() {
       return open ? pidfd : undefined;
     },
-    isAlive: () => open && !libc().hasExited(pidfd),
+    isAlive: () => open && !system.hasExited(pidfd),
     [Symbol.dispose]() {
       if (open) closeSync(pidfd);
       open = false;
@@ -112,41 +122,93 @@ function pinned(credentials: Credentials, pidfd: number): PeerProcess & Disposab
   };
 }
 
-function effectiveIds(pid: number): Omit<Credentials, "pid"> {
-  const status = readFileSync(`/proc/${pid}/status`, "latin1");
-  const effective = (key: string): number => Number(new RegExp(`^${key}:\\s+\\d+\\s+(\\d+)`, "m").exec(status)?.[1]);
-  const ids = { uid: effective("Uid"), gid: effective("Gid") };
-  if (Number.isNaN(ids.uid) || Number.isNaN(ids.gid)) throw gone();
-  return ids;
-}
-
-function readCredentials(fd: number): Credentials {
-  const bytes = libc().getsockopt(fd, SO_PEERCRED, 12);
+function readCredentials(fd: number, system: PinningCalls = libc()): Credentials {
+  const bytes = system.getsockopt(fd, SO_PEERCRED, 12);
   if (typeof bytes === "number" || bytes.length !== 12)
     throw refused("peer credentials cannot be read", "peer-credentials");
   return { pid: bytes.readInt32LE(0), uid: bytes.readUInt32LE(4), gid: bytes.readUInt32LE(8) };
 }
 
-/** Kernels before 6.5 lack the socket option; there the pid is opened, which the liveness check then confirms. */
-function openPidfd(fd: number, pid: number): number {
-  const bytes = libc().getsockopt(fd, SO_PEERPIDFD, 4);
-  if (typeof bytes !== "number") return bytes.readInt32LE(0);
+/** Kernels before 6.5 lack the socket option; there the pid is opened, between two looks at its start time. */
+function openPidfd(fd: number, pid: number, system: PinningCalls): Opened {
+  const bytes = system.getsockopt(fd, SO_PEERPIDFD, 4);
+  if (typeof bytes !== "number") return { pidfd: bytes.readInt32LE(0), system, before: undefined };
   if (bytes !== ENOPROTOOPT) throw gone();
-  const opened = libc().pidfdOpen(pid);
-  if (opened < 0) throw gone();
-  return opened;
+  const before = readStat(pid).startTime;
+  const pidfd = system.pidfdOpen(pid);
+  if (pidfd < 0) throw gone();
+  return { pidfd, system, before };
 }
 
-/** The name in field 2 may hold spaces and parentheses, so fields are counted from its last one. */
-function readStartTime(pid: number): string {
+interface Opened {
+  readonly pidfd: number;
+  readonly system: PinningCalls;
+  /** Start time before the pidfd was opened, where that proves something. */
+  readonly before: string | undefined;
+}
+
+function readStat(pid: number): ProcessStat {
   try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-    const startTime = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
-    if (startTime !== undefined && /^\d+$/.test(startTime)) return startTime;
+    return parseStat(readFileSync(`/proc/${pid}/stat`, "latin1"));
   } catch (cause) {
     throw gone(cause);
   }
-  throw gone();
+}
+
+export interface ProcessStat {
+  readonly startTime: string;
+  readonly image: string;
+}
+
+/**
+ * Reads the text of `/proc/<pid>/stat`: proc(5), fields 22, 26 and 28. The name in field 2 may hold spaces and
+ * parentheses, so fields are counted from its last one. Throws `denied`.
+ */
+export function parseStat(text: string): ProcessStat {
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  const [startTime, startCode, startStack] = [fields[19], fields[23], fields[25]];
+  if (startTime === undefined || startStack === undefined || !/^\d+$/.test(startTime)) throw gone();
+  return { startTime, image: `${startCode}:${startStack}` };
+}
+
+/** A process that has become another user since it connected is neither the one nor the other. */
+function checkedIds({ pid, uid, gid }: Credentials): { readonly realUid: number; readonly realGid: number } {
+  const ids = readIds(pid);
+  if (ids.uid !== uid || ids.gid !== gid)
+    throw refused("the calling process is no longer the user that connected", "peer-changed");
+  return ids;
+}
+
+function readIds(pid: number): ProcessIds {
+  try {
+    return parseIds(readFileSync(`/proc/${pid}/status`, "latin1"));
+  } catch (cause) {
+    throw gone(cause);
+  }
+}
+
+export interface ProcessIds {
+  readonly realUid: number;
+  readonly realGid: number;
+  /** Effective. */
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** Reads the text of `/proc/<pid>/status`. Throws `unavailable` when it lacks the ids. */
+export function parseIds(text: string): ProcessIds {
+  const [realUid, uid] = statusNumbers(text, "Uid");
+  const [realGid, gid] = statusNumbers(text, "Gid");
+  if (realUid === undefined || uid === undefined || realGid === undefined || gid === undefined)
+    throw new Fault("unavailable", "process status has no effective ids", { code: "proc-status" });
+  return { realUid, realGid, uid, gid };
+}
+
+/** Numbers of one line of that text. Throws `unavailable` when there is no such line. */
+export function statusNumbers(text: string, key: string): readonly number[] {
+  const line = new RegExp(`^${key}:([\\d\\s]*)$`, "m").exec(text)?.[1];
+  if (line !== undefined) return line.split(/\s+/).filter(Boolean).map(Number);
+  throw new Fault("unavailable", `process status has no line "${key}"`, { code: "proc-status" });
 }
 
 /** Follows the link in the kernel, so that a file replaced under the same name is told apart. */

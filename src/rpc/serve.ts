@@ -3,7 +3,8 @@ import { type ConnectionInjector, Server, ServerCredentials } from "@grpc/grpc-j
 import { Fault } from "../runtime/fault.ts";
 import type { Feed } from "../runtime/feed.ts";
 import type { Caller } from "./caller.ts";
-import { pinPeer } from "./peer-credentials.ts";
+import { type PeerProcess, pinPeer } from "./peer-credentials.ts";
+import { PeerWatch } from "./peer-watch.ts";
 import { Pipeline, type PipelineOptions } from "./pipeline.ts";
 import { portHolder } from "./port-holder.ts";
 import { Refusals } from "./refusals.ts";
@@ -62,12 +63,14 @@ export class RpcServer<Auth> implements AsyncDisposable {
   readonly #perUser = new Map<number, number>();
   readonly #closing = new AbortController();
   readonly #refusals: Refusals;
+  readonly #peers: PeerWatch;
   #sequence = 0;
 
   constructor(options: RpcServerOptions<Auth>) {
     this.#options = options;
     this.#pipeline = new Pipeline(options);
     this.#refusals = new Refusals(options.log, options.clock);
+    this.#peers = new PeerWatch(options.clock, this.#closing.signal);
   }
 
   /** Replaces a socket on which nobody listens. Throws `precondition`, naming the process that holds the path. */
@@ -172,13 +175,19 @@ export class RpcServer<Auth> implements AsyncDisposable {
     socket.on("error", () => socket.destroy());
     try {
       const process = pinPeer(socket);
-      socket.once("close", () => process[Symbol.dispose]());
+      socket.once("close", () => this.#release(process));
+      this.#peers.add(process, () => socket.destroy());
       this.#countUser(socket, process.uid);
       this.#inject(socket, injector, { transport: "unix", process });
     } catch (error) {
       this.#refusals.add(error);
       socket.destroy();
     }
+  }
+
+  #release(process: PeerProcess & Disposable): void {
+    this.#peers.forget(process);
+    process[Symbol.dispose]();
   }
 
   #countUser(socket: Socket, uid: number): void {

@@ -21,7 +21,9 @@ export class ProcRoot implements AsyncDisposable {
     const pid = this.#next++;
     await mkdir(join(this.path, String(pid)));
     await writeFile(join(this.path, String(pid), "cgroup"), `${cgroup.join("\n")}\n`);
-    return { pid, uid: 0, gid: 0, startTime: "1", executable: undefined, pidfd: undefined, isAlive: () => true };
+    const ids = { uid: 0, gid: 0, realUid: 0, realGid: 0 };
+    const program = { startTime: "1", image: "0:0", executable: undefined };
+    return { pid, ...ids, ...program, pidfd: undefined, isAlive: () => true };
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -2,7 +2,7 @@
 import { healthService } from "../../src/rpc/health.ts";
 import { RpcServer } from "../../src/rpc/serve.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
-import { RecordingLog } from "./recording-log.ts";
+import { type LogLine, RecordingLog } from "./recording-log.ts";
 
 const log = new RecordingLog();
 await using server = new RpcServer<undefined>({
@@ -14,4 +14,6 @@ await using server = new RpcServer<undefined>({
 await server.listenUnix({ path: process.argv[2] ?? "", mode: 0o777 });
 process.stdout.write("ready\n");
 for await (const _ of process.stdin);
-process.stdout.write(JSON.stringify(log.lines.map(({ message }) => message)));
+const said = ({ message, fields }: LogLine): string =>
+  fields["error"] instanceof Error ? `${message}: ${fields["error"].message}` : message;
+process.stdout.write(JSON.stringify(log.lines.map(said)));

@@ -248,7 +248,7 @@ describe("the kubelet is asked", () => {
     const { peer } = await running();
     const lines = new RecordingLog();
     kubelet.override = (response) => void response.end('{"items": 7}');
-    const refused = attestor({ maxPollAttempts: 1, pollRetryIntervalMs: 30, log: lines }).attest(peer, stop.signal);
+    const refused = attestor({ maxPollAttempts: 10, pollRetryIntervalMs: 30, log: lines }).attest(peer, stop.signal);
     await expect(refused).rejects.toMatchObject({ message: /expected an items array/ });
     kubelet.override = undefined;
     expect(lines.lines.filter(({ level }) => level === "warn")).toHaveLength(1);

@@ -1,7 +1,7 @@
-import { realpathSync } from "node:fs";
+import { realpathSync, statSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { openExecutable, parseStatus, readCallerStatus, verifyCaller } from "../../../agent/workload/process.ts";
-import type { PeerProcess } from "../../../src/rpc/peer-credentials.ts";
+import { openExecutable, readCallerStatus, verifyCaller } from "../../../agent/workload/process.ts";
+import { type PeerProcess, parseIds, statusNumbers } from "../../../src/rpc/peer-credentials.ts";
 import { eventually } from "../../support/eventually.ts";
 import { isRoot, NOBODY, PinningSocket, startWorkload, type Workload } from "../../support/workload.ts";
 
@@ -63,12 +63,33 @@ describe("T-W1 the caller is still the process that connected", () => {
     await expect(verifyCaller(caller.peer)).rejects.toMatchObject(CHANGED);
   });
 
-  test("a reused PID is not: the id now means another process", async () => {
+  test("a reused PID is not: the id now means another process, even one like it in every way", async () => {
     await using caller = await connected();
     await using other = await connected();
     await caller.workload.order({ do: "exit" });
     const reused: PeerProcess = { ...caller.peer, pid: other.peer.pid };
-    await expect(verifyCaller(reused)).rejects.toMatchObject({ ...CHANGED, message: /exited/ });
+    await expect(verifyCaller(reused)).rejects.toMatchObject({ ...CHANGED, message: /means another process now/ });
+    const { startTime, image } = other.peer;
+    const alike: PeerProcess = { ...reused, startTime, image };
+    await expect(verifyCaller(alike)).rejects.toMatchObject({ ...CHANGED, message: /exited/ });
+  });
+
+  test("one that runs the same program file again is not", async () => {
+    await using caller = await connected();
+    const args = ["-e", "setTimeout(() => {}, 60_000)"];
+    await caller.workload.order({ do: "exec", program: process.execPath, args });
+    await eventually("the program runs again", async () => {
+      await expect(verifyCaller(caller.peer)).rejects.toMatchObject({ ...CHANGED, message: /runs another program/ });
+      return true;
+    });
+    const { dev, ino } = statSync(`/proc/${caller.peer.pid}/exe`, { bigint: true });
+    expect(caller.peer.executable).toEqual({ device: dev, inode: ino });
+  });
+
+  test.skipIf(!isRoot)("one whose real user is another one now is not", async () => {
+    await using caller = await connected();
+    const changed: PeerProcess = { ...caller.peer, realUid: NOBODY };
+    await expect(verifyCaller(changed)).rejects.toMatchObject({ ...CHANGED, message: /real uid 0 does not match/ });
   });
 });
 
@@ -86,9 +107,10 @@ describe("facts about a caller", () => {
     expect(executable.path).toBe(realpathSync(process.execPath));
   });
 
-  test("a status text gives the second of four ids, and the groups", () => {
+  test("a status text gives the first two of four ids, and the groups", () => {
     const text = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \n";
-    expect(parseStatus(text)).toEqual({ uid: 2, gid: 6, supplementaryGids: [9, 10] });
+    expect(parseIds(text)).toEqual({ realUid: 1, uid: 2, realGid: 5, gid: 6 });
+    expect(statusNumbers(text, "Groups")).toEqual([9, 10]);
   });
 
   test.each([
@@ -97,6 +119,6 @@ describe("facts about a caller", () => {
     { what: "an empty uid line", text: "Uid:\t\nGid:\t1\t1\t1\t1\nGroups:\t\n" },
     { what: "a uid line only inside the name", text: "Name:\tx\\nUid:\t0\t0\t0\t0\nGid:\t1\t1\t1\t1\nGroups:\t\n" },
   ])("a status text with $what is refused", ({ text }) => {
-    expect(() => parseStatus(text)).toThrow(/process status has no/);
+    expect(() => [parseIds(text), statusNumbers(text, "Groups")]).toThrow(/process status has no/);
   });
 });
