@@ -20,6 +20,7 @@ type MethodKeys<T> = { readonly [K in keyof T]?: string };
 const STORE = {
   entries: {
     create: "datastore.registration_entry.create",
+    createMany: "datastore.registration_entry.create",
     find: "datastore.registration_entry.fetch",
     list: "datastore.registration_entry.list",
     count: "datastore.registration_entry.count",

@@ -5,12 +5,16 @@ import type { Authorization } from "./admission.ts";
 import { failure } from "./fail.ts";
 import { MAX_ANSWER_BYTES, messageBytes } from "./pages.ts";
 
-interface Batch<T, R> {
-  readonly work: (item: T) => Promise<R>;
+type Batch<T, R> = Work<T, R> & {
   readonly audit: (item: T) => LogFields;
   /** Resolves once what was committed before is in the directory. */
   readonly caughtUp: (log: Log) => Promise<void>;
-}
+};
+
+/** `together` gives one result for each of its items, in their order. */
+type Work<T, R> =
+  | { readonly work: (item: T) => Promise<R> }
+  | { readonly together: (items: readonly T[]) => Promise<readonly R[]> };
 
 type Result = { readonly status: Status };
 
@@ -18,25 +22,29 @@ type Result = { readonly status: Status };
 const LEAST_BYTES = 16;
 /** A status with a message of ordinary length. */
 const STATUS_BYTES = 96;
+/** How many are worked on together; between such groups the caller may leave. */
+const TOGETHER = 500;
 
 /**
- * One after the other, in the order of the request, and no further once the caller has left. Refused before anything is
+ * One after the other, or some together, in the order of the request, and no further once the caller has left. Refused before anything is
  * stored when the answer cannot be delivered: that would leave the caller in the dark (T-F4).
  */
 export async function batch<T, R extends Result>(
   call: Call<Authorization>,
   items: readonly T[],
-  { work, audit, caughtUp }: Batch<T, R>,
+  { audit, caughtUp, ...given }: Batch<T, R>,
 ): Promise<(R | Result)[]> {
   const { log } = call.auth;
   if (items.reduce((sum, item) => sum + STATUS_BYTES + messageBytes(item), 0) > MAX_ANSWER_BYTES)
     throw failure(log, "exhausted", "the answer to this batch would be larger than a message may be: send fewer items");
   const results: R[] = [];
-  for (const item of items) {
+  const size = "together" in given ? TOGETHER : 1;
+  for (let from = 0; from < items.length; from += size) {
     call.signal.throwIfAborted();
-    const result = await work(item);
-    call.auth.audit(result.status, () => audit(item));
-    results.push(result);
+    const group = items.slice(from, from + size);
+    const done = "together" in given ? await given.together(group) : await Promise.all(group.map(given.work));
+    for (const [at, item] of group.entries()) call.auth.audit(done[at]?.status ?? {}, () => audit(item));
+    results.push(...done);
   }
   await caughtUp(log);
   return fitting(results);

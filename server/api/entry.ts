@@ -1,8 +1,10 @@
 import { entryToProto } from "../../src/rpc/convert.ts";
-import type { Entry__Output } from "../../src/rpc/gen/spire/api/types/Entry.ts";
+import type { Entry__Output, Entry as EntryMessage } from "../../src/rpc/gen/spire/api/types/Entry.ts";
 import type { EntryMask__Output } from "../../src/rpc/gen/spire/api/types/EntryMask.ts";
+import type { Status } from "../../src/rpc/gen/spire/api/types/Status.ts";
 import type { EntryApi } from "../../src/rpc/protos.ts";
 import { bidi, unary } from "../../src/rpc/service.ts";
+import { itemStatus } from "../../src/rpc/status.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Log, LogFields } from "../../src/runtime/log.ts";
 import { checkEntryDraft, type EntryDraft } from "../../src/spiffe/entry.ts";
@@ -13,7 +15,7 @@ import { entryFacts } from "./audit-fields.ts";
 import { batch } from "./batch.ts";
 import { entryFields } from "./entry-input.ts";
 import { syncAuthorizedEntries } from "./entry-sync.ts";
-import { attempt, checked, failure } from "./fail.ts";
+import { attempt, checked, failure, passedOn } from "./fail.ts";
 import { entryFilter } from "./filters.ts";
 import { entryBytes, MAX_ANSWER_BYTES, readPage } from "./pages.ts";
 import { itemFailure, OK } from "./results.ts";
@@ -54,8 +56,8 @@ export function entryService(parts: EntryServiceParts): HandlersOf<typeof EntryA
       return entryToProto(entry, output_mask);
     }),
     BatchCreateEntry: unary(async ({ entries: protos, output_mask }, call) => {
-      const work = (proto: Entry__Output) => create(parts, proto, output_mask, call.auth.log);
-      return { results: await batch(call, protos, { work, audit: auditOf(parts, null), caughtUp }) };
+      const together = (group: readonly Entry__Output[]) => create(parts, group, output_mask, call.auth.log);
+      return { results: await batch(call, protos, { together, audit: auditOf(parts, null), caughtUp }) };
     }),
     BatchUpdateEntry: unary(async ({ entries: protos, input_mask, output_mask }, call) => {
       const masks = { input: input_mask, output: output_mask };
@@ -94,17 +96,45 @@ function auditOf({ directory }: EntryServiceParts, mask: Mask): (proto: Entry__O
   return (proto) => entryFacts(proto, mask, (id) => directory.node(id) !== undefined);
 }
 
-async function create({ trustDomain, entries }: EntryServiceParts, proto: Entry__Output, mask: Mask, log: Log) {
+const SIMILAR: Status = itemStatus(new Fault("already_exists", "similar entry already exists"));
+
+interface CreateResult {
+  readonly status: Status;
+  readonly entry?: EntryMessage;
+}
+
+/** Those that pass the rules go to the store together; each result stands where its request stood. */
+async function create(
+  parts: EntryServiceParts,
+  protos: readonly Entry__Output[],
+  mask: Mask,
+  log: Log,
+): Promise<readonly CreateResult[]> {
+  const read = protos.map((proto) => readDraft(parts, proto, log));
+  const created = (await parts.entries.createMany(read.flatMap(({ draft }) => draft ?? []))).values();
+  return read.map(({ draft, status = OK }) => {
+    if (draft === undefined) return { status };
+    const outcome = created.next().value ?? new Fault("internal", "the store gave no result");
+    if (outcome instanceof Fault) {
+      const entryLog = log.child({ spiffe_id: draft.spiffeId });
+      return { status: itemFailure(entryLog, passedOn(entryLog, "failed to create entry", outcome)) };
+    }
+    const { entry, existed } = outcome;
+    return { status: existed ? SIMILAR : OK, entry: entryToProto(entry, mask) };
+  });
+}
+
+interface ReadDraft {
+  readonly draft?: EntryDraft;
+  /** Why there is no draft. */
+  readonly status?: Status;
+}
+
+function readDraft({ trustDomain }: EntryServiceParts, proto: Entry__Output, log: Log): ReadDraft {
   try {
     const fields = checked(log, "failed to convert entry", () => entryFields(trustDomain, proto, null));
-    const draft = checked(log, "failed to create entry", () =>
-      checkEntryDraft({ ...(fields as EntryDraft), id: proto.id }, trustDomain),
-    );
-    const { entry, existed } = await attempt(log.child({ spiffe_id: draft.spiffeId }), "failed to create entry", () =>
-      entries.create(draft),
-    );
-    const status = existed ? itemFailure(log, new Fault("already_exists", "similar entry already exists")) : OK;
-    return { status, entry: entryToProto(entry, mask) };
+    const draft = { ...(fields as EntryDraft), id: proto.id };
+    return { draft: checked(log, "failed to create entry", () => checkEntryDraft(draft, trustDomain)) };
   } catch (error) {
     return { status: itemFailure(log, error) };
   }

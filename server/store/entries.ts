@@ -1,13 +1,16 @@
 import { type ExpressionBuilder, sql } from "kysely";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
-import { holdBundles, insertEntry } from "./entry-writes.ts";
+import { holdBundles, insertEntries, insertEntry } from "./entry-writes.ts";
 import { pageOf, positionOf, sizeOf } from "./paging.ts";
 import { entryColumns, selectorTexts, toEntry } from "./rows.ts";
 import type { Schema } from "./schema.ts";
 import type { Session } from "./session.ts";
 import { matchesSet } from "./sets.ts";
-import type { EntryFilter, EntryStore, Page, PageRequest } from "./store.ts";
+import type { CreatedEntry, EntryFilter, EntryStore, Page, PageRequest } from "./store.ts";
+
+/** Inserted by one statement. */
+const MAX_ROWS = 500;
 
 export class SqlEntryStore implements EntryStore {
   readonly #session: Session;
@@ -18,10 +21,24 @@ export class SqlEntryStore implements EntryStore {
     this.#now = now;
   }
 
-  create(draft: EntryDraft): Promise<{ readonly entry: Entry; readonly existed: boolean }> {
+  create(draft: EntryDraft): Promise<CreatedEntry> {
     const federates = draft.federatesWith.length > 0;
     const insert = (db: Parameters<typeof insertEntry>[0]) => insertEntry(db, draft, this.#now());
     return federates ? this.#session.transaction(insert) : this.#session.write(insert);
+  }
+
+  /** What one transaction cannot take is halved until the drafts that are to blame stand alone. */
+  async createMany(drafts: readonly EntryDraft[]): Promise<readonly (CreatedEntry | Fault)[]> {
+    if (drafts.length === 0) return [];
+    try {
+      if (drafts.length <= MAX_ROWS)
+        return await this.#session.transaction((db) => insertEntries(db, drafts, this.#now()));
+    } catch (error) {
+      const fault = Fault.from(error);
+      if (drafts.length === 1 || fault.kind === "unavailable") return drafts.map(() => fault);
+    }
+    const half = Math.ceil(drafts.length / 2);
+    return [...(await this.createMany(drafts.slice(0, half))), ...(await this.createMany(drafts.slice(half)))];
   }
 
   async find(id: string): Promise<Entry | undefined> {

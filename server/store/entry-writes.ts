@@ -1,38 +1,73 @@
 import { randomUUID } from "node:crypto";
 import { Fault } from "../../src/runtime/fault.ts";
-import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
+import type { EntryDraft } from "../../src/spiffe/entry.ts";
 import { type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
-import { entryColumns, toEntry } from "./rows.ts";
+import { type EntryRow, entryColumns, toEntry } from "./rows.ts";
 import type { Queries } from "./session.ts";
+import type { CreatedEntry } from "./store.ts";
 
 /** Inserts the entry, or finds the similar one. Belongs into a transaction when the entry federates. */
-export async function insertEntry(
-  db: Queries,
-  draft: EntryDraft,
-  now: Date,
-): Promise<{ readonly entry: Entry; readonly existed: boolean }> {
-  await holdBundles(db, draft.federatesWith);
-  const columns = entryColumns(draft);
+export async function insertEntry(db: Queries, draft: EntryDraft, now: Date): Promise<CreatedEntry> {
   for (;;) {
-    const inserted = await db
-      .insertInto("entries")
-      .values({
-        ...columns,
-        id: draft.id === "" ? randomUUID() : draft.id,
-        revision_number: 0,
-        created_at: Math.floor(now.getTime() / 1000),
-      })
-      .onConflict((conflict) => conflict.column("similar_hash").doNothing())
-      .returningAll()
-      .executeTakeFirst();
-    if (inserted !== undefined) return { entry: toEntry(inserted), existed: false };
-    const similar = await db
-      .selectFrom("entries")
-      .selectAll()
-      .where("similar_hash", "=", columns.similar_hash)
-      .executeTakeFirst();
-    if (similar !== undefined) return { entry: toEntry(similar), existed: true };
+    const [made] = await tryInsert(db, [draft], now);
+    if (made !== undefined) return made;
   }
+}
+
+/** As `insertEntry` for each, in order; two that are similar to each other are one entry. Belongs into a transaction. */
+export async function insertEntries(
+  db: Queries,
+  drafts: readonly EntryDraft[],
+  now: Date,
+): Promise<readonly CreatedEntry[]> {
+  const made = await tryInsert(db, drafts, now);
+  return made.map((created) => {
+    if (created === undefined)
+      throw new Fault("aborted", "a similar entry came and went", { code: "datastore-conflict" });
+    return created;
+  });
+}
+
+/** Undefined for a draft whose similar entry was deleted in between. */
+async function tryInsert(
+  db: Queries,
+  drafts: readonly EntryDraft[],
+  now: Date,
+): Promise<readonly (CreatedEntry | undefined)[]> {
+  await holdBundles(db, [...new Set(drafts.flatMap(({ federatesWith }) => federatesWith))]);
+  const created_at = Math.floor(now.getTime() / 1000);
+  const rows = drafts.map((draft) => ({
+    ...entryColumns(draft),
+    id: draft.id === "" ? randomUUID() : draft.id,
+    revision_number: 0,
+    created_at,
+  }));
+  const inserted = await db
+    .insertInto("entries")
+    .values(rows)
+    .onConflict((conflict) => conflict.column("similar_hash").doNothing())
+    .returningAll()
+    .execute();
+  const fresh = new Map(inserted.map((row) => [row.id, row]));
+  const byHash = new Map(inserted.map((row) => [row.similar_hash.toString("hex"), row]));
+  const similar = await findSimilar(db, rows.map(({ similar_hash }) => similar_hash).filter(absentFrom(byHash)));
+  return rows.map(({ id, similar_hash }) => {
+    const hash = similar_hash.toString("hex");
+    const own = fresh.get(id);
+    if (own !== undefined && fresh.delete(id)) return { entry: toEntry(own), existed: false };
+    const other = byHash.get(hash) ?? similar.get(hash);
+    return other === undefined ? undefined : { entry: toEntry(other), existed: true };
+  });
+}
+
+function absentFrom(byHash: ReadonlyMap<string, unknown>): (hash: Buffer) => boolean {
+  return (hash) => !byHash.has(hash.toString("hex"));
+}
+
+async function findSimilar(db: Queries, hashes: readonly Buffer[]) {
+  if (hashes.length === 0) return new Map<string, EntryRow>();
+  const rows = await db.selectFrom("entries").selectAll().where("similar_hash", "in", hashes).execute();
+  return new Map<string, EntryRow>(rows.map((row) => [row.similar_hash.toString("hex"), row]));
 }
 
 /** Locks the bundles against deletion until the transaction ends. Throws `precondition` when one is missing. */

@@ -1,3 +1,4 @@
+import type { Fault } from "../../src/runtime/fault.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
@@ -26,12 +27,23 @@ export interface EntryFilter {
   readonly downstream?: boolean;
 }
 
+/** `existed`: the entry is a similar one that was there. */
+export interface CreatedEntry {
+  readonly entry: Entry;
+  readonly existed: boolean;
+}
+
 export interface EntryStore {
   /**
    * Stores the entry, or returns the similar one (same SPIFFE ID, parent and selectors) with `existed`.
    * Throws `already_exists` for a taken id, `precondition` for a federated bundle that is not there.
    */
-  create(draft: EntryDraft): Promise<{ readonly entry: Entry; readonly existed: boolean }>;
+  create(draft: EntryDraft): Promise<CreatedEntry>;
+  /**
+   * As `create` for each, in order, in as few transactions as there is trouble: a fault stands where `create` would have
+   * thrown it, and the others are stored.
+   */
+  createMany(drafts: readonly EntryDraft[]): Promise<readonly (CreatedEntry | Fault)[]>;
   find(id: string): Promise<Entry | undefined>;
   /** Without a page request, everything. Ordered by creation. */
   list(filter: EntryFilter, page?: PageRequest): Promise<Page<Entry>>;

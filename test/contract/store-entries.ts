@@ -1,6 +1,7 @@
-import { beforeEach, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import { MAX_PAGE_SIZE } from "../../server/store/paging.ts";
-import type { EntryFilter } from "../../server/store/store.ts";
+import type { EntryFilter, EntryStore } from "../../server/store/store.ts";
+import { Fault } from "../../src/runtime/fault.ts";
 import type { EntryDraft } from "../../src/spiffe/entry.ts";
 import { parseTrustDomain } from "../../src/spiffe/id.ts";
 import { faultFrom, refusal } from "../support/faults.ts";
@@ -119,6 +120,60 @@ export function entryContract(current: () => StoreUnderTest): void {
     const bump = () => entries().update(entry.id, (now) => ({ ...now, x509SvidTtl: now.x509SvidTtl + 1 }));
     await Promise.all(Array.from({ length: 30 }, bump));
     expect(await entries().find(entry.id)).toMatchObject({ x509SvidTtl: 30, revisionNumber: 30 });
+  });
+
+  describe("many at once", () => {
+    const outcomes = (created: Awaited<ReturnType<EntryStore["createMany"]>>) =>
+      created.map((each) => (each instanceof Fault ? each.code : [each.entry.spiffeId, each.existed]));
+    const path = (name: string) => idOf(`/workload/${name}`);
+
+    test("each has its own outcome, in order: stored, similar to one of the same call, similar to an older one, refused", async () => {
+      const { entry: old } = await entries().create(draftOf("old"));
+      const drafts = [
+        draftOf("a", { id: "chosen" }),
+        draftOf("b", { federatesWith: [parseTrustDomain("missing.test")] }),
+        draftOf("a", { id: "chosen" }),
+        draftOf("old", { hint: "other" }),
+        draftOf("c", { id: "chosen" }),
+        draftOf("d"),
+        draftOf("d", { hint: "other" }),
+      ];
+      const created = await entries().createMany(drafts);
+      expect(outcomes(created)).toEqual([
+        [path("a"), false],
+        "bundle-missing",
+        [path("a"), true],
+        [path("old"), true],
+        "entry-exists",
+        [path("d"), false],
+        [path("d"), true],
+      ]);
+      expect(created[3]).toEqual({ entry: old, existed: true });
+      const { items } = await entries().list({});
+      expect(items.map(({ spiffeId }) => spiffeId).sort()).toEqual(["a", "d", "old"].map(path));
+    });
+
+    test("all that is sound is stored, in the order given, and is what comes back", async () => {
+      const drafts = Array.from({ length: 1203 }, (_, at) => draftOf(`n${at}`, { hint: `h${at}` }));
+      const created = await entries().createMany(drafts);
+      expect(created.every((each) => !(each instanceof Fault) && !each.existed)).toBe(true);
+      const { items } = await entries().list({});
+      expect(items.map(({ hint }) => hint)).toEqual(drafts.map(({ hint }) => hint));
+      expect(items).toEqual(created.map((each) => (each instanceof Fault ? undefined : each.entry)));
+    });
+
+    test("calls at the same time make each entry once", async () => {
+      const drafts = Array.from({ length: 40 }, (_, at) => draftOf(`n${at}`));
+      const calls = await Promise.all([drafts, drafts.toReversed(), drafts].map((each) => entries().createMany(each)));
+      const made = calls.flat().filter((each) => !(each instanceof Fault) && !each.existed);
+      expect(made).toHaveLength(40);
+      expect(calls.flat().filter((each) => each instanceof Fault)).toEqual([]);
+      expect(await entries().count({})).toBe(40);
+    });
+
+    test("none is none", async () => {
+      expect(await entries().createMany([])).toEqual([]);
+    });
   });
 
   test("an update that throws, that is similar to another entry, or of an unknown entry changes nothing", async () => {

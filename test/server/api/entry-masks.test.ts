@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Entry__Output } from "../../../src/rpc/gen/spire/api/types/Entry.ts";
 import type { EntryMask } from "../../../src/rpc/gen/spire/api/types/EntryMask.ts";
-import { type EntryInput, entryMessage, startServer, type TestServer } from "../../support/server.ts";
+import { type EntryInput, entryMessage, protoId, startServer, type TestServer } from "../../support/server.ts";
 
 let server: TestServer;
 beforeAll(async () => {
@@ -97,6 +97,39 @@ describe("T-S9 masks", () => {
     );
     await fc.assert(property, { numRuns: 60 });
   });
+});
+
+test("T-S9 a filter chooses among entries and changes none of them, whatever the privileges", async () => {
+  const parentId = fresh("filtered");
+  const byId = new Map<string, Entry__Output>();
+  for (const [admin, downstream] of [0, 1, 2, 3].map((bits) => [(bits & 1) > 0, (bits & 2) > 0] as const)) {
+    const hint = `h${byId.size}`;
+    const entry = await create({ parentId, admin, downstream, hint, selectors: ["t:all", `t:${hint}`] });
+    byId.set(entry.id, entry);
+  }
+  const values = fc.subarray(["all", "h0", "h1", "h2", "h3"], { minLength: 1 });
+  const match = fc.constantFrom("MATCH_EXACT", "MATCH_SUBSET", "MATCH_SUPERSET", "MATCH_ANY");
+  const filters = fc.record(
+    {
+      by_downstream: fc.record({ value: fc.boolean() }),
+      by_hint: fc.record({ value: fc.constantFrom("", "h0", "h1", "h2", "h3") }),
+      by_selectors: fc
+        .tuple(values, match)
+        .map(([some, how]) => ({ match: how, selectors: some.map((value) => ({ type: "t", value })) })),
+    },
+    { requiredKeys: [] },
+  );
+  const by_parent_id = protoId(parentId);
+  const property = fc.asyncProperty(filters, fc.integer({ min: 0, max: 5 }), async (some, page_size) => {
+    const filter = { by_parent_id, ...some };
+    const { entries } = await server.admin.entry.ListEntries({ filter, page_size });
+    expect(entries).toEqual(entries.map(({ id }) => byId.get(id)));
+    const { by_downstream } = some;
+    if (by_downstream !== undefined)
+      expect(entries.every(({ downstream }) => downstream === by_downstream.value)).toBe(true);
+    if (page_size === 0) expect(await server.admin.entry.CountEntries({ filter })).toEqual({ count: entries.length });
+  });
+  await fc.assert(property, { numRuns: 80 });
 });
 
 /** What the mask leaves: the named fields, the id, and the defaults of all others. */
