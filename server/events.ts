@@ -1,9 +1,12 @@
+import { counted } from "../src/rpc/counted.ts";
 import { rpcNames } from "../src/rpc/names.ts";
 import type { Outcome } from "../src/rpc/pipeline.ts";
 import { codeNameOf } from "../src/rpc/status.ts";
+import type { Clock } from "../src/runtime/clock.ts";
 import type { Log, LogFields, LogLevel } from "../src/runtime/log.ts";
 import { recordCall } from "../src/runtime/metrics.ts";
-import type { SpiffeId } from "../src/spiffe/id.ts";
+import type { SpiffeId, TrustDomain } from "../src/spiffe/id.ts";
+import type { AuthorityKind } from "./store/store.ts";
 
 /*
  * One function per event that people, scripts and dashboards wait for: its log line under SPIRE's words and field names,
@@ -37,6 +40,86 @@ export function serverApisStarting(
 
 export function serverApisStopping(log: Log): void {
   log.info("Stopping Server APIs");
+}
+
+/** What the server does by itself, by SPIRE's key of its call counter. */
+type Chore =
+  | "ca.manager.x509_ca.prepare"
+  | "ca.manager.jwt_key.prepare"
+  | "ca.manager.wit_key.prepare"
+  | "ca.manager.bundle.prune"
+  | "entry.cache.reload"
+  | "node.manager.prune"
+  | "registration_entry.manager.prune"
+  | "svid.rotate";
+
+/** Runs the work, and counts and times it. */
+export function chore<T>(
+  { log, clock }: { readonly log: Log; readonly clock: Clock },
+  key: Chore,
+  work: () => Promise<T>,
+): Promise<T> {
+  return counted({ metrics: log.metrics, clock }, key, work);
+}
+
+const PREPARED = {
+  x509: "ca.manager.x509_ca.prepare",
+  jwt: "ca.manager.jwt_key.prepare",
+  wit: "ca.manager.wit_key.prepare",
+} as const satisfies Record<AuthorityKind, Chore>;
+
+/** As `chore`, of making the next authority. */
+export function preparingAuthority<T>(
+  parts: { readonly log: Log; readonly clock: Clock },
+  kind: AuthorityKind,
+  work: () => Promise<T>,
+): Promise<T> {
+  return chore(parts, PREPARED[kind], work);
+}
+
+const ACTIVATED: Readonly<Record<AuthorityKind, string>> = {
+  x509: "ca.manager.x509_ca.activate",
+  jwt: "manager.jwt_key.activate",
+  wit: "manager.wit_key.activate",
+};
+
+export interface ActiveAuthority {
+  readonly kind: AuthorityKind;
+  readonly trustDomain: TrustDomain;
+  readonly notAfter: Date;
+  readonly now: Date;
+}
+
+export function authorityActivated(
+  log: Log,
+  message: string,
+  { kind, trustDomain, notAfter, now }: ActiveAuthority,
+  fields: LogFields,
+): void {
+  log.info(message, fields);
+  log.metrics.increment(ACTIVATED[kind]);
+  if (kind !== "x509") return;
+  const labels = { trust_domain_id: trustDomain };
+  log.metrics.set("manager.x509_ca.rotate.expiration", Math.floor(notAfter.getTime() / 1000), labels);
+  log.metrics.set("manager.x509_ca.rotate.ttl", (notAfter.getTime() - now.getTime()) / 1000, labels);
+}
+
+/** Once for each signature of an authority. */
+export function signed({ metrics }: Log, what: "x509_svid" | "x509_ca_svid" | "jwt_svid" | "wit_svid"): void {
+  metrics.increment(`server_ca.sign.${what}`);
+}
+
+/** The directory is as the database is. No event is ever skipped, which SPIRE's gauges count. */
+export function directoryFollowed({ metrics }: Log, held: { readonly entries: number; readonly nodes: number }): void {
+  metrics.set("entry.entries_by_entryid_cache.count", held.entries);
+  metrics.set("entry.skipped_entry_event_ids.count", 0);
+  metrics.set("node.agents_by_id_cache.count", held.nodes);
+  metrics.set("node.skipped_node_event_ids.count", 0);
+}
+
+/** Roots that had ended were taken out of the bundle. */
+export function bundlePruned({ metrics }: Log): void {
+  metrics.increment("ca.manager.bundle.pruned");
 }
 
 /** Once for each call, the refused ones too. */
@@ -114,11 +197,11 @@ export function entrySvidSigned(
   svid: SignedSvid,
   entry: { readonly id: string; readonly revisionNumber: number },
 ): void {
-  log.debug("Signed X509 SVID", { entry_id: entry.id, revision_number: entry.revisionNumber, ...signed(svid) });
+  log.debug("Signed X509 SVID", { entry_id: entry.id, revision_number: entry.revisionNumber, ...svidFields(svid) });
 }
 
 export function svidMinted(log: Log, svid: SignedSvid, dnsNames: readonly string[]): void {
-  log.debug("Signed X509 SVID", { ...signed(svid), dns_name: dnsNames.join(",") });
+  log.debug("Signed X509 SVID", { ...svidFields(svid), dns_name: dnsNames.join(",") });
 }
 
 export interface SignedToken {
@@ -135,14 +218,14 @@ export function witSvidSigned(log: Log, svid: SignedToken): void {
 }
 
 export function downstreamSigned(log: Log, ca: SignedSvid): void {
-  log.debug("Signed X509 CA SVID", signed(ca));
+  log.debug("Signed X509 CA SVID", svidFields(ca));
 }
 
 function signedToken({ id, expiresAt }: SignedToken): { spiffe_id: string; expiration: string } {
   return { spiffe_id: id, expiration: expiresAt.toISOString().replace(/\.\d+Z$/, "Z") };
 }
 
-function signed({ id, serialNumber, notAfter }: SignedSvid): {
+function svidFields({ id, serialNumber, notAfter }: SignedSvid): {
   spiffe_id: string;
   serial_num: string;
   expiration: string;

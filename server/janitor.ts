@@ -5,6 +5,7 @@ import type { Log } from "../src/runtime/log.ts";
 import { every } from "../src/runtime/task.ts";
 import type { Bundle, TokenAuthority } from "../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../src/spiffe/id.ts";
+import * as events from "./events.ts";
 import type { NodeFilter, Store } from "./store/store.ts";
 
 export interface JanitorOptions {
@@ -29,6 +30,7 @@ const HOUR_MS = 60 * MINUTE_MS;
 /** Between rounds: SPIRE's interval, spread so that servers that started together take turns. */
 const ROUND_MS = 5 * MINUTE_MS;
 const ENTRIES_PER_ROUND = 1000;
+const NODES_AT_ONCE = 1000;
 /** How long an expired authority stays in the bundle. */
 const AUTHORITY_GRACE_MS = 24 * HOUR_MS;
 /** How long an expired authority stays in the journal. */
@@ -48,14 +50,22 @@ export async function runJanitor(options: JanitorOptions, signal: AbortSignal): 
 }
 
 /** One round. A step that fails is logged; the others are taken all the same. */
-export async function tidy({ store, trustDomain, nodes, clock, log }: JanitorOptions): Promise<void> {
+export async function tidy(options: JanitorOptions): Promise<void> {
+  const { store, trustDomain, nodes, clock, log } = options;
   const now = clock.now();
   const ago = (ms: number): Date => new Date(now.getTime() - ms);
   const steps: Readonly<Record<string, () => Promise<number>>> = {
-    "expired entries": () => pruneEntries(store, now, log),
-    "expired agents": () => (nodes === undefined ? Promise.resolve(0) : pruneNodes(store, nodes, { now, log })),
+    "expired entries": () =>
+      events.chore(options, "registration_entry.manager.prune", () => pruneEntries(store, now, log)),
+    "expired agents": async () =>
+      nodes === undefined
+        ? 0
+        : events.chore(options, "node.manager.prune", () => pruneNodes(store, nodes, { now, log })),
     "expired join tokens": () => store.tokens.prune(now),
-    "expired authorities": () => pruneAuthorities(store, trustDomain, ago(AUTHORITY_GRACE_MS)),
+    "expired authorities": () =>
+      events.chore(options, "ca.manager.bundle.prune", () =>
+        pruneAuthorities(store, { trustDomain, before: ago(AUTHORITY_GRACE_MS), log }),
+      ),
     "old journal records": () => store.authorities.prune(ago(JOURNAL_GRACE_MS)),
     "old changes": () => store.changes.prune(ago(CHANGES_KEPT_MS)),
   };
@@ -93,9 +103,13 @@ async function pruneNodes(
     banned: false,
     ...(includeNonReattestable ? {} : { canReattest: true }),
   };
-  const { items } = await store.nodes.list(filter, { size: batchSize, token: "" });
   let removed = 0;
-  for (const { id } of items) if ((await store.nodes.delete(id, before)) !== undefined) removed += 1;
+  let token = "";
+  do {
+    const page = await store.nodes.list(filter, { size: Math.min(batchSize - removed, NODES_AT_ONCE), token });
+    for (const { id } of page.items) if ((await store.nodes.delete(id, before)) !== undefined) removed += 1;
+    token = page.nextPageToken;
+  } while (token !== "" && removed < batchSize);
   if (removed > 0) log.info("Pruned expired agents", { count: removed });
   return removed;
 }
@@ -103,8 +117,7 @@ async function pruneNodes(
 /** Never takes the last authority of a kind, and writes only when one has ended. */
 async function pruneAuthorities(
   store: JanitorOptions["store"],
-  trustDomain: TrustDomain,
-  before: Date,
+  { trustDomain, before, log }: { readonly trustDomain: TrustDomain; readonly before: Date; readonly log: Log },
 ): Promise<number> {
   const bundle = await store.bundles.find(trustDomain);
   if (bundle === undefined || sizeOf(living(bundle, before)) === sizeOf(bundle)) return 0;
@@ -115,6 +128,7 @@ async function pruneAuthorities(
     removed = sizeOf(held) - sizeOf(left);
     return { ...left, refreshHint: held.refreshHint };
   });
+  if (removed > 0) events.bundlePruned(log);
   return removed;
 }
 

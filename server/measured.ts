@@ -1,19 +1,11 @@
 import type { KeyManager } from "../src/keys/keys.ts";
-import { codeNameOf, codeOf } from "../src/rpc/status.ts";
-import type { Clock } from "../src/runtime/clock.ts";
-import { Fault } from "../src/runtime/fault.ts";
-import { type Metrics, recordCall } from "../src/runtime/metrics.ts";
+import { counted, type Meter } from "../src/rpc/counted.ts";
 import type { Store } from "./store/store.ts";
 
 /*
  * Call counters around what the server stands on, under SPIRE's names. What is measured is a row of a table; everything
  * else passes through.
  */
-
-export interface Meter {
-  readonly metrics: Metrics;
-  readonly clock: Pick<Clock, "monotonic">;
-}
 
 type MethodKeys<T> = { readonly [K in keyof T]?: string };
 
@@ -110,17 +102,6 @@ function bound<T extends object>(target: T, name: string | symbol): unknown {
 
 type AsyncMethod = (...given: unknown[]) => Promise<unknown>;
 
-function counting(method: AsyncMethod, key: string, { metrics, clock }: Meter): AsyncMethod {
-  return async (...given) => {
-    const started = clock.monotonic();
-    let status = "OK";
-    try {
-      return await method(...given);
-    } catch (error) {
-      status = codeNameOf(codeOf(Fault.from(error)));
-      throw error;
-    } finally {
-      recordCall(metrics, key, { status, ms: clock.monotonic() - started });
-    }
-  };
+function counting(method: AsyncMethod, key: string, meter: Meter): AsyncMethod {
+  return (...given) => counted(meter, key, () => method(...given));
 }

@@ -7,6 +7,7 @@ import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Log, LogFields } from "../../src/runtime/log.ts";
 import type { SpiffeId } from "../../src/spiffe/id.ts";
+import type { Turn } from "../ca/turns.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
 import { BUCKETS, type BucketName, type Limit, type Rule } from "./access.ts";
@@ -22,6 +23,8 @@ export interface Authorization {
   readonly via: "" | "transport" | "config" | "entries" | "datastore";
   /** The call's log with the caller's fields. */
   readonly log: Log;
+  /** For what is signed on behalf of the caller. */
+  readonly turn: Turn;
   /** Waits for the caller's turn to have `count` items done. Throws `exhausted`. */
   charge(count: number): Promise<void>;
   /** What the audit record of the call says besides who called and how it ended. */
@@ -90,6 +93,7 @@ export class Admission {
     return {
       ...decision,
       log: authorized,
+      turn: { caller: nameOf(call), signal: call.signal },
       charge,
       note: (fields) => this.#trail.note(call, fields),
       audit: (status, fields) => this.#trail.item(call, status, fields),
@@ -170,6 +174,11 @@ export class Admission {
       events.rateLimited(log, call.method, { code, ms: clock.monotonic() - started });
     }
   }
+}
+
+/** Who waits together: an agent is one caller, whatever it asks and over how many connections. */
+function nameOf({ caller }: Call): string {
+  return caller.peer?.id ?? caller.remoteAddress ?? caller.connectionId;
 }
 
 function refused(log: Log, method: string, denial?: Denial): Fault {

@@ -16,6 +16,7 @@ import type { Issuer } from "../ca/issue.ts";
 import { isBanned } from "../directory/agents.ts";
 import * as events from "../events.ts";
 import type { AttestedNode, NodeStore, TokenStore } from "../store/store.ts";
+import type { Authorization } from "./admission.ts";
 import { attestAgent } from "./attest-agent.ts";
 import { publicKeyOf } from "./csr.ts";
 import { attempt, checked, failure, passedOn } from "./fail.ts";
@@ -77,7 +78,7 @@ export function agentService(parts: AgentServiceParts): HandlersOf<typeof AgentA
       return {};
     }),
     AttestAgent: attestAgent(parts),
-    RenewAgent: unary(async ({ params }, call) => ({ svid: await renew(parts, params, call.auth.log, agentOf(call)) })),
+    RenewAgent: unary(async ({ params }, call) => ({ svid: await renew(parts, params, call.auth, agentOf(call)) })),
     PostStatus: unary(async ({ agent_version }, call) => {
       if (agent_version !== "") await postStatus(parts, agent_version, call.auth.log, agentOf(call).id);
       return {};
@@ -102,7 +103,7 @@ async function existing<T>(log: Log, message: string, work: () => Promise<T>): P
 async function renew(
   parts: AgentServiceParts,
   params: { readonly csr: Uint8Array } | null,
-  log: Log,
+  { log, turn }: Authorization,
   caller: { readonly id: SpiffeId; readonly serialNumber: string },
 ) {
   const { nodes, issuer } = parts;
@@ -114,7 +115,7 @@ async function renew(
   if (params === null) throw failure(log, "invalid", "params cannot be nil");
   if (params.csr.length === 0) throw failure(log, "invalid", "missing CSR");
   const publicKey = await publicKeyOf(log, params.csr, "failed to parse CSR");
-  const svid = await attempt(log, "failed to sign X509 SVID", () => issuer.issueAgent({ id, publicKey }));
+  const svid = await attempt(log, "failed to sign X509 SVID", () => issuer.issueAgent({ id, publicKey }, turn));
   const renewal = { currentSerial: caller.serialNumber, serialNumber: svid.serialNumber, expiresAt: svid.notAfter };
   await record(log, () => nodes.renew(id, renewal));
   await parts.caughtUp(log);

@@ -79,7 +79,9 @@ async function attest(
   const evidence = { ...params, challenge: (bytes: Uint8Array) => stream.ask(bytes), context };
   const claim = await judge(log, attestation, evidence);
   call.auth.note(() => ({ agent_id: claim.id }));
-  const svid = await attempt(log, "failed to sign X509 SVID", () => issuer.issueAgent({ id: claim.id, publicKey }));
+  const svid = await attempt(log, "failed to sign X509 SVID", () =>
+    issuer.issueAgent({ id: claim.id, publicKey }, call.auth.turn),
+  );
   const { id, selectors, canReattest } = claim;
   const record = {
     id,

@@ -14,6 +14,7 @@ import type { TokenIssuer, TokenSvid } from "../ca/tokens.ts";
 import type { AuthorityUsage } from "../ca/usage.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
+import type { Authorization } from "./admission.ts";
 import { newSvidFields } from "./audit-fields.ts";
 import { attempt, checked, failure } from "./fail.ts";
 import { type ProtoId, workloadId } from "./ids.ts";
@@ -36,11 +37,12 @@ const SIGNING_AT_ONCE = 8;
 export function tokenSvids(parts: TokenServiceParts): Pick<HandlersOf<typeof SvidApi>, Served> {
   const { trustDomain, directory, tokenIssuer } = parts;
   return {
-    MintJWTSVID: unary(async ({ id, audience, ttl }, { auth: { log } }) => {
+    MintJWTSVID: unary(async ({ id, audience, ttl }, { auth }) => {
+      const { log } = auth;
       mustBeEnabled(log, tokenIssuer.jwtEnabled, "JWT");
       const subject = checked(log, "invalid SPIFFE ID", () => workloadId(trustDomain, id));
       warnOfAudience(log, trustDomain, audience);
-      return { svid: await signJwt(parts, { id: subject, audience, ttlSeconds: ttl, withJti: false }, log) };
+      return { svid: await signJwt(parts, { id: subject, audience, ttlSeconds: ttl, withJti: false }, auth) };
     }),
     NewJWTSVID: unary(async ({ entry_id, audience }, call) => {
       const { log } = call.auth;
@@ -48,11 +50,11 @@ export function tokenSvids(parts: TokenServiceParts): Pick<HandlersOf<typeof Svi
       const entry = entryOf(directory, agentOf(call).id, entry_id, log);
       const { spiffeId, jwtSvidTtl, jwtSvidIncludeJti } = entry;
       const request = { id: spiffeId, audience, ttlSeconds: jwtSvidTtl, withJti: jwtSvidIncludeJti };
-      return { svid: await signJwt(parts, request, log.child({ entry_id: entry.id })) };
+      return { svid: await signJwt(parts, request, { log: log.child({ entry_id: entry.id }), turn: call.auth.turn }) };
     }),
-    MintWITSVID: unary(async (request, { auth: { log } }) => {
-      mustBeEnabled(log, tokenIssuer.witEnabled, "WIT");
-      return { svid: await mintWit(parts, request, log) };
+    MintWITSVID: unary(async (request, { auth }) => {
+      mustBeEnabled(auth.log, tokenIssuer.witEnabled, "WIT");
+      return { svid: await mintWit(parts, request, auth) };
     }),
     BatchNewWITSVID: unary(async ({ params }, call) => {
       const { log } = call.auth;
@@ -60,7 +62,7 @@ export function tokenSvids(parts: TokenServiceParts): Pick<HandlersOf<typeof Svi
       mustBeEnabled(log, tokenIssuer.witEnabled, "WIT");
       await call.auth.charge(params.length);
       const { id } = agentOf(call);
-      const results = await inOrder(params, SIGNING_AT_ONCE, (param) => newWit(parts, id, param, log));
+      const results = await inOrder(params, SIGNING_AT_ONCE, (param) => newWit(parts, id, param, call.auth));
       for (const [index, { status, svid }] of results.entries())
         call.auth.audit(status ?? OK, () => newSvidFields(params[index], svid));
       return { results };
@@ -78,6 +80,8 @@ function entryOf(directory: TokenServiceParts["directory"], agent: SpiffeId, ent
   throw failure(log.child({ entry_id: entryId.slice(0, 255) }), "not_found", "entry not found or not authorized");
 }
 
+type Asking = Pick<Authorization, "log" | "turn">;
+
 interface JwtWish {
   readonly id: SpiffeId;
   readonly audience: readonly string[];
@@ -85,10 +89,14 @@ interface JwtWish {
   readonly withJti: boolean;
 }
 
-async function signJwt({ tokenIssuer, usage }: TokenServiceParts, wish: JwtWish, log: Log): Promise<JWTSVID> {
+async function signJwt(
+  { tokenIssuer, usage }: TokenServiceParts,
+  wish: JwtWish,
+  { log, turn }: Asking,
+): Promise<JWTSVID> {
   const audience = wish.audience.filter((value) => value !== "");
   if (audience.length === 0) throw failure(log, "invalid", "at least one audience is required");
-  const svid = await attempt(log, "failed to sign JWT-SVID", () => tokenIssuer.issueJwt({ ...wish, audience }));
+  const svid = await attempt(log, "failed to sign JWT-SVID", () => tokenIssuer.issueJwt({ ...wish, audience }, turn));
   usage.token({ authorityId: svid.authorityId, notAfter: svid.expiresAt });
   events.jwtSvidSigned(log, svid, audience);
   return tokenMessage(svid);
@@ -109,12 +117,12 @@ interface WitKey {
 async function mintWit(
   { trustDomain, tokenIssuer, usage }: TokenServiceParts,
   request: WitKey & { readonly id: ProtoId; readonly ttl: number },
-  log: Log,
+  { log, turn }: Asking,
 ): Promise<JWTSVID> {
   const id = checked(log, "invalid SPIFFE ID", () => workloadId(trustDomain, request.id));
   const key = witKey(log, request, "invalid public key");
   const svid = await attempt(log, "failed to sign WIT-SVID", () =>
-    tokenIssuer.issueWit({ id, ...key, ttlSeconds: request.ttl }),
+    tokenIssuer.issueWit({ id, ...key, ttlSeconds: request.ttl }, turn),
   );
   usage.token({ authorityId: svid.authorityId, notAfter: svid.expiresAt });
   events.witSvidSigned(log, svid);
@@ -123,7 +131,12 @@ async function mintWit(
 
 type NewWitParams = BatchNewWITSVIDRequest__Output["params"][number];
 
-async function newWit(parts: TokenServiceParts, agent: SpiffeId, param: NewWitParams, log: Log): Promise<WitResult> {
+async function newWit(
+  parts: TokenServiceParts,
+  agent: SpiffeId,
+  param: NewWitParams,
+  { log, turn }: Asking,
+): Promise<WitResult> {
   try {
     if (param.entry_id === "") throw failure(log, "invalid", "missing entry ID");
     if (param.public_key.length === 0) throw failure(log, "invalid", "missing public key");
@@ -131,7 +144,7 @@ async function newWit(parts: TokenServiceParts, agent: SpiffeId, param: NewWitPa
     const entryLog = log.child({ entry_id: entryId });
     const key = witKey(entryLog, param, "malformed public key");
     const svid = await attempt(entryLog, "failed to sign WIT-SVID", () =>
-      parts.tokenIssuer.issueWit({ id: spiffeId, ...key, ttlSeconds: x509SvidTtl }),
+      parts.tokenIssuer.issueWit({ id: spiffeId, ...key, ttlSeconds: x509SvidTtl }, turn),
     );
     parts.usage.token({ authorityId: svid.authorityId, notAfter: svid.expiresAt });
     events.witSvidSigned(entryLog, svid);

@@ -3,13 +3,13 @@ import type { _spire_api_server_svid_v1_BatchNewX509SVIDResponse_Result as Batch
 import type { X509SVID } from "../../src/rpc/gen/spire/api/types/X509SVID.ts";
 import type { SvidApi } from "../../src/rpc/protos.ts";
 import { unary } from "../../src/rpc/service.ts";
-import type { Log } from "../../src/runtime/log.ts";
 import { checkDnsNames, checkWildcardOverlap } from "../../src/spiffe/dns-name.ts";
 import { checkWorkloadId, parseSpiffeId, type SpiffeId, type TrustDomain } from "../../src/spiffe/id.ts";
 import type { Issuer } from "../ca/issue.ts";
 import type { AuthorityUsage } from "../ca/usage.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
+import type { Authorization } from "./admission.ts";
 import { newSvidFields } from "./audit-fields.ts";
 import { publicKeyOf, readCsr } from "./csr.ts";
 import { attempt, checked, failure } from "./fail.ts";
@@ -35,16 +35,16 @@ export function svidService(parts: SvidServiceParts): Pick<HandlersOf<typeof Svi
       if (params.length === 0) throw failure(log, "invalid", "missing parameters");
       await call.auth.charge(params.length);
       const { id } = agentOf(call);
-      const results = await inOrder(params, SIGNING_AT_ONCE, (param) => newSvid(parts, id, param, log));
+      const results = await inOrder(params, SIGNING_AT_ONCE, (param) => newSvid(parts, id, param, call.auth));
       for (const [index, { status, svid }] of results.entries())
         call.auth.audit(status ?? OK, () => newSvidFields(params[index], svid));
       return { results };
     }),
-    MintX509SVID: unary(async ({ csr, ttl }, call) => ({ svid: await mint(parts, csr, ttl, call.auth.log) })),
-    NewDownstreamX509CA: unary(async ({ csr, preferred_ttl }, { auth: { log }, caller }) => {
+    MintX509SVID: unary(async ({ csr, ttl }, call) => ({ svid: await mint(parts, csr, ttl, call.auth) })),
+    NewDownstreamX509CA: unary(async ({ csr, preferred_ttl }, { auth: { log, turn }, caller }) => {
       const publicKey = await publicKeyOf(log, csr, "malformed CSR");
       const ca = await attempt(log, "failed to sign downstream X.509 CA", () =>
-        parts.issuer.issueDownstream({ publicKey, ttlSeconds: preferred_ttl }),
+        parts.issuer.issueDownstream({ publicKey, ttlSeconds: preferred_ttl }, turn),
       );
       if (caller.peer !== undefined) parts.usage.downstreamCa(caller.peer.id, ca);
       events.downstreamSigned(log, ca);
@@ -60,11 +60,16 @@ export function svidService(parts: SvidServiceParts): Pick<HandlersOf<typeof Svi
 
 type NewSvidParams = BatchNewX509SVIDRequest__Output["params"][number];
 
-async function newSvid(parts: SvidServiceParts, agent: SpiffeId, param: NewSvidParams, log: Log): Promise<BatchResult> {
+async function newSvid(
+  parts: SvidServiceParts,
+  agent: SpiffeId,
+  param: NewSvidParams,
+  auth: Authorization,
+): Promise<BatchResult> {
   try {
-    return { status: OK, svid: await signForEntry(parts, agent, param, log) };
+    return { status: OK, svid: await signForEntry(parts, agent, param, auth) };
   } catch (error) {
-    return { status: itemFailure(log, error) };
+    return { status: itemFailure(auth.log, error) };
   }
 }
 
@@ -73,7 +78,7 @@ async function signForEntry(
   { directory, issuer, usage }: SvidServiceParts,
   agent: SpiffeId,
   param: NewSvidParams,
-  log: Log,
+  { log, turn }: Authorization,
 ): Promise<X509SVID> {
   if (param.entry_id === "") throw failure(log, "invalid", "missing entry ID");
   if (param.csr.length === 0) throw failure(log, "invalid", "missing CSR");
@@ -86,7 +91,9 @@ async function signForEntry(
     );
   const entryLog = log.child({ entry_id: entry.id, spiffe_id: entry.spiffeId });
   const publicKey = await publicKeyOf(entryLog, param.csr, "malformed CSR");
-  const svid = await attempt(entryLog, "failed to sign X509-SVID", () => issuer.issueWorkload({ entry, publicKey }));
+  const svid = await attempt(entryLog, "failed to sign X509-SVID", () =>
+    issuer.issueWorkload({ entry, publicKey }, turn),
+  );
   usage.workloadSvid(agent, entry.id, svid);
   events.entrySvidSigned(log, svid, entry);
   return svidMessage(svid);
@@ -99,7 +106,7 @@ async function mint(
   { trustDomain, issuer }: SvidServiceParts,
   der: Uint8Array,
   ttlSeconds: number,
-  log: Log,
+  { log, turn }: Authorization,
 ): Promise<X509SVID> {
   if (der.length === 0) throw failure(log, "invalid", "missing CSR");
   if (ttlSeconds < 0) throw failure(log, "invalid", "ttl must not be negative");
@@ -115,7 +122,7 @@ async function mint(
   );
   const { publicKey, subject } = csr;
   const svid = await attempt(log, "failed to sign X509-SVID", () =>
-    issuer.mint({ id, publicKey, ttlSeconds, dnsNames, subject }),
+    issuer.mint({ id, publicKey, ttlSeconds, dnsNames, subject }, turn),
   );
   events.svidMinted(log, svid, dnsNames);
   return svidMessage(svid);

@@ -7,6 +7,7 @@ import type { Log, LogFields } from "../../src/runtime/log.ts";
 import { every } from "../../src/runtime/task.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
+import * as events from "../events.ts";
 import type { AuthorityRecord, AuthorityStore } from "../store/store.ts";
 import type { BundleAccess } from "./bundle-edits.ts";
 import type { AuthorityType, Draft } from "./kinds.ts";
@@ -183,7 +184,11 @@ export class Authorities<A extends AnyAuthority> {
     }
   }
 
-  async #prepare(): Promise<A> {
+  #prepare(): Promise<A> {
+    return events.preparingAuthority(this.#options, this.#options.type.kind, () => this.#prepareNext());
+  }
+
+  async #prepareNext(): Promise<A> {
     const { keys, keyType, log, type } = this.#options;
     const { name } = this.#slots.next;
     log.debug(`Preparing ${type.words.noun}`, { slot: name });
@@ -233,7 +238,9 @@ export class Authorities<A extends AnyAuthority> {
     const { current } = this.#slots;
     if (current.state !== "active" || current.authority === this.active.value) return;
     this.active.set(current.authority);
-    this.#options.log.info(`${this.#options.type.words.noun} activated`, fieldsOf(current));
+    const { log, type, trustDomain, clock } = this.#options;
+    const authority = { kind: type.kind, trustDomain, notAfter: current.authority.notAfter, now: clock.now() };
+    events.authorityActivated(log, `${type.words.noun} activated`, authority, fieldsOf(current));
   }
 
   /** An authority that may no longer sign is taken back at once, before its successor is made. */

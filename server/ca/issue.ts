@@ -9,7 +9,7 @@ import { type SpiffeId, serverId, type TrustDomain, trustDomainId } from "../../
 import { type Intent, lintCertificate, lintTemplate, type Role } from "./lint.ts";
 import type { X509SigningAuthority } from "./slots.ts";
 import { downstreamTemplate, type LeafRequest, leafTemplate, type RootRequest, rootTemplate } from "./template.ts";
-import { Turns } from "./turns.ts";
+import { type Turn, Turns } from "./turns.ts";
 
 /** A certificate as issued. */
 export interface X509Svid {
@@ -32,6 +32,10 @@ export interface IssuerOptions {
   readonly agentTtlSeconds: number;
   /** Of a downstream authority that names no lifetime. */
   readonly caTtlSeconds: number;
+  /** The turns of everything that is signed, tokens too. Default: our own. */
+  readonly turns?: Turns;
+  /** Told of each signature. */
+  readonly signed?: (what: "x509_svid" | "x509_ca_svid") => void;
   readonly clock: Clock;
 }
 
@@ -45,29 +49,27 @@ export interface MintRequest {
   readonly subject: DistinguishedName | Uint8Array;
 }
 
-/** As many as the thread pool has room for: a herd waits its turn here instead of filling the queue of the pool. */
-const SIGNATURES_AT_ONCE = 4;
-
 /**
  * The one door to the X.509 authority's key: template, lint, sign, look again. Every method takes the public key and
  * what the server itself decided; nothing else of a CSR gets in (T-C1, T-C2).
  */
 export class Issuer {
   readonly #options: IssuerOptions;
-  readonly #turns = new Turns(SIGNATURES_AT_ONCE);
+  readonly #turns: Turns;
 
   constructor(options: IssuerOptions) {
     this.#options = options;
+    this.#turns = options.turns ?? new Turns();
   }
 
-  issueWorkload(request: { readonly entry: Entry; readonly publicKey: Uint8Array }): Promise<X509Svid> {
+  issueWorkload(request: { readonly entry: Entry; readonly publicKey: Uint8Array }, turn?: Turn): Promise<X509Svid> {
     const { entry, publicKey } = request;
     const ttlSeconds = this.#ttl(entry.x509SvidTtl);
-    return this.#issue("workload", { id: entry.spiffeId, publicKey, ttlSeconds, dnsNames: entry.dnsNames });
+    return this.#issue("workload", { id: entry.spiffeId, publicKey, ttlSeconds, dnsNames: entry.dnsNames }, turn);
   }
 
-  issueAgent(request: { readonly id: SpiffeId; readonly publicKey: Uint8Array }): Promise<X509Svid> {
-    return this.#issue("agent", { ...request, ttlSeconds: this.#options.agentTtlSeconds });
+  issueAgent(request: { readonly id: SpiffeId; readonly publicKey: Uint8Array }, turn?: Turn): Promise<X509Svid> {
+    return this.#issue("agent", { ...request, ttlSeconds: this.#options.agentTtlSeconds }, turn);
   }
 
   issueServer(request: { readonly publicKey: Uint8Array }): Promise<X509Svid> {
@@ -80,29 +82,40 @@ export class Issuer {
   }
 
   /** For an administrator, who chooses ID, names and subject. Throws `invalid` for an ID that no workload can have. */
-  mint(request: MintRequest): Promise<X509Svid> {
+  mint(request: MintRequest, turn?: Turn): Promise<X509Svid> {
     const { id, publicKey, dnsNames } = request;
     const subject = request.subject instanceof Uint8Array ? parseName(request.subject) : request.subject;
-    return this.#issue("workload", { id, publicKey, dnsNames, subject, ttlSeconds: this.#ttl(request.ttlSeconds) });
+    return this.#issue(
+      "workload",
+      { id, publicKey, dnsNames, subject, ttlSeconds: this.#ttl(request.ttlSeconds) },
+      turn,
+    );
   }
 
   /** A signing certificate for a server below this one. 0 means the lifetime of our own. */
-  issueDownstream(request: { readonly publicKey: Uint8Array; readonly ttlSeconds: number }): Promise<X509Svid> {
+  issueDownstream(
+    request: { readonly publicKey: Uint8Array; readonly ttlSeconds: number },
+    turn?: Turn,
+  ): Promise<X509Svid> {
     const { trustDomain, caTtlSeconds } = this.#options;
     const ttlSeconds = request.ttlSeconds > 0 ? request.ttlSeconds : caTtlSeconds;
     const wanted = { id: trustDomainId(trustDomain), publicKey: request.publicKey, ttlSeconds };
-    return this.#sign("authority", wanted, downstreamTemplate);
+    return this.#sign("authority", wanted, { templateOf: downstreamTemplate, turn });
   }
 
   #ttl(seconds: number): number {
     return seconds > 0 ? seconds : this.#options.defaultTtlSeconds;
   }
 
-  #issue(role: Role, request: LeafRequest): Promise<X509Svid> {
-    return this.#sign(role, request, leafTemplate);
+  #issue(role: Role, request: LeafRequest, turn?: Turn): Promise<X509Svid> {
+    return this.#sign(role, request, { templateOf: leafTemplate, turn });
   }
 
-  #sign(role: Role, request: LeafRequest, templateOf: typeof leafTemplate): Promise<X509Svid> {
+  #sign(
+    role: Role,
+    request: LeafRequest,
+    { templateOf, turn }: { readonly templateOf: typeof leafTemplate; readonly turn: Turn | undefined },
+  ): Promise<X509Svid> {
     return this.#turns.take(async () => {
       const authority = this.#options.authorities.signing();
       const now = this.#options.clock.now();
@@ -115,9 +128,10 @@ export class Issuer {
         issuer: authority.certificate,
       };
       const { raw, serialNumber, notBefore, notAfter } = await sign(template, authority.key, intent);
+      this.#options.signed?.(role === "authority" ? "x509_ca_svid" : "x509_svid");
       const chain = [raw, ...above(authority)];
       return { id: request.id, chain, serialNumber, notBefore, notAfter, authorityId: authority.id };
-    });
+    }, turn);
   }
 }
 

@@ -6,6 +6,7 @@ import { Feed } from "../../src/runtime/feed.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { every, SingleFlight } from "../../src/runtime/task.ts";
 import { shouldRotate } from "../../src/spiffe/lifetime.ts";
+import * as events from "../events.ts";
 import type { Authorities } from "./authorities.ts";
 import type { Issuer, X509Svid } from "./issue.ts";
 import type { X509SigningAuthority } from "./slots.ts";
@@ -86,7 +87,7 @@ export class ServerIdentity {
     if (!replaced && !shouldRotate(clock.now(), svid.notBefore, svid.notAfter, 0.5)) return;
     log.debug("Rotating server SVID");
     try {
-      this.#issued = await issue(this.#options);
+      this.#issued = await events.chore(this.#options, "svid.rotate", () => issue(this.#options));
       this.identity.set(this.#issued.tls);
     } catch (error) {
       log.error("Could not rotate server SVID", { error: Fault.from(error) });

@@ -5,6 +5,7 @@ import type { Clock } from "../../src/runtime/clock.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { Task } from "../../src/runtime/task.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
+import * as events from "../events.ts";
 import type { Store } from "../store/store.ts";
 import { Authorities } from "./authorities.ts";
 import type { TokenKind } from "./bundle-edits.ts";
@@ -14,6 +15,7 @@ import { LocalAuthority, type LocalAuthorityOptions } from "./local-authority.ts
 import { TokenPublisher } from "./publish.ts";
 import type { TokenSigningAuthority, X509SigningAuthority } from "./slots.ts";
 import { TokenIssuer, type TokenSource } from "./tokens.ts";
+import { Turns } from "./turns.ts";
 import { AuthorityUsage } from "./usage.ts";
 
 /** Of the server's configuration, what signing needs. A kind of token without a key type is disabled. */
@@ -68,18 +70,24 @@ export async function openSigning(options: SigningOptions): Promise<Signing> {
   const { trustDomain } = config;
   const publisher = new TokenPublisher({ trustDomain, bundles: store.bundles });
   const authorities = await openAuthorities(options, publisher);
+  const turns = new Turns();
+  const signed = (what: Parameters<typeof events.signed>[1]): void => events.signed(options.log, what);
   const issuer = new Issuer({
     trustDomain,
     authorities: authorities.x509,
     defaultTtlSeconds: config.defaultX509SvidTtlSeconds,
     agentTtlSeconds: config.agentTtlSeconds,
     caTtlSeconds: config.caTtlSeconds,
+    turns,
+    signed,
     clock,
   });
   const tokenIssuer = new TokenIssuer({
     trustDomain,
     jwt: sourceOf(authorities.jwt, config.jwtIssuer, config.defaultJwtSvidTtlSeconds),
     wit: sourceOf(authorities.wit, config.witIssuer, WIT_TTL_SECONDS),
+    turns,
+    signed,
     clock,
   });
   const all = [authorities.x509, authorities.jwt, authorities.wit].filter((kind) => kind !== undefined);

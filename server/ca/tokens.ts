@@ -6,7 +6,7 @@ import { checkWorkloadId, type SpiffeId, type TrustDomain } from "../../src/spif
 import { signJwtSvid } from "../../src/spiffe/jwt-svid.ts";
 import { signWitSvid } from "../../src/spiffe/wit-svid.ts";
 import type { TokenSigningAuthority } from "./slots.ts";
-import { Turns } from "./turns.ts";
+import { type Turn, Turns } from "./turns.ts";
 
 /** A JWT-SVID or WIT-SVID as issued. */
 export interface TokenSvid {
@@ -32,6 +32,10 @@ export interface TokenIssuerOptions {
   readonly jwt: TokenSource | undefined;
   /** Undefined when WIT-SVIDs are disabled. */
   readonly wit: TokenSource | undefined;
+  /** The turns of everything that is signed, certificates too. Default: our own. */
+  readonly turns?: Turns;
+  /** Told of each signature. */
+  readonly signed?: (what: "jwt_svid" | "wit_svid") => void;
   readonly clock: Clock;
 }
 
@@ -62,19 +66,17 @@ interface Common {
 
 type Sign = (common: Common, authority: TokenSigningAuthority) => Promise<string>;
 
-/** As many as the thread pool has room for: a herd waits its turn here instead of filling the queue of the pool. */
-const SIGNATURES_AT_ONCE = 4;
-
 /**
  * The one door to the keys that sign tokens: the caller names whom a token is for, and the server decides the rest.
  * SPIFFE JWT-SVID, section 3; WIT-SVID, section 3.
  */
 export class TokenIssuer {
   readonly #options: TokenIssuerOptions;
-  readonly #turns = new Turns(SIGNATURES_AT_ONCE);
+  readonly #turns: Turns;
 
   constructor(options: TokenIssuerOptions) {
     this.#options = options;
+    this.#turns = options.turns ?? new Turns();
   }
 
   get jwtEnabled(): boolean {
@@ -86,24 +88,28 @@ export class TokenIssuer {
   }
 
   /** Throws `invalid` for an ID that no workload can have and without an audience; `unavailable` when nothing may sign. */
-  issueJwt({ id, audience, ttlSeconds, withJti }: JwtRequest): Promise<TokenSvid> {
+  async issueJwt({ id, audience, ttlSeconds, withJti }: JwtRequest, turn?: Turn): Promise<TokenSvid> {
     const source = enabled(this.#options.jwt, "JWT");
-    return this.#issue(source, { id, ttlSeconds }, (common, { id: keyId, key }) =>
-      signJwtSvid({ ...common, audience, ...(withJti ? { jti: newTokenId() } : {}) }, { keyId, signer: key }),
-    );
+    const sign: Sign = (common, { id: keyId, key }) =>
+      signJwtSvid({ ...common, audience, ...(withJti ? { jti: newTokenId() } : {}) }, { keyId, signer: key });
+    const svid = await this.#issue(source, { id, ttlSeconds, turn }, sign);
+    this.#options.signed?.("jwt_svid");
+    return svid;
   }
 
   /** Throws `invalid` for an ID that no workload can have, and for a key that is weak or does not fit the algorithm. */
-  issueWit({ id, publicKey, algorithm, ttlSeconds }: WitRequest): Promise<TokenSvid> {
+  async issueWit({ id, publicKey, algorithm, ttlSeconds }: WitRequest, turn?: Turn): Promise<TokenSvid> {
     const source = enabled(this.#options.wit, "WIT");
-    return this.#issue(source, { id, ttlSeconds }, (common, { id: keyId, key }) =>
-      signWitSvid({ ...common, publicKey, algorithm }, { keyId, signer: key }),
-    );
+    const sign: Sign = (common, { id: keyId, key }) =>
+      signWitSvid({ ...common, publicKey, algorithm }, { keyId, signer: key });
+    const svid = await this.#issue(source, { id, ttlSeconds, turn }, sign);
+    this.#options.signed?.("wit_svid");
+    return svid;
   }
 
   async #issue(
     { authorities, issuer, defaultTtlSeconds }: TokenSource,
-    { id, ttlSeconds }: { readonly id: SpiffeId; readonly ttlSeconds: number },
+    { id, ttlSeconds, turn }: { readonly id: SpiffeId; readonly ttlSeconds: number; readonly turn: Turn | undefined },
     sign: Sign,
   ): Promise<TokenSvid> {
     checkWorkloadId(id, this.#options.trustDomain);
@@ -116,7 +122,7 @@ export class TokenIssuer {
       if (expiresAt <= issuedAt) throw endsNow();
       const common = { subject: id, issuedAt, expiresAt, ...(issuer === "" ? {} : { issuer }) };
       return { id, token: await sign(common, authority), issuedAt, expiresAt, authorityId: authority.id };
-    });
+    }, turn);
   }
 }
 

@@ -5,6 +5,7 @@ import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { Entry } from "../../src/spiffe/entry.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
 import { formatSelector, type Selector } from "../../src/spiffe/selector.ts";
+import * as events from "../events.ts";
 import type { ChangeStore, Snapshot } from "../store/store.ts";
 import type { Directory, DirectoryContent } from "./authorized.ts";
 import { EntryIndex } from "./entries.ts";
@@ -66,11 +67,19 @@ export class Follower {
     if (this.#cursor === undefined) return this.#reload();
     const changes = await this.#options.changes.since(this.#cursor);
     if (changes === "reload") return this.#reload();
-    this.#options.directory.apply(changes);
+    const { directory, log } = this.#options;
+    const isNews = changes.entries.size + changes.nodes.size > 0;
+    if (isNews) await events.chore(this.#options, "entry.cache.reload", async () => directory.apply(changes));
+    else directory.apply(changes);
     this.#cursor = changes.cursor;
+    if (isNews) events.directoryFollowed(log, directory.counts);
   }
 
-  async #reload(): Promise<void> {
+  #reload(): Promise<void> {
+    return events.chore(this.#options, "entry.cache.reload", () => this.#loadAll());
+  }
+
+  async #loadAll(): Promise<void> {
     const started = this.#options.clock.monotonic();
     const { cursor, content } = await this.#options.changes.load(async (snapshot) => ({
       cursor: snapshot.cursor,
@@ -79,6 +88,7 @@ export class Follower {
     this.#options.directory.replace(content);
     this.#cursor = cursor;
     const { entries, nodes, bundles } = this.#options.directory.counts;
+    events.directoryFollowed(this.#options.log, { entries, nodes });
     const elapsedMs = Math.round(this.#options.clock.monotonic() - started);
     this.#options.log.debug("Directory loaded", { entries, agents: nodes, bundles, elapsed_ms: elapsedMs });
   }

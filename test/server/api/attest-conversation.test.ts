@@ -61,6 +61,7 @@ async function serve(attest: Attest): Promise<Harness> {
     as: "nobody",
     via: "",
     log,
+    turn: { caller: "stranger", signal: new AbortController().signal },
     charge: async () => {},
     note: () => {},
     audit: () => {},
