@@ -1,10 +1,11 @@
 import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
-import { Fault } from "../../src/runtime/fault.ts";
+import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { type Selector, selectorSet } from "../../src/spiffe/selector.ts";
 import { withDeadline } from "./deadline.ts";
 import { KeyedGate } from "./gate.ts";
+import { AttestationHistory, type AttestationRecord, type SourceRecord } from "./history.ts";
 import { verifyCaller } from "./process.ts";
 
 /** One source of facts about a process. */
@@ -27,27 +28,44 @@ export interface WorkloadAttestorOptions {
 }
 
 const TIMEOUT_MS = 30_000;
-/** Attestations of one uid at the same time, and those that wait their turn. One user's storm starves no other. */
-const CONCURRENT_PER_UID = 16;
+/**
+ * Attestations of one uid at the same time, and those that wait their turn. One user's storm starves no other; in a
+ * cluster most callers are root and many wait for their kubelet, so there is room for all pods of a node.
+ */
+const CONCURRENT_PER_UID = 256;
 const WAITING_PER_UID = 4096;
 
 /** Turns a caller into selectors: every attestor side by side, between two proofs that it is still the same process. */
 export class WorkloadAttestor {
   readonly #options: WorkloadAttestorOptions;
   readonly #gate = new KeyedGate({ concurrent: CONCURRENT_PER_UID, waiting: WAITING_PER_UID });
+  readonly #history = new AttestationHistory();
 
   constructor(options: WorkloadAttestorOptions) {
     this.#options = options;
   }
 
+  /** What was found of the last callers. */
+  get recent(): readonly AttestationRecord[] {
+    return this.#history.records;
+  }
+
   /** Sorted, each once, never empty. Throws `unavailable` when nothing is known of the caller. */
   async attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
     return this.#gate.run(peer.uid, signal, async () => {
-      await this.verify(peer);
-      const selectors = selectorSet(await this.#collect(peer, signal));
-      if (selectors.length === 0) throw new Fault("unavailable", "no workload attestor knows the caller");
-      await this.verify(peer);
-      return selectors;
+      const remember = this.#begin(peer);
+      const sources: SourceRecord[] = [];
+      try {
+        await this.verify(peer);
+        const selectors = selectorSet(await this.#collect(peer, signal, sources));
+        if (selectors.length === 0) throw new Fault("unavailable", "no workload attestor knows the caller");
+        await this.verify(peer);
+        remember(sources);
+        return selectors;
+      } catch (error) {
+        remember(sources, messageOf(error));
+        throw error;
+      }
     });
   }
 
@@ -56,27 +74,49 @@ export class WorkloadAttestor {
     await verifyCaller(peer, this.#options.procRoot);
   }
 
-  async #collect(peer: PeerProcess, signal: AbortSignal): Promise<Selector[]> {
+  #begin({ pid, uid, gid }: PeerProcess): (sources: readonly SourceRecord[], error?: string) => void {
+    const { clock } = this.#options;
+    const [at, started] = [clock.now(), clock.monotonic()];
+    return (sources, error) => {
+      const failed = error === undefined ? {} : { error };
+      this.#history.add({ at, pid, uid, gid, tookMs: clock.monotonic() - started, sources, ...failed });
+    };
+  }
+
+  /**
+   * A failed attestor's selectors are missing. Entries match by having all of their selectors among the caller's, so
+   * what is missing can take identities away and never add one.
+   */
+  async #collect(peer: PeerProcess, signal: AbortSignal, sources: SourceRecord[]): Promise<Selector[]> {
     const { attestors, log } = this.#options;
-    const outcomes = await Promise.allSettled(attestors.map((attestor) => this.#ask(attestor, peer, signal)));
+    sources.push(...(await Promise.all(attestors.map((attestor) => this.#ask(attestor, peer, signal)))));
     signal.throwIfAborted();
-    const failures = outcomes.flatMap((outcome, index) => {
-      if (outcome.status === "fulfilled") return [];
-      const failure = `workload attestor "${attestors[index]?.name}" failed`;
-      const { message } = Fault.from(outcome.reason);
-      log.error(failure, { pid: peer.pid, error: message });
-      return [`${failure}: ${message}`];
+    const failures = sources.flatMap(({ attestor, error }) => {
+      if (error === undefined) return [];
+      const failure = `workload attestor "${attestor}" failed`;
+      log.error(failure, { pid: peer.pid, error });
+      return [`${failure}: ${error}`];
     });
     const error = failures.join("; ");
     if (failures.length === attestors.length) throw new Fault("unavailable", error);
     if (failures.length > 0) log.error("Failed to collect all selectors", { pid: peer.pid, error });
-    return outcomes.flatMap((outcome) => (outcome.status === "fulfilled" ? outcome.value : []));
+    return sources.flatMap(({ selectors }) => selectors);
   }
 
   /** Each has a deadline of its own, so that a slow one costs nobody else's answer. */
-  #ask(attestor: Attestor, peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
+  async #ask(attestor: Attestor, peer: PeerProcess, signal: AbortSignal): Promise<SourceRecord> {
     const { clock, timeoutMs = TIMEOUT_MS } = this.#options;
     const ms = attestor.timeoutMs ?? timeoutMs;
-    return withDeadline({ ms, clock, signal }, (deadline) => attestor.attest(peer, deadline));
+    const started = clock.monotonic();
+    const record = (): { attestor: string; tookMs: number } => ({
+      attestor: attestor.name,
+      tookMs: clock.monotonic() - started,
+    });
+    try {
+      const selectors = await withDeadline({ ms, clock, signal }, (deadline) => attestor.attest(peer, deadline));
+      return { ...record(), selectors };
+    } catch (error) {
+      return { ...record(), selectors: [], error: Fault.from(error).message };
+    }
   }
 }

@@ -3,12 +3,16 @@ import { type BigIntStats, constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
+import { KeyedGate } from "./gate.ts";
 
 /** What "no limit" means at most: no executable is larger, and a larger file would be hashed for too long. */
 const HARD_LIMIT_BYTES = 8n * 1024n ** 3n;
 const MAX_MS = 60_000;
 const CHUNK_BYTES = 128 * 1024;
 const CACHED_DIGESTS = 1024;
+/** Files read at the same time; reading more at once is no faster, and takes the processor from everybody else. */
+const CONCURRENT = 2;
+const WAITING = 4096;
 /** A file changed this recently could change again within one tick of its timestamps, so its digest is not kept. */
 const SETTLED_MS = 2_000;
 
@@ -27,6 +31,7 @@ export interface DigestOptions {
  */
 export class Digests {
   readonly #options: DigestOptions;
+  readonly #gate = new KeyedGate({ concurrent: CONCURRENT, waiting: WAITING });
   readonly #known = new Map<string, string>();
   readonly #reading = new Map<string, Promise<string>>();
 
@@ -57,7 +62,8 @@ export class Digests {
   }
 
   #start(key: string, file: FileHandle, stats: BigIntStats): Promise<string> {
-    const reading = this.#read(file, stats).finally(() => this.#reading.delete(key));
+    const turn = this.#gate.run(0, this.#options.signal, () => this.#read(file, stats));
+    const reading = turn.finally(() => this.#reading.delete(key));
     this.#reading.set(key, reading);
     return reading;
   }

@@ -1,11 +1,12 @@
 import { readdirSync } from "node:fs";
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { type Attestor, WorkloadAttestor } from "../../../agent/workload/attest.ts";
 import { UnixAttestor } from "../../../agent/workload/unix.ts";
 import type { PeerProcess } from "../../../src/rpc/peer-credentials.ts";
 import { systemClock } from "../../../src/runtime/clock.ts";
 import { Fault } from "../../../src/runtime/fault.ts";
-import { formatSelector, type Selector } from "../../../src/spiffe/selector.ts";
+import { formatSelector, matches, type Selector } from "../../../src/spiffe/selector.ts";
 import { RecordingLog } from "../../support/recording-log.ts";
 import { PinningSocket, startWorkload, type Workload } from "../../support/workload.ts";
 
@@ -103,13 +104,13 @@ describe("workload attestation", () => {
       peer.uid === caller.peer.uid ? held.promise : Promise.resolve([{ type: "t", value: "v" }]),
     );
     const attesting = attestor([gate]);
-    const storm = Array.from({ length: 200 }, () => attesting.attest(caller.peer, never));
+    const storm = Array.from({ length: 400 }, () => attesting.attest(caller.peer, never));
     // The other user does not exist as a process; what counts is that its turn comes before the storm's end.
     await expect(attesting.attest({ ...caller.peer, uid: caller.peer.uid + 1 }, never)).rejects.toMatchObject({
       code: "caller-changed",
     });
     held.resolve([{ type: "t", value: "v" }]);
-    expect(await Promise.all(storm)).toHaveLength(200);
+    expect(await Promise.all(storm)).toHaveLength(400);
   });
 });
 
@@ -125,6 +126,75 @@ describe("T-W8 a caller of whom nothing is known has no selectors, not none", ()
     await expect(attesting).rejects.toMatchObject({ kind: "unavailable" });
     const withOneMore = attestor([...attestors, good], new RecordingLog(), 50).attest(caller.peer, never);
     expect(await withOneMore).toHaveLength(1);
+  });
+});
+
+describe("T-W8 what failed can only take away", () => {
+  const names = ["a", "b", "c", "d"] as const;
+  const selector = fc.record({ type: fc.constantFrom("one", "two", "three"), value: fc.constantFrom(...names) });
+  const answers = fc.record({
+    one: fc.subarray([...names]),
+    two: fc.subarray([...names]),
+    three: fc.subarray([...names]),
+  });
+
+  test("no entry matches a partial result that does not match the whole one", async () => {
+    await using caller = await scene();
+    const world = fc.record({
+      answers,
+      failed: fc.subarray(["one", "two", "three"] as const, { maxLength: 2 }),
+      entries: fc.array(fc.uniqueArray(selector, { minLength: 1, maxLength: 4 }), { maxLength: 12 }),
+    });
+    await fc.assert(
+      fc.asyncProperty(world, async ({ answers: said, failed, entries }) => {
+        const sources = (without: readonly string[]): readonly Attestor[] =>
+          (["one", "two", "three"] as const).map((type) =>
+            source(type, async () => {
+              if (without.includes(type)) throw new Fault("unavailable", "away");
+              return [{ type, value: "always" }, ...said[type].map((value) => ({ type, value }))];
+            }),
+          );
+        const found = async (without: readonly string[]): Promise<ReadonlySet<string>> => {
+          const attesting = attestor(sources(without), new RecordingLog());
+          return new Set((await attesting.attest(caller.peer, never)).map(formatSelector));
+        };
+        const [whole, partial] = [await found([]), await found(failed)];
+        for (const entry of entries) if (matches(entry, partial)) expect(matches(entry, whole)).toBe(true);
+        expect([...partial].filter((text) => failed.some((type) => text.startsWith(`${type}:`)))).toEqual([]);
+      }),
+      { numRuns: 60 },
+    );
+  });
+});
+
+describe("what was found is kept for explaining", () => {
+  test("of each attestor, with its time or its failure, the newest last, and out of the log", async () => {
+    await using caller = await scene();
+    const log = new RecordingLog();
+    const attesting = attestor([good, failing], log);
+    await attesting.attest(caller.peer, never);
+    expect(attesting.recent).toMatchObject([
+      {
+        pid: caller.workload.pid,
+        uid: caller.peer.uid,
+        sources: [
+          { attestor: "good", selectors: [{ type: "good", value: "a" }] },
+          { attestor: "failing", selectors: [], error: "no such container" },
+        ],
+      },
+    ]);
+    expect(attesting.recent[0]?.tookMs).toBeGreaterThan(0);
+    expect(JSON.stringify(log.lines)).not.toContain("good:a");
+  });
+
+  test("of the last 256 callers, refused ones too", async () => {
+    await using caller = await scene();
+    const attesting = attestor([good]);
+    for (let count = 0; count < 300; count += 1) await attesting.attest(caller.peer, never);
+    await caller.workload.order({ do: "exit" });
+    await expect(attesting.attest(caller.peer, never)).rejects.toThrow();
+    expect(attesting.recent).toHaveLength(256);
+    expect(attesting.recent.at(-1)).toMatchObject({ error: expect.stringMatching(/original caller/), sources: [] });
   });
 });
 

@@ -1,5 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { appendFile, type FileHandle, open, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
@@ -132,6 +133,38 @@ describe("T-W6 what cannot be hashed within bounds is refused", () => {
     const slow: Clock = { ...later, monotonic: () => (now += 400) };
     const digest = withFile(8 * 2 ** 20, (file) => digests({ clock: slow, maxMs: 1_000 }).sha256(file));
     await expect(digest).rejects.toMatchObject({ kind: "timeout", code: "digest-time" });
+  });
+
+  test("many files at once: two are read at a time", async () => {
+    await using folder = await temporaryDirectory();
+    const readers = (): number =>
+      readdirSync("/proc/self/fd").filter((fd) => {
+        try {
+          const isOurs = readlinkSync(`/proc/self/fd/${fd}`).startsWith(folder.path);
+          return isOurs && !/^flags:\s+0?1\d{7}$/m.test(readFileSync(`/proc/self/fdinfo/${fd}`, "utf8"));
+        } catch {
+          return false;
+        }
+      }).length;
+    let most = 0;
+    const watching: Clock = {
+      ...later,
+      monotonic: () => {
+        most = Math.max(most, readers());
+        return 0;
+      },
+    };
+    const known = digests({ clock: watching });
+    await using files = new AsyncDisposableStack();
+    const opened = Array.from({ length: 8 }, async (_, at) => {
+      const path = join(folder.path, String(at));
+      await writeFile(path, String(at));
+      await truncate(path, 2 ** 20);
+      return files.use(await open(path, O_PATH));
+    });
+    const hashed = await Promise.all((await Promise.all(opened)).map((file) => known.sha256(file)));
+    expect(new Set(hashed).size).toBe(8);
+    expect(most).toBe(2);
   });
 
   test("a file being read when the agent stops", async () => {
