@@ -63,6 +63,8 @@ export interface AgentConfig {
   readonly jwtSvidCacheMaxSize: number;
   readonly jwtSvidCacheHitTimeoutMs: number;
   readonly allowedForeignJwtClaims: readonly string[];
+  /** WIT-SVIDs are served. */
+  readonly witSvids: boolean;
   readonly maxStreamsPerConnection: number;
   /** Where the proc file system with the workloads is mounted; `HOST_PROC` in the environment moves it. */
   readonly procRoot: string;
@@ -150,6 +152,8 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
   const telemetry = telemetrySettings(values.telemetry, reader);
   const env = options.env ?? process.env;
   const workloadAttestors = workloadAttestorConfigs(plugins.WorkloadAttestor, reader, env);
+  for (const name of agent.experimental.feature_flags)
+    reader.warn("agent.experimental.feature_flags", `Developer feature flag "${name}" has been enabled`);
   reader.throwFaults();
   const dataDir = agent.data_dir ?? (hasFile ? resolve(".") : defaultDataDirectory("agent", env));
   return deepFreeze({
@@ -203,6 +207,7 @@ function coreConfig({ agent, health_checks }: AgentValues): CoreConfig {
     x509SvidCacheMaxSize: agent.x509_svid_cache_max_size === 0 ? DEFAULT_CACHE_SIZE : agent.x509_svid_cache_max_size,
     jwtSvidCacheMaxSize: agent.jwt_svid_cache_max_size === 0 ? DEFAULT_CACHE_SIZE : agent.jwt_svid_cache_max_size,
     jwtSvidCacheHitTimeoutMs: agent.experimental.jwt_svid_cache_hit_timeout,
+    witSvids: agent.experimental.feature_flags.includes("wit-svid"),
     allowedForeignJwtClaims: agent.allowed_foreign_jwt_claims ?? [],
     authorizedDelegates: agent.authorized_delegates ?? [],
     maxStreamsPerConnection: agent.max_streams_per_connection,

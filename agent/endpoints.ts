@@ -7,6 +7,7 @@ import type { IdentityCache } from "./cache/entries.ts";
 import type { JwtCache } from "./cache/jwt.ts";
 import type { SvidSigner } from "./cache/signer.ts";
 import type { Synchronizer } from "./cache/sync.ts";
+import type { WitCache } from "./cache/wit.ts";
 import type { AgentConfig } from "./config.ts";
 import * as events from "./events.ts";
 import { type AgentCondition, AgentHealth, workloadApiProbe } from "./health.ts";
@@ -26,6 +27,7 @@ export interface EndpointParts {
   readonly cache: IdentityCache;
   readonly jwtTokens: JwtCache;
   readonly signer: SvidSigner;
+  readonly witTokens: WitCache | undefined;
   readonly synchronizer: Synchronizer;
 }
 

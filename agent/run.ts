@@ -14,6 +14,7 @@ import { JwtCache } from "./cache/jwt.ts";
 import { PushFollower } from "./cache/push.ts";
 import { SvidSigner } from "./cache/signer.ts";
 import { Synchronizer } from "./cache/sync.ts";
+import { WitCache } from "./cache/wit.ts";
 import type { AgentConfig } from "./config.ts";
 import { openEndpoints } from "./endpoints.ts";
 import * as events from "./events.ts";
@@ -135,6 +136,8 @@ async function openNode({ config, log, clock }: RunAgentOptions, scope: AsyncDis
 interface Identities {
   readonly cache: IdentityCache;
   readonly jwtTokens: JwtCache;
+  /** Undefined while WIT-SVIDs are switched off. */
+  readonly witTokens: WitCache | undefined;
   readonly signer: SvidSigner;
   readonly synchronizer: Synchronizer;
   readonly follower: PushFollower;
@@ -150,18 +153,14 @@ function openIdentities(
   const cache = new IdentityCache({ clock, log: part(log, "cache_manager"), maxSvids, bundles });
   const signer = new SvidSigner({ cache, upstream, keyType, availabilityTargetMs, clock, log: manager });
   const { syncIntervalMs: intervalMs, jwtSvidCacheMaxSize, jwtSvidCacheHitTimeoutMs: hitTimeoutMs } = config;
-  const jwtTokens = new JwtCache({
-    upstream,
-    clock,
-    log: manager,
-    maxSvids: jwtSvidCacheMaxSize,
-    hitTimeoutMs,
-    signal,
-  });
-  const sync = { cache, tokens: jwtTokens, upstream, trust: identity, intervalMs, clock, log: manager };
+  const tokenOptions = { upstream, clock, log: manager, maxSvids: jwtSvidCacheMaxSize, hitTimeoutMs, signal };
+  const jwtTokens = new JwtCache(tokenOptions);
+  const witTokens = config.witSvids ? new WitCache({ ...tokenOptions, keyType }) : undefined;
+  const tokens = { jwtAuthorities: jwtTokens, witAuthorities: witTokens };
+  const sync = { cache, tokens, upstream, trust: identity, intervalMs, clock, log: manager };
   const synchronizer = new Synchronizer(sync);
   const follower = new PushFollower({ synchronizer, upstream, clock, log: manager });
-  return { cache, jwtTokens, signer, synchronizer, follower };
+  return { cache, jwtTokens, witTokens, signer, synchronizer, follower };
 }
 
 /** Everything up to the moment at which workloads can be served. */

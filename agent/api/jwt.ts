@@ -9,6 +9,7 @@ import type { ValidateJWTSVIDResponse } from "../../src/rpc/gen/ValidateJWTSVIDR
 import { structFromJson } from "../../src/rpc/struct.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
+import type { Feed } from "../../src/runtime/feed.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import { isMember, parseSpiffeId, type SpiffeId } from "../../src/spiffe/id.ts";
 import { type JwtSvid, validateJwtSvid } from "../../src/spiffe/jwt-svid.ts";
@@ -25,7 +26,7 @@ export interface EntitlementFeed {
   /** False while nobody's entitlement is known. */
   readonly ready: { readonly value: boolean };
   /** Ticks when entitlements may have changed. */
-  readonly changes: { watch(signal: AbortSignal): AsyncIterable<unknown> };
+  readonly changes: Feed<number>;
   entitlement(selectors: readonly Selector[]): Entitlement;
 }
 
@@ -103,7 +104,7 @@ export async function* fetchJwtBundles(
 }
 
 /** Every answer that differs from the one before. Ends with `denied` when the caller has, or keeps, no identity. */
-async function* entitledAnswers<T>(
+export async function* entitledAnswers<T>(
   options: JwtApiOptions,
   call: LocalCall,
   compose: (entitlement: Entitlement) => T,
@@ -166,7 +167,7 @@ function shownClaims({ claims, audience }: JwtSvid, allowed: readonly string[] |
   );
 }
 
-async function openCall(options: JwtApiOptions, call: LocalCall): Promise<AttestedCall> {
+export async function openCall(options: JwtApiOptions, call: LocalCall): Promise<AttestedCall> {
   if (!options.identities.ready.value) throw notReady();
   return AttestedCall.open(options, call);
 }
@@ -179,7 +180,7 @@ function audienceOf(values: readonly string[], call: LocalCall): readonly string
   return audience;
 }
 
-function requestedId(text: string, call: LocalCall): SpiffeId {
+export function requestedId(text: string, call: LocalCall): SpiffeId {
   try {
     return parseSpiffeId(text);
   } catch (error) {

@@ -4,15 +4,15 @@ import type { X509BundlesResponse } from "../../src/rpc/gen/X509BundlesResponse.
 import type { X509SVIDResponse } from "../../src/rpc/gen/X509SVIDResponse.ts";
 import { WorkloadApi } from "../../src/rpc/protos.ts";
 import { type ServiceImplementation, serverStream, service, unary } from "../../src/rpc/service.ts";
-import { Fault } from "../../src/runtime/fault.ts";
 import type { WorkloadUpdate } from "../cache/update.ts";
 import { AttestedCall, type IdentityFeed, notReady } from "./attested-call.ts";
 import type { LocalCaller } from "./caller.ts";
-import { type EntitlementFeed, fetchJwtBundles, fetchJwtSvid, type JwtApiOptions, validateJwt } from "./jwt.ts";
+import { type EntitlementFeed, fetchJwtBundles, fetchJwtSvid, validateJwt } from "./jwt.ts";
 import { type Compose, shared } from "./shared-answers.ts";
+import { fetchWitBundles, fetchWitSvid, type WitApiOptions } from "./wit.ts";
 import { x509BundlesAnswer, x509SvidAnswer } from "./x509-answers.ts";
 
-export interface WorkloadApiOptions extends JwtApiOptions {
+export interface WorkloadApiOptions extends WitApiOptions {
   readonly identities: IdentityFeed & EntitlementFeed;
 }
 
@@ -26,8 +26,8 @@ export function workloadApi(options: WorkloadApiOptions): ServiceImplementation<
     FetchJWTSVID: unary((request, call) => fetchJwtSvid(options, request, call)),
     FetchJWTBundles: serverStream((_request, call) => fetchJwtBundles(options, call)),
     ValidateJWTSVID: unary((request, call) => validateJwt(options, request, call)),
-    FetchWITSVID: serverStream(() => absentStream("fetching WIT-SVIDs")),
-    FetchWITBundles: serverStream(() => absentStream("fetching WIT bundles")),
+    FetchWITSVID: serverStream((request, call) => fetchWitSvid(options, request, call)),
+    FetchWITBundles: serverStream((_request, call) => fetchWitBundles(options, call)),
   });
 }
 
@@ -77,13 +77,4 @@ class X509Stream {
       log.debug("Fetched X.509 SVID", { ...common, spiffe_id: entry.spiffeId, ttl });
     }
   }
-}
-
-async function absent(what: string): Promise<never> {
-  throw new Fault("unimplemented", `${what} is not implemented`, { code: "profile-not-offered" });
-}
-
-// biome-ignore lint/correctness/useYield: a stream that ends before its first message
-async function* absentStream(what: string): AsyncGenerator<never, void, undefined> {
-  await absent(what);
 }

@@ -4,7 +4,7 @@ import { Fault, isFault } from "../../src/runtime/fault.ts";
 import { Feed } from "../../src/runtime/feed.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { Backoff } from "../../src/runtime/task.ts";
-import type { Bundle } from "../../src/spiffe/bundle.ts";
+import type { Bundle, TokenAuthority } from "../../src/spiffe/bundle.ts";
 import { sameAuthorities } from "../../src/spiffe/bundle.ts";
 import { sameVersion } from "../../src/spiffe/entry-digest.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
@@ -44,6 +44,9 @@ interface TrustKeeper {
   recover(error: Fault, signal: AbortSignal): Promise<void>;
 }
 
+const TOKEN_KINDS = ["jwtAuthorities", "witAuthorities"] as const satisfies readonly (keyof Bundle)[];
+type TokenKind = (typeof TOKEN_KINDS)[number];
+
 interface TokenKeeper {
   /** Forgets the tokens that were signed with these keys, and keeps none of them from now on. */
   refuseKeys(keyIds: ReadonlySet<string>): void;
@@ -51,7 +54,8 @@ interface TokenKeeper {
 
 export interface SynchronizerOptions {
   readonly cache: IdentityCache;
-  readonly tokens: TokenKeeper;
+  /** Who keeps the tokens that these authorities sign. */
+  readonly tokens: Readonly<Record<TokenKind, TokenKeeper | undefined>>;
   readonly upstream: SyncUpstream;
   readonly trust: TrustKeeper;
   readonly intervalMs: number;
@@ -147,8 +151,9 @@ export class Synchronizer {
     if (bundles.own !== before) await trust.acceptBundle(bundles.own);
     cache.replace(this.#entries, bundles);
     this.#processTainted(bundles.own);
-    if (bundles.own !== before) tokens.refuseKeys(refusedKeys(before, bundles.own));
     this.#lastSync = clock.now();
+    if (bundles.own === before) return;
+    for (const kind of TOKEN_KINDS) tokens[kind]?.refuseKeys(refusedKeys(before[kind], bundles.own[kind]));
   }
 
   /** The next sync begins now. */
@@ -279,11 +284,11 @@ export class Synchronizer {
   }
 }
 
-/** Ids of the JWT authorities that are tainted, or were revoked since. */
-function refusedKeys(before: Bundle, { jwtAuthorities }: Bundle): ReadonlySet<string> {
-  const tainted = jwtAuthorities.filter((authority) => authority.tainted).map(({ keyId }) => keyId);
-  const present = new Set(jwtAuthorities.map(({ keyId }) => keyId));
-  const gone = before.jwtAuthorities.map(({ keyId }) => keyId).filter((keyId) => !present.has(keyId));
+/** Ids of the authorities that are tainted, or were revoked since. */
+function refusedKeys(before: readonly TokenAuthority[], after: readonly TokenAuthority[]): ReadonlySet<string> {
+  const tainted = after.filter((authority) => authority.tainted).map(({ keyId }) => keyId);
+  const present = new Set(after.map(({ keyId }) => keyId));
+  const gone = before.map(({ keyId }) => keyId).filter((keyId) => !present.has(keyId));
   return new Set([...tainted, ...gone]);
 }
 

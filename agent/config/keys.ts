@@ -16,7 +16,14 @@ import {
 } from "../../src/runtime/config-keys.ts";
 import { plugins } from "../../src/runtime/config-plugins.ts";
 import { Fault } from "../../src/runtime/fault.ts";
-import { filePath, logKeys, profilingKeys, sharedSections, socketPath } from "../../src/runtime/program-config.ts";
+import {
+  featureFlags,
+  filePath,
+  logKeys,
+  profilingKeys,
+  sharedSections,
+  socketPath,
+} from "../../src/runtime/program-config.ts";
 import { telemetryKeys } from "../../src/runtime/telemetry-config.ts";
 import { parseSpiffeId, parseTrustDomainOrId } from "../../src/spiffe/id.ts";
 import { nodeAttestorPlugins } from "./node-attestors.ts";
@@ -61,7 +68,7 @@ const experimental = block("Options that SPIRE counts as experimental.", {
   require_pq_kem: unsupported("Post-quantum hybrid key exchange only."),
   ratelimit: unsupported("Limits per Workload API method."),
   broker: unsupported("The SPIFFE Broker API's endpoint."),
-  feature_flags: unsupported("Feature flags, such as wit-svid."),
+  feature_flags: featureFlags,
   named_pipe_name: unsupported("Named pipe of the Workload API on Windows; use socket_path."),
   admin_named_pipe_name: unsupported("Named pipe of the admin API on Windows; use admin_socket_path."),
 });

@@ -8,6 +8,7 @@ import type { JWTSVID__Output } from "../../src/rpc/gen/spire/api/types/JWTSVID.
 import type { WatchAuthorizedEntriesRequest } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesRequest.ts";
 import type { WatchAuthorizedEntriesResponse__Output } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesResponse.ts";
 import { AgentApi, BundleApi, EntryApi, PushApi, SvidApi } from "../../src/rpc/protos.ts";
+import { faultFrom } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, isAbort, isFault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
@@ -47,7 +48,17 @@ export interface JwtRequest {
   readonly deadlineMs: number;
 }
 
-export interface SignedJwt {
+export interface WitRequest {
+  readonly entryId: string;
+  /** SubjectPublicKeyInfo, DER. */
+  readonly publicKey: Uint8Array;
+  /** What the key signs with. */
+  readonly algorithm: string;
+  readonly deadlineMs: number;
+}
+
+/** A JWT-SVID or WIT-SVID. */
+export interface SignedToken {
   readonly token: string;
   readonly id: SpiffeId;
   readonly issuedAt: Date;
@@ -193,11 +204,24 @@ export class Upstream implements Disposable {
   }
 
   /** Throws `internal` when the answer lacks something. */
-  async signJwt({ entryId, audience, deadlineMs }: JwtRequest, signal: AbortSignal): Promise<SignedJwt> {
+  async signJwt({ entryId, audience, deadlineMs }: JwtRequest, signal: AbortSignal): Promise<SignedToken> {
     const { svid } = await this.#sharedCall("failed to fetch JWT SVID", (channel) =>
       channel.client(SvidApi).NewJWTSVID({ entry_id: entryId, audience: [...audience] }, { signal, deadlineMs }),
     );
     return signedToken(svid, "JWT");
+  }
+
+  /** Throws what the server answered for this one, and `internal` when the answer lacks something. */
+  async signWit({ entryId, publicKey, algorithm, deadlineMs }: WitRequest, signal: AbortSignal): Promise<SignedToken> {
+    const what = "failed to fetch WIT SVID";
+    const params = [{ entry_id: entryId, public_key: Buffer.from(publicKey), signing_algorithm: algorithm }];
+    const { results } = await this.#sharedCall(what, (channel) =>
+      channel.client(SvidApi).BatchNewWITSVID({ params }, { signal, deadlineMs }),
+    );
+    const [result] = results;
+    const { code = 0, message = "" } = result?.status ?? {};
+    if (code !== 0) throw during(what, faultFrom(code, message, undefined));
+    return signedToken(result?.svid ?? null, "WIT");
   }
 
   [Symbol.dispose](): void {
@@ -307,7 +331,7 @@ async function runAttestation(
 }
 
 /** In SPIRE's words. */
-function signedToken(svid: JWTSVID__Output | null, kind: "JWT"): SignedJwt {
+function signedToken(svid: JWTSVID__Output | null, kind: "JWT" | "WIT"): SignedToken {
   const refuse = (reason: string): Fault => new Fault("internal", `${kind}SVID ${reason}`, { code: "svid-malformed" });
   if (svid === null) throw refuse("response missing SVID");
   const [issuedAt, expiresAt] = [Number(svid.issued_at), Number(svid.expires_at)];

@@ -14,6 +14,7 @@ import {
 import { plugins } from "../../src/runtime/config-plugins.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import {
+  featureFlags,
   filePath,
   lifetime,
   logKeys,
@@ -38,15 +39,6 @@ const keyType = parsed<KeyType>("key type", (spelling) => {
 
 const trustDomain = parsed("trust domain", parseTrustDomainOrId, "could not parse trust_domain");
 
-const FEATURE_FLAGS = ["i_am_a_test_flag", "wit-svid"] as const;
-export type FeatureFlag = (typeof FEATURE_FLAGS)[number];
-
-const featureFlags = list<FeatureFlag>("feature flags", (spelling) => {
-  const found = FEATURE_FLAGS.find((known) => known === spelling);
-  if (found !== undefined) return found;
-  throw new Fault("invalid", `unknown feature flag(s): [${spelling}]`, { code: "config-invalid" });
-});
-
 const adminIds = list("SPIFFE IDs", parseSpiffeId, "could not parse admin ID");
 
 const experimental = block("Options that SPIRE counts as experimental.", {
@@ -61,11 +53,7 @@ const experimental = block("Options that SPIRE counts as experimental.", {
   require_pq_kem: unsupported("Post-quantum hybrid key exchange only."),
   wit_key_type: keyType({ doc: "Key type of WIT signing keys.", shown: "the CA's, when it's set" }),
   wit_issuer: text({ doc: "Issuer claim of WIT-SVIDs. Not the URL of an OpenID provider." }),
-  feature_flags: featureFlags({
-    doc: "Switches on what SPIRE still tries out: wit-svid.",
-    default: [],
-    shown: "[]",
-  }),
+  feature_flags: featureFlags,
   named_pipe_name: unsupported("Named pipe of the server API on Windows; use socket_path."),
 });
 

@@ -3,7 +3,7 @@ import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { ConfigReader, type Keys, type Values } from "./config.ts";
 import { readConfigFile } from "./config-file.ts";
-import { block, duration, flag, ignored, oneOf, parsed, port, text } from "./config-keys.ts";
+import { block, duration, flag, ignored, list, oneOf, parsed, port, text } from "./config-keys.ts";
 import type { ConfigObject, ConfigValue, Place } from "./config-value.ts";
 import { Fault } from "./fault.ts";
 import { LOG_FORMATS, type LogSettings, parseLogLevel } from "./log.ts";
@@ -132,6 +132,22 @@ export const sharedSections = {
     ready_path: text({ doc: "Path that tells whether it's ready.", default: "/ready" }),
   }),
 };
+
+const FEATURE_FLAGS = ["i_am_a_test_flag", "wit-svid"] as const;
+type FeatureFlag = (typeof FEATURE_FLAGS)[number];
+
+const flagNames = list<FeatureFlag>("feature flags", (spelling) => {
+  const found = FEATURE_FLAGS.find((known) => known === spelling);
+  if (found !== undefined) return found;
+  throw new Fault("invalid", `unknown feature flag(s): [${spelling}]`, { code: "config-invalid" });
+});
+
+/** Key of both programs. */
+export const featureFlags = flagNames({
+  doc: "Switches on what SPIRE still tries out: wit-svid.",
+  default: [],
+  shown: "[]",
+});
 
 export interface HealthChecks {
   readonly listenerEnabled: boolean;

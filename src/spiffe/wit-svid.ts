@@ -113,8 +113,11 @@ function checkLifetime(notBefore: Date | undefined, expiresAt: Date, maxMs: numb
     throw tokenRefused("token lives longer than is allowed here", "token-lifetime");
 }
 
-/** Only a whole public key counts: a key id, a thumbprint or an encrypted key would have to be looked up. */
-function confirmationOf({ cnf }: Claims): Confirmation {
+/**
+ * The key of the `cnf` claim. Only a whole public key counts: a key id, a thumbprint or an encrypted key would have to be
+ * looked up. Throws `denied`.
+ */
+export function confirmationOf({ cnf }: Claims): Confirmation {
   const jwk = isObject(cnf) ? cnf["jwk"] : undefined;
   if (!isObject(jwk)) throw unconfirmed("token has no public key in its cnf claim");
   if (PRIVATE_JWK_MEMBERS.some((name) => name in jwk)) throw unconfirmed("token has a private key in its cnf claim");

@@ -82,6 +82,7 @@ const DEFAULTS = {
   syncIntervalMs: 5000,
   allowUnauthenticatedVerifiers: false,
   allowedForeignJwtClaims: [],
+  witSvids: false,
   jwtSvidCacheMaxSize: 1000,
   jwtSvidCacheHitTimeoutMs: 30_000,
   authorizedDelegates: [],
@@ -109,6 +110,7 @@ describe("SPIRE's keys", () => {
     expect(await load(FULL)).toEqual({
       trustDomain: "example.org",
       allowedForeignJwtClaims: [],
+      witSvids: false,
       jwtSvidCacheMaxSize: 1000,
       jwtSvidCacheHitTimeoutMs: 30_000,
       serverAddress: "::1",
@@ -365,6 +367,18 @@ describe("faults", () => {
 
   test("T-J8 a fault never repeats the join token", async () => {
     expect(await refused(agent('join_token = "s3cret"\n join_token_file = "/b"'))).not.toContain("s3cret");
+  });
+});
+
+describe("feature flags", () => {
+  test("WAPI-52 WIT-SVIDs are switched on by name, with a warning", async () => {
+    const { witSvids, warnings } = await load(agent('experimental { feature_flags = ["wit-svid"] }'));
+    expect(witSvids).toBe(true);
+    expect(warnings).toEqual([expect.stringContaining('Developer feature flag "wit-svid" has been enabled')]);
+  });
+
+  test("an unknown one is refused", async () => {
+    await expect(load(agent('experimental { feature_flags = ["x"] }'))).rejects.toThrow("unknown feature flag(s): [x]");
   });
 });
 

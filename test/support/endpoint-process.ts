@@ -76,6 +76,7 @@ async function serve(orders: EndpointOrders): Promise<void> {
     attestor,
     identities: cache,
     jwtTokens: new JwtCache({ upstream: { signJwt: noServer }, clock, log, maxSvids: 10, hitTimeoutMs: 5000, signal }),
+    witTokens: undefined,
     allowedForeignJwtClaims: [],
     allowUnauthenticatedVerifiers: orders.allowUnauthenticatedVerifiers ?? false,
     logSelectors: orders.logSelectors ?? [],

@@ -1,11 +1,13 @@
+import type { JwsAlgorithm } from "../../src/crypto/jws.ts";
 import { localSigner } from "../../src/crypto/key.ts";
 import type { Entry } from "../../src/rpc/gen/spire/api/types/Entry.ts";
 import { bidi, unary } from "../../src/rpc/service.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
-import { parseSpiffeId } from "../../src/spiffe/id.ts";
+import { parseSpiffeId, pathOf } from "../../src/spiffe/id.ts";
 import { type JwtSvidTemplate, signJwtSvid } from "../../src/spiffe/jwt-svid.ts";
 import { numericDate } from "../../src/spiffe/token.ts";
+import { signWitSvid, type WitSvidTemplate } from "../../src/spiffe/wit-svid.ts";
 import { eventually } from "./eventually.ts";
 import { createCa } from "./pki.ts";
 import { type Script, type ScriptedServer, startScriptedServer } from "./scripted-server.ts";
@@ -42,6 +44,8 @@ export interface TokenState {
   entries: Entry[];
   /** All are in the bundle; the first one signs. */
   keys: TestKey[];
+  /** As `keys`, for WIT-SVIDs. */
+  witKeys: TestKey[];
   tainted: Set<string>;
   readonly federated: Map<string, TestKey[]>;
   /** Then NewJWTSVID answers nothing else. */
@@ -49,6 +53,8 @@ export interface TokenState {
   /** Changes what is signed. */
   alter: (template: JwtSvidTemplate) => JwtSvidTemplate;
   syncs: number;
+  /** Changes what BatchNewWITSVID signs. */
+  alterWit: (template: WitSvidTemplate) => WitSvidTemplate;
   /** Every NewJWTSVID: entry and audience. */
   readonly asked: { readonly entry: string; readonly audience: readonly string[] }[];
 }
@@ -57,8 +63,16 @@ export interface TokenState {
 export async function startTokenServer(): Promise<TestTokenServer> {
   const ca = await createCa({ trustDomain: TRUST_DOMAIN });
   const state: TokenState = {
-    ...{ entries: [], keys: [testKey("ja1")], tainted: new Set(), federated: new Map(), away: false },
+    ...{
+      entries: [],
+      keys: [testKey("ja1")],
+      witKeys: [testKey("wa1")],
+      tainted: new Set(),
+      federated: new Map(),
+      away: false,
+    },
     alter: (template) => template,
+    alterWit: (template) => template,
     syncs: 0,
     asked: [],
   };
@@ -122,6 +136,7 @@ function script({ ca, signCsr }: Pick<ScriptedServer, "ca" | "signCsr">, state: 
         trust_domain: TRUST_DOMAIN,
         x509_authorities: [{ asn1: Buffer.from(ca.der) }],
         jwt_authorities: state.keys.map(authority),
+        wit_authorities: state.witKeys.map(authority),
       })),
       GetFederatedBundle: unary(async ({ trust_domain }) => {
         const keys = state.federated.get(trust_domain);
@@ -144,6 +159,26 @@ function script({ ca, signCsr }: Pick<ScriptedServer, "ca" | "signCsr">, state: 
           params.map(async ({ entry_id, csr }) => ({ status: { code: 0 }, svid: await x509(csr, idOf(entry_id)) })),
         ),
       })),
+      BatchNewWITSVID: unary(async ({ params }) => {
+        if (state.away) throw new Fault("unavailable", "the server is away");
+        const results = params.map(async ({ entry_id, public_key, signing_algorithm }) => {
+          const subject = parseSpiffeId(idOf(entry_id));
+          const issued = Math.floor(systemClock.now().getTime() / 1000) * 1000;
+          const template = state.alterWit({
+            ...{ subject, publicKey: public_key, algorithm: signing_algorithm as JwsAlgorithm },
+            ...{ issuedAt: new Date(issued), expiresAt: new Date(issued + LIFETIME * 1000) },
+          });
+          const [key] = state.witKeys;
+          if (key === undefined) throw new Fault("internal", "no key");
+          const token = await signWitSvid(template, { keyId: key.keyId, signer: localSigner(key.privateKey) });
+          const svid = {
+            ...{ token, id: { trust_domain: TRUST_DOMAIN, path: pathOf(subject) } },
+            ...{ issued_at: numericDate(template.issuedAt), expires_at: numericDate(template.expiresAt) },
+          };
+          return { status: { code: 0 }, svid };
+        });
+        return { results: await Promise.all(results) };
+      }),
       NewJWTSVID: unary(async ({ entry_id, audience }) => {
         state.asked.push({ entry: entry_id, audience });
         if (state.away) throw new Fault("unavailable", "the server is away");

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { JwtCache } from "../../../agent/cache/jwt.ts";
-import type { JwtRequest, SignedJwt } from "../../../agent/node/upstream.ts";
+import type { JwtRequest, SignedToken } from "../../../agent/node/upstream.ts";
 import { Fault } from "../../../src/runtime/fault.ts";
 import { parseSpiffeId } from "../../../src/spiffe/id.ts";
 import { FakeClock } from "../../support/clock.ts";
@@ -27,7 +27,7 @@ function setUp({ maxSvids = 10, hitTimeoutMs = 30_000 } = {}) {
     requests: [] as JwtRequest[],
     aborted: 0,
   };
-  const signJwt = async (request: JwtRequest, signal: AbortSignal): Promise<SignedJwt> => {
+  const signJwt = async (request: JwtRequest, signal: AbortSignal): Promise<SignedToken> => {
     server.requests.push(request);
     signal.addEventListener("abort", () => {
       server.aborted += 1;

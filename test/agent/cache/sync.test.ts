@@ -34,13 +34,17 @@ function setUp(intervalMs = 5_000) {
   const tainted: string[][] = [];
   const refusals: Fault[] = [];
   const refusedKeys: string[][] = [];
+  const refusedWitKeys: string[][] = [];
   const answer = <T>(value: T | Fault): T => {
     if (value instanceof Fault) throw value;
     return value;
   };
   const synchronizer = new Synchronizer({
     ...{ cache, intervalMs, clock, log },
-    tokens: { refuseKeys: (ids) => void refusedKeys.push([...ids]) },
+    tokens: {
+      jwtAuthorities: { refuseKeys: (ids) => void refusedKeys.push([...ids]) },
+      witAuthorities: { refuseKeys: (ids) => void refusedWitKeys.push([...ids]) },
+    },
     upstream: {
       syncEntries: async () => {
         server.times.push(clock.monotonic() / 1000);
@@ -59,12 +63,12 @@ function setUp(intervalMs = 5_000) {
     },
   });
   const messages = () => log.lines.map(({ message }) => message);
-  return { clock, cache, server, synchronizer, trusted, tainted, refusals, refusedKeys, messages };
+  return { clock, cache, server, synchronizer, trusted, tainted, refusals, refusedKeys, refusedWitKeys, messages };
 }
 
 describe("one sync", () => {
   test("keys of tokens that are tainted or revoked are refused", async () => {
-    const { server, synchronizer, refusedKeys } = setUp();
+    const { server, synchronizer, refusedKeys, refusedWitKeys } = setUp();
     const key = (keyId: string, tainted = false) => ({ publicKey: Buffer.from(keyId), keyId, expiresAt: 0, tainted });
     const own = bundle(HOME, "root-1");
     for (const jwtAuthorities of [
@@ -76,6 +80,9 @@ describe("one sync", () => {
       await synchronizer.sync(forever);
     }
     expect(refusedKeys).toEqual([[], ["a"], ["a"]]);
+    server.own = { ...server.own, witAuthorities: [key("w", true)] };
+    await synchronizer.sync(forever);
+    expect(refusedWitKeys.at(-1)).toEqual(["w"]);
   });
 
   test("brings entries and bundles, and the cache is ready", async () => {
