@@ -33,7 +33,7 @@ export function showingRequests(client: Client, socketPath: string, show: (comma
     )) as Client;
 }
 
-/** The sockets answer no reflection, so the command names the definitions that come with this package. */
+/** Not every server answers reflection, so the command names the definitions that come with this package. */
 function grpcurlCommand({ socketPath, service, method, request, metadata = {} }: Sent): string {
   const words = ["grpcurl", "-plaintext", "-unix", "-import-path", protoRoot, "-proto", service.file];
   for (const [name, value] of Object.entries(metadata)) words.push("-H", `${name}: ${value}`);

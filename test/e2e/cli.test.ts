@@ -14,7 +14,7 @@ const ONLINE =
 describe("command line transcripts", () => {
   let server: TestServer;
   beforeAll(async () => {
-    server = await startServer();
+    server = await startServer({ server: { experimental: { feature_flags: ["wit-svid"] } } });
   }, 60_000);
   afterAll(() => server[Symbol.asyncDispose]());
 
