@@ -8,6 +8,7 @@ import type { AgentConfig } from "./config.ts";
 import type { NodeAttestor } from "./node/attestor.ts";
 import { httpChallengeAttestor } from "./node/http-challenge.ts";
 import { joinTokenAttestor } from "./node/join-token.ts";
+import { k8sPsatAttestor } from "./node/k8s-psat.ts";
 import { sshpopAttestor } from "./node/sshpop.ts";
 import { x509popAttestor } from "./node/x509pop.ts";
 import type { Attestor } from "./workload/attest.ts";
@@ -47,6 +48,7 @@ const nodeAttestors: {
 } = {
   join_token: (_, config) => joinTokenAttestor(config),
   http_challenge: httpChallengeAttestor,
+  k8s_psat: k8sPsatAttestor,
   sshpop: sshpopAttestor,
   x509pop: ({ source }) => x509popAttestor(source),
 };

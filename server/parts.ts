@@ -5,6 +5,7 @@ import type { Log } from "../src/runtime/log.ts";
 import type { NodeAttestor } from "./attest/attestor.ts";
 import { HttpChallengeAttestor } from "./attest/http-challenge.ts";
 import { JoinTokenAttestor, type JoinTokenOptions } from "./attest/join-token.ts";
+import { K8sPsatAttestor } from "./attest/k8s-psat.ts";
 import { SshPopAttestor } from "./attest/sshpop.ts";
 import { X509PopAttestor, type X509PopOptions } from "./attest/x509pop.ts";
 import type { ServerConfig } from "./config.ts";
@@ -44,6 +45,7 @@ const nodeAttestors: {
 } = {
   join_token: (_, parts) => new JoinTokenAttestor(parts),
   http_challenge: (config, parts) => new HttpChallengeAttestor({ ...config, ...parts }),
+  k8s_psat: (config, parts) => new K8sPsatAttestor({ ...config, ...parts }),
   sshpop: (config, parts) => SshPopAttestor.open({ ...config, ...parts }),
   x509pop: (config, parts) => X509PopAttestor.open({ ...config, ...parts }),
 };

@@ -22,6 +22,11 @@ const httpChallenge = {
   advertised_port: integer(0, 65_535)({ doc: "Port that the server connects to.", default: 0, shown: "port" }),
 };
 
+const k8sPsat = {
+  cluster: text({ doc: "Name of the cluster, as the server's configuration has it." }),
+  token_path: filePath({ doc: "The pod's token.", default: "/var/run/secrets/tokens/spire-agent" }),
+};
+
 const sshpop = {
   host_key_path: filePath({ doc: "The host's private key.", default: "/etc/ssh/ssh_host_rsa_key" }),
   host_cert_path: filePath({ doc: "Its certificate.", default: "/etc/ssh/ssh_host_rsa_key-cert.pub" }),
@@ -32,18 +37,19 @@ export const nodeAttestorPlugins = {
   join_token: { doc: "A one-time token.", keys: {} },
   x509pop: { doc: "A certificate whose key the node holds.", keys: x509pop },
   http_challenge: { doc: "A host name under which the agent serves a nonce.", keys: httpChallenge },
+  k8s_psat: { doc: "The service account token of the agent's pod.", keys: k8sPsat },
   sshpop: { doc: "The host's SSH certificate.", keys: sshpop },
   aws_iid: undefined,
   azure_imds: undefined,
   azure_msi: undefined,
   gcp_iit: undefined,
-  k8s_psat: undefined,
   tpm_devid: undefined,
 };
 
 interface Enabled {
   readonly x509pop?: Values<typeof x509pop>;
   readonly http_challenge?: Values<typeof httpChallenge>;
+  readonly k8s_psat?: Values<typeof k8sPsat>;
   readonly sshpop?: Values<typeof sshpop>;
 }
 
@@ -51,6 +57,7 @@ export type NodeAttestorConfig =
   | { readonly type: "join_token" }
   | { readonly type: "x509pop"; readonly source: X509PopSource }
   | ({ readonly type: "http_challenge" } & ReturnType<typeof httpChallengeConfig>)
+  | { readonly type: "k8s_psat"; readonly cluster: string; readonly tokenPath: string }
   | { readonly type: "sshpop"; readonly hostKeyPath: string; readonly hostCertPath: string };
 
 /** Where certificate and key come from. */
@@ -71,6 +78,11 @@ export function nodeAttestorConfig(enabled: Enabled, reader: ConfigReader): Node
   if (enabled.x509pop !== undefined) return { type: "x509pop", source: x509popSource(enabled.x509pop, reader) };
   if (enabled.http_challenge !== undefined)
     return { type: "http_challenge", ...httpChallengeConfig(enabled.http_challenge) };
+  if (enabled.k8s_psat !== undefined) {
+    const { cluster = "", token_path: tokenPath } = enabled.k8s_psat;
+    if (cluster === "") reader.fault("plugins.NodeAttestor.k8s_psat", "missing cluster configuration");
+    return { type: "k8s_psat", cluster, tokenPath };
+  }
   if (enabled.sshpop !== undefined) {
     const { host_key_path: hostKeyPath, host_cert_path: hostCertPath } = enabled.sshpop;
     return { type: "sshpop", hostKeyPath, hostCertPath };

@@ -1,7 +1,7 @@
 import { resolve } from "node:path";
 import { parseAgentPathTemplate } from "../../src/evidence/agent-path.ts";
 import type { ConfigReader, Values } from "../../src/runtime/config.ts";
-import { flag, integer, list, oneOf, parsed, port, text, texts } from "../../src/runtime/config-keys.ts";
+import { block, flag, integer, list, named, oneOf, parsed, port, text, texts } from "../../src/runtime/config-keys.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { networkList } from "../../src/runtime/networks.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
@@ -62,23 +62,45 @@ const sshpop = {
   }),
 };
 
+const k8sPsat = {
+  clusters: named(
+    "The clusters whose agents may attest, by name.",
+    block("One cluster; the name stands in agent IDs.", {
+      service_account_allow_list: texts({
+        doc: "Service accounts of agents, as <namespace>:<name>.",
+        default: [],
+        shown: "[]",
+      }),
+      audience: texts({
+        doc: "Audiences of which the token needs one; [] is the API server's own.",
+        shown: '["spire-server"]',
+      }),
+      kube_config_file: filePath({ doc: "kubeconfig for the cluster. Default: the server runs in it." }),
+      allowed_node_label_keys: texts({ doc: "Node labels that become selectors.", default: [], shown: "[]" }),
+      allowed_pod_label_keys: texts({ doc: "Pod labels that become selectors.", default: [], shown: "[]" }),
+      use_pod_uid_for_agent_id: flag({ doc: "Agent IDs name the agent's pod instead of its node.", default: false }),
+    }),
+  ),
+};
+
 /** Data of the `NodeAttestor` plug-ins. */
 export const nodeAttestorPlugins = {
   join_token: { doc: "One-time tokens; always on.", keys: {} },
   x509pop: { doc: "Certificates whose key the node holds.", keys: x509pop },
   http_challenge: { doc: "Host names under which the node serves a nonce.", keys: httpChallenge },
+  k8s_psat: { doc: "Service account tokens of agents in Kubernetes.", keys: k8sPsat },
   sshpop: { doc: "SSH host certificates whose key the node holds.", keys: sshpop },
   aws_iid: undefined,
   azure_imds: undefined,
   azure_msi: undefined,
   gcp_iit: undefined,
-  k8s_psat: undefined,
   tpm_devid: undefined,
 };
 
 interface Enabled {
   readonly x509pop?: Values<typeof x509pop>;
   readonly http_challenge?: Values<typeof httpChallenge>;
+  readonly k8s_psat?: Values<typeof k8sPsat>;
   readonly sshpop?: Values<typeof sshpop>;
 }
 
@@ -86,6 +108,7 @@ export type NodeAttestorConfig =
   | { readonly type: "join_token" }
   | ({ readonly type: "x509pop" } & ReturnType<typeof x509popConfig>)
   | ({ readonly type: "http_challenge" } & ReturnType<typeof httpChallengeConfig>)
+  | ({ readonly type: "k8s_psat" } & ReturnType<typeof k8sPsatConfig>)
   | ({ readonly type: "sshpop" } & ReturnType<typeof sshpopConfig>);
 
 /** Join tokens first: they are always on. */
@@ -96,6 +119,9 @@ export function nodeAttestorConfigs(enabled: Enabled, reader: ConfigReader): rea
     ...(enabled.http_challenge === undefined
       ? []
       : [{ type: "http_challenge", ...httpChallengeConfig(enabled.http_challenge, reader) } as const]),
+    ...(enabled.k8s_psat === undefined
+      ? []
+      : [{ type: "k8s_psat", ...k8sPsatConfig(enabled.k8s_psat, reader) } as const]),
     ...(enabled.sshpop === undefined ? [] : [{ type: "sshpop", ...sshpopConfig(enabled.sshpop, reader) } as const]),
   ];
 }
@@ -150,6 +176,33 @@ function httpChallengeConfig(values: Values<typeof httpChallenge>, reader: Confi
     tofu,
     allowedNetworks: networkList(values.allowed_networks),
   };
+}
+
+function k8sPsatConfig({ clusters }: Values<typeof k8sPsat>, reader: ConfigReader) {
+  const at = "plugins.NodeAttestor.k8s_psat";
+  if (clusters.size === 0) reader.warn(at, "No clusters configured, PSAT attestation is effectively disabled");
+  const read = [...clusters].map(([name, cluster]) => {
+    const { service_account_allow_list: serviceAccountAllowList } = cluster;
+    if (!/^[A-Za-z0-9._-]+$/.test(name) || name === "." || name === "..")
+      reader.fault(`${at}.clusters.${name}`, `cluster name ${JSON.stringify(name)} cannot stand in an agent ID`);
+    if (serviceAccountAllowList.length === 0)
+      reader.fault(
+        `${at}.clusters.${name}`,
+        `cluster "${name}" configuration must have at least one service account allowed`,
+      );
+    return [
+      name,
+      {
+        serviceAccountAllowList,
+        audience: cluster.audience ?? ["spire-server"],
+        kubeConfigFile: cluster.kube_config_file,
+        allowedNodeLabelKeys: cluster.allowed_node_label_keys,
+        allowedPodLabelKeys: cluster.allowed_pod_label_keys,
+        usePodUidForAgentId: cluster.use_pod_uid_for_agent_id,
+      },
+    ] as const;
+  });
+  return { clusters: new Map(read) };
 }
 
 function sshpopConfig(values: Values<typeof sshpop>, reader: ConfigReader) {

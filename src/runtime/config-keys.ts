@@ -121,6 +121,23 @@ export function block<K extends Keys>(doc: string, keys: K): Key<Values<K>> {
   return { type: "block", doc, status: "works", keys, read };
 }
 
+/** Blocks by a name that the operator chooses, such as `clusters = { "one" = { … } }`. */
+export function named<K extends Keys>(doc: string, item: Key<Values<K>>): Key<ReadonlyMap<string, Values<K>>> {
+  const read = (value: ConfigValue | undefined, { reader, path, at }: Spot): ReadonlyMap<string, Values<K>> => {
+    const objects = value === undefined ? [] : objectsOf(value);
+    if (objects === undefined) reader.fault(at, `${path}: expected named blocks such as ${path} = { "name" = { … } }`);
+    const found = new Map<string, Values<K>>();
+    for (const entry of (objects ?? []).flatMap(({ entries }) => entries)) {
+      const spot = { reader, path: `${path}.${entry.key}`, at: entry.at };
+      reader.mark(spot.path, entry.at);
+      if (found.has(entry.key)) reader.fault(entry.at, `${spot.path} is declared more than once`);
+      found.set(entry.key, item.read(entry.value, spot));
+    }
+    return found;
+  };
+  return { type: "named blocks", doc, status: "works", keys: { "<name>": item }, read };
+}
+
 /** A key of SPIRE's that tunes something Steeple doesn't have: accepted, with a warning. */
 export function ignored(doc: string): Key<void> {
   const read = (value: ConfigValue | undefined, { reader, path, at }: Spot): void => {

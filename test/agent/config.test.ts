@@ -344,7 +344,7 @@ describe("faults", () => {
   ])("$message", async ({ lines, message }) => expect(await refused(agent(lines))).toBe(message));
 
   test.each([
-    ["NodeAttestor", "k8s_psat"],
+    ["NodeAttestor", "aws_iid"],
     ["WorkloadAttestor", "windows"],
     ["SVIDStore", "aws_secretsmanager"],
   ])('%s "%s" is not supported', async (type, name) => {

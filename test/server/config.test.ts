@@ -414,7 +414,6 @@ describe("what SPIRE has and Steeple hasn't", () => {
   test.each([
     ["KeyManager", "aws_kms"],
     ["NodeAttestor", "aws_iid"],
-    ["NodeAttestor", "k8s_psat"],
     ["UpstreamAuthority", "disk"],
     ["Notifier", "k8sbundle"],
     ["BundlePublisher", "aws_s3"],

@@ -50,6 +50,12 @@ export class KubeApiServer implements AsyncDisposable {
   readonly namespaces = new Map<string, Record<string, string>>([["default", {}]]);
   /** Pods that tokens may be bound to, by namespace and name. */
   readonly pods = new Map<string, { readonly uid: string; readonly object: object }>();
+  /** Nodes by name. */
+  readonly nodes = new Map<string, object>();
+  /** Before Kubernetes 1.32 a token review does not name the node of a pod. */
+  tellsNodes = true;
+  /** Changes what a token review answers. */
+  bend: ((status: Readonly<Record<string, unknown>>) => object) | undefined;
   readonly rules: KubeRule[] = [];
   readonly requests: string[] = [];
   readonly #key = generateKeyPairSync("rsa", { modulusLength: 2048 });
@@ -122,6 +128,11 @@ export class KubeApiServer implements AsyncDisposable {
   }
 
   #objects(route: string, user: KubeUser): { status: number; body: object } {
+    const [, podNamespace, podName] = /^GET \/api\/v1\/namespaces\/([^/]+)\/pods\/([^/]+)$/.exec(route) ?? [];
+    if (podName !== undefined)
+      return this.#one(user, "pods", podName, this.pods.get(`${podNamespace}/${podName}`)?.object);
+    const [, nodeName] = /^GET \/api\/v1\/nodes\/([^/]+)$/.exec(route) ?? [];
+    if (nodeName !== undefined) return this.#one(user, "nodes", nodeName, this.nodes.get(nodeName));
     const [, namespace, rest] = /^GET \/api\/v1\/namespaces\/([^/]+)(\/pods)?$/.exec(route) ?? [];
     const resource = rest === undefined ? "namespaces" : "pods";
     if (namespace === undefined) return { status: 404, body: failure(404, "NotFound", "the server could not find it") };
@@ -141,11 +152,41 @@ export class KubeApiServer implements AsyncDisposable {
     return { status: 200, body: { kind: "Namespace", apiVersion: "v1", metadata, status: { phase: "Active" } } };
   }
 
+  #one(user: KubeUser, resource: string, name: string, object: object | undefined): { status: number; body: object } {
+    if (!this.#allows(user.username, { verb: "get", resource })) {
+      const message = `${resource} "${name}" is forbidden: User "${user.username}" cannot get resource "${resource}"`;
+      return { status: 403, body: failure(403, "Forbidden", message) };
+    }
+    if (object !== undefined) return { status: 200, body: object };
+    return { status: 404, body: failure(404, "NotFound", `${resource} "${name}" not found`) };
+  }
+
   #review({ token, audiences }: Record<string, unknown>): object {
-    const audience = Array.isArray(audiences) ? String(audiences[0]) : API_AUDIENCE;
-    const user = this.authenticate(String(token ?? ""), audience);
+    const asked = Array.isArray(audiences) && audiences.length > 0 ? audiences.map(String) : [API_AUDIENCE];
+    const audience = asked.find((one) => this.authenticate(String(token ?? ""), one) !== undefined);
+    const user = audience === undefined ? undefined : this.authenticate(String(token ?? ""), audience);
     if (user === undefined) return { user: {}, error: "[invalid bearer token, token lookup failed]" };
-    return { authenticated: true, user: { ...user, uid: "1", extra: {} }, audiences: [audience] };
+    const extra = this.#extra(String(token));
+    const status = { authenticated: true, user: { ...user, uid: "1", extra }, audiences: [audience] };
+    return this.bend?.(status) ?? status;
+  }
+
+  /** What a review tells of a token that is bound to a pod. */
+  #extra(token: string): object {
+    const claims = JSON.parse(Buffer.from(token.split(".")[1] ?? "", "base64url").toString("utf8")) as Claims;
+    const { namespace, pod } = claims["kubernetes.io"];
+    if (pod === undefined) return {};
+    const object = this.pods.get(`${namespace}/${pod.name}`)?.object as { spec?: { nodeName?: string } } | undefined;
+    const nodeName = object?.spec?.nodeName;
+    const node = this.nodes.get(nodeName ?? "") as { metadata?: { uid?: string } } | undefined;
+    const prefix = "authentication.kubernetes.io/";
+    return {
+      [`${prefix}pod-name`]: [pod.name],
+      [`${prefix}pod-uid`]: [pod.uid],
+      ...(this.tellsNodes && node !== undefined
+        ? { [`${prefix}node-name`]: [nodeName], [`${prefix}node-uid`]: [node.metadata?.uid] }
+        : {}),
+    };
   }
 
   /** The user of a token with a good signature, in time, for this audience, of a pod that still is the same. */
@@ -218,6 +259,7 @@ function base64url(text: string): string {
 
 const RESOURCES = [
   { name: "namespaces", singularName: "namespace", namespaced: false, kind: "Namespace", verbs: ["get", "list"] },
+  { name: "nodes", singularName: "node", namespaced: false, kind: "Node", verbs: ["get"] },
   { name: "pods", singularName: "pod", namespaced: true, kind: "Pod", verbs: ["get", "list"] },
 ];
 
