@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { measureEntryToSvid, measureFetch } from "./agent.ts";
 import { measureCrypto } from "./crypto.ts";
+import { measurePush } from "./push.ts";
 import { measureSigning } from "./signing.ts";
 import { measureStart } from "./start.ts";
 
@@ -14,6 +15,7 @@ const benches = {
   signing: measureSigning,
   fetch: measureFetch,
   "entry-to-svid": measureEntryToSvid,
+  push: measurePush,
   start: measureStart,
 };
 
