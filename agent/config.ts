@@ -19,7 +19,7 @@ import {
 } from "../src/runtime/program-config.ts";
 import { type TelemetrySettings, telemetrySettings } from "../src/runtime/telemetry-config.ts";
 import { checkMemberId, parseTrustDomain, type SpiffeId, type TrustDomain } from "../src/spiffe/id.ts";
-import { type SdsConfig, sdsConfig } from "./config/apis.ts";
+import { type RateLimitConfig, type SdsConfig, sdsConfig } from "./config/apis.ts";
 import {
   type RebootstrapConfig,
   rebootstrapConfig,
@@ -53,6 +53,7 @@ export interface AgentConfig {
   readonly disableWorkloadApi: boolean;
   readonly disableSdsApi: boolean;
   readonly sds: SdsConfig;
+  readonly rateLimits: RateLimitConfig;
   readonly keyManager: { readonly type: "memory" } | { readonly type: "disk"; readonly directory: string };
   readonly nodeAttestor: NodeAttestorConfig;
   readonly workloadAttestors: readonly WorkloadAttestorConfig[];
@@ -203,6 +204,7 @@ function coreConfig({ agent, health_checks }: AgentValues): CoreConfig {
     disableWorkloadApi: agent.disable_workload_api,
     disableSdsApi: agent.disable_sds_api,
     sds: sdsConfig(agent),
+    rateLimits: agent.experimental.ratelimit,
     healthChecks: healthChecks(health_checks),
     x509SvidCacheMaxSize: agent.x509_svid_cache_max_size === 0 ? DEFAULT_CACHE_SIZE : agent.x509_svid_cache_max_size,
     jwtSvidCacheMaxSize: agent.jwt_svid_cache_max_size === 0 ? DEFAULT_CACHE_SIZE : agent.jwt_svid_cache_max_size,

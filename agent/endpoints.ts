@@ -2,6 +2,7 @@ import { RpcServer } from "../src/rpc/serve.ts";
 import type { Clock } from "../src/runtime/clock.ts";
 import type { Log, LogHandle } from "../src/runtime/log.ts";
 import type { AgentView } from "./api/admin.ts";
+import { CallRates } from "./api/rate-limit.ts";
 import { adminServices, type LocalServices, type WorkloadServicesOptions, workloadServices } from "./api/routes.ts";
 import type { IdentityCache } from "./cache/entries.ts";
 import type { JwtCache } from "./cache/jwt.ts";
@@ -45,8 +46,10 @@ export async function openEndpoints(parts: EndpointParts, scope: AsyncDisposable
     cache.entitles(selectors) ? undefined : synchronizer.refresh(stop);
   const logSelectors = config.logSelectors ?? [];
   const local = { ...config, ...parts, attestor, identities: cache, logSelectors, pull, probe };
-  if (isPublic)
-    await listen(parts, { ...workloadServices(local), path: config.socketPath, mode: PUBLIC_SOCKET_MODE }, scope);
+  if (isPublic) {
+    const services = workloadServices({ ...local, rates: openRates(parts) });
+    await listen(parts, { ...services, path: config.socketPath, mode: PUBLIC_SOCKET_MODE }, scope);
+  }
   if (config.adminSocketPath !== undefined) {
     const processes = new ProcessReferences(attestor, clock);
     const services = adminServices({ ...local, processes, agent: agentView(parts) });
@@ -68,6 +71,12 @@ function openAttestor({ config, log, clock, signal }: EndpointParts): WorkloadAt
   const attestationLog = part(log, "workload_attestor");
   const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, procRoot, signal, log: attestationLog });
   return new WorkloadAttestor({ attestors, clock, procRoot, log: attestationLog });
+}
+
+function openRates({ config, log, clock }: EndpointParts): CallRates {
+  const rates = new CallRates(clock, config.rateLimits);
+  for (const [method, limit] of rates.limits) events.rateLimited(part(log, "endpoints"), method, limit);
+  return rates;
 }
 
 interface Place extends LocalServices {

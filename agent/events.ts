@@ -40,6 +40,10 @@ export function apisStopping(log: Log, apis: PublicApis): void {
   if (names !== undefined) log.info(`Stopping ${names}`);
 }
 
+export function rateLimited(log: Log, method: string, limit: number): void {
+  log.info("Workload API/SDS rate limiting enabled", { method, limit });
+}
+
 export function adminApisStarted(log: Log, address: string): void {
   log.info("Starting Admin APIs", { address, network: "unix" });
 }

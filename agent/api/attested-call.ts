@@ -4,6 +4,7 @@ import { Fault } from "../../src/runtime/fault.ts";
 import { formatSelector, type Selector } from "../../src/spiffe/selector.ts";
 import type { WorkloadUpdate } from "../cache/update.ts";
 import type { LocalCaller } from "./caller.ts";
+import type { CallRates } from "./rate-limit.ts";
 
 /** What the local APIs ask of attestation. */
 export interface CallerAttestor {
@@ -24,6 +25,8 @@ export interface AttestedCallOptions {
   readonly attestor: CallerAttestor;
   /** Selectors equal to one of these, or below it, may appear in the log. */
   readonly logSelectors: readonly string[];
+  /** Throws when callers like this one have called the method too often. Default: they never have. */
+  readonly rates?: Pick<CallRates, "take">;
   /**
    * Asks the server once more when nothing is held for these selectors, so that what was registered a moment ago is
    * found. Resolves when its answer is in the cache, or when there is none. Default: what is held is all there is.
@@ -51,6 +54,7 @@ export class AttestedCall {
     });
     const attested = new AttestedCall(options, call, selectors);
     if (isAgent) return attested;
+    options.rates?.take(call.method, selectors, log.metrics);
     log.debug("PID attested to have selectors", attested.#loggable());
     await options.pull?.(selectors, call.signal);
     return attested;

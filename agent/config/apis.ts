@@ -14,3 +14,6 @@ export function sdsConfig({ sds }: Pick<AgentValues, "sds">): SdsConfig {
     disableSpiffeCertValidation: sds.disable_spiffe_cert_validation,
   };
 }
+
+/** Calls per second by SPIRE's name of the method; 0 is no limit. */
+export type RateLimitConfig = AgentValues["experimental"]["ratelimit"];

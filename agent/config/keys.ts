@@ -51,6 +51,8 @@ const workloadKeyType = parsed<KeyType>("key type", (spelling) => {
 
 const trustDomain = parsed("trust domain", parseTrustDomainOrId, "could not parse trust_domain");
 
+const rate = (method: string) => integer(0, 1_000_000)({ doc: `Limit of ${method}.`, default: 0 });
+
 const experimental = block("Options that SPIRE counts as experimental.", {
   sync_interval: duration(
     100,
@@ -66,7 +68,14 @@ const experimental = block("Options that SPIRE counts as experimental.", {
   }),
   use_sync_authorized_entries: ignored("Synchronisation by differences; Steeple always does."),
   require_pq_kem: unsupported("Post-quantum hybrid key exchange only."),
-  ratelimit: unsupported("Limits per Workload API method."),
+  ratelimit: block("Calls per second, and at once, of workloads with the same selectors; 0 is no limit.", {
+    fetch_x509_svid: rate("FetchX509SVID"),
+    fetch_jwt_svid: rate("FetchJWTSVID"),
+    fetch_x509_bundles: rate("FetchX509Bundles"),
+    fetch_jwt_bundles: rate("FetchJWTBundles"),
+    stream_secrets: rate("SDS StreamSecrets"),
+    fetch_secrets: rate("SDS FetchSecrets"),
+  }),
   broker: unsupported("The SPIFFE Broker API's endpoint."),
   feature_flags: featureFlags,
   named_pipe_name: unsupported("Named pipe of the Workload API on Windows; use socket_path."),

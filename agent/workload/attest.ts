@@ -29,16 +29,18 @@ export interface WorkloadAttestorOptions {
 
 const TIMEOUT_MS = 30_000;
 /**
- * Attestations of one uid at the same time, and those that wait their turn. One user's storm starves no other; in a
- * cluster most callers are root and many wait for their kubelet, so there is room for all pods of a node.
+ * Attestations at the same time, and those that wait their turn. One user's storm starves no other, nor the storm of one
+ * container or service the others of its user; in a cluster most callers are root and many wait for their kubelet, so
+ * there is room for all pods of a node.
  */
-const CONCURRENT_PER_UID = 256;
-const WAITING_PER_UID = 4096;
+const PER_UID = { concurrent: 256, waiting: 4096 } as const;
+const PER_CGROUP = { concurrent: 16, waiting: 2048 } as const;
 
 /** Turns a caller into selectors: every attestor side by side, between two proofs that it is still the same process. */
 export class WorkloadAttestor {
   readonly #options: WorkloadAttestorOptions;
-  readonly #gate = new KeyedGate({ concurrent: CONCURRENT_PER_UID, waiting: WAITING_PER_UID });
+  readonly #users = new KeyedGate<number>(PER_UID);
+  readonly #cgroups = new KeyedGate<string>(PER_CGROUP);
   readonly #history = new AttestationHistory();
 
   constructor(options: WorkloadAttestorOptions) {
@@ -52,21 +54,25 @@ export class WorkloadAttestor {
 
   /** Sorted, each once, never empty. Throws `unavailable` when nothing is known of the caller. */
   async attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
-    return this.#gate.run(peer.uid, signal, async () => {
-      const remember = this.#begin(peer);
-      const sources: SourceRecord[] = [];
-      try {
-        await this.verify(peer);
-        const selectors = selectorSet(await this.#collect(peer, signal, sources));
-        if (selectors.length === 0) throw new Fault("unavailable", "no workload attestor knows the caller");
-        await this.verify(peer);
-        remember(sources);
-        return selectors;
-      } catch (error) {
-        remember(sources, messageOf(error));
-        throw error;
-      }
-    });
+    const work = (): Promise<readonly Selector[]> =>
+      this.#users.run(peer.uid, signal, () => this.#attest(peer, signal));
+    return peer.cgroup === undefined ? work() : this.#cgroups.run(`${peer.uid} ${peer.cgroup}`, signal, work);
+  }
+
+  async #attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
+    const remember = this.#begin(peer);
+    const sources: SourceRecord[] = [];
+    try {
+      await this.verify(peer);
+      const selectors = selectorSet(await this.#collect(peer, signal, sources));
+      if (selectors.length === 0) throw new Fault("unavailable", "no workload attestor knows the caller");
+      await this.verify(peer);
+      remember(sources);
+      return selectors;
+    } catch (error) {
+      remember(sources, messageOf(error));
+      throw error;
+    }
   }
 
   /** Throws when the caller is gone, or is no longer the program or user that connected. T-W1. */

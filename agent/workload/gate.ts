@@ -6,15 +6,15 @@ interface Lane {
 }
 
 /** Lets only so many of one key run at a time; the others wait in order, and too many are refused. */
-export class KeyedGate {
+export class KeyedGate<K> {
   readonly #limits: { readonly concurrent: number; readonly waiting: number };
-  readonly #lanes = new Map<number, Lane>();
+  readonly #lanes = new Map<K, Lane>();
 
   constructor(limits: { readonly concurrent: number; readonly waiting: number }) {
     this.#limits = limits;
   }
 
-  async run<T>(key: number, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+  async run<T>(key: K, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
     const lane = this.#lanes.get(key) ?? { running: 0, waiting: new Set() };
     this.#lanes.set(key, lane);
     try {
@@ -36,7 +36,7 @@ export class KeyedGate {
   /** Resolves when a place was handed over. */
   #turn(lane: Lane, signal: AbortSignal): Promise<void> {
     if (lane.waiting.size >= this.#limits.waiting) {
-      throw new Fault("unavailable", "too many attestations of this user are waiting", {
+      throw new Fault("unavailable", "too many attestations of this user or control group are waiting", {
         code: "attestation-overload",
       });
     }
@@ -65,7 +65,7 @@ export class KeyedGate {
     next.value();
   }
 
-  #forget(key: number, lane: Lane): void {
+  #forget(key: K, lane: Lane): void {
     if (lane.running === 0 && lane.waiting.size === 0) this.#lanes.delete(key);
   }
 }

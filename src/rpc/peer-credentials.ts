@@ -16,6 +16,8 @@ export interface PeerProcess {
   /** When accepted. */
   readonly realUid: number;
   readonly realGid: number;
+  /** Its control groups as the kernel lists them, for sharing limits fairly. Absent when not readable. */
+  readonly cgroup?: string;
   /** Field 22 of /proc/<pid>/stat: clock ticks after boot. */
   readonly startTime: string;
   /** Where the kernel placed the program in memory, anew at each exec; zeros when we may not see it. */
@@ -107,10 +109,12 @@ function pinned(credentials: Credentials, { pidfd, system, before }: Opened): Pe
   if (before !== undefined && before !== startTime) throw gone();
   const { realUid, realGid } = checkedIds(credentials);
   const executable = readExecutable(pid);
+  const cgroup = readCgroup(pid);
   if (system.hasExited(pidfd)) throw gone();
   let open = true;
   return {
     ...{ ...credentials, realUid, realGid, startTime, image, executable },
+    ...(cgroup !== undefined && { cgroup }),
     get pidfd() {
       return open ? pidfd : undefined;
     },
@@ -209,6 +213,14 @@ export function statusNumbers(text: string, key: string): readonly number[] {
   const line = new RegExp(`^${key}:([\\d\\s]*)$`, "m").exec(text)?.[1];
   if (line !== undefined) return line.split(/\s+/).filter(Boolean).map(Number);
   throw new Fault("unavailable", `process status has no line "${key}"`, { code: "proc-status" });
+}
+
+function readCgroup(pid: number): string | undefined {
+  try {
+    return readFileSync(`/proc/${pid}/cgroup`, "latin1");
+  } catch {
+    return undefined;
+  }
 }
 
 /** Follows the link in the kernel, so that a file replaced under the same name is told apart. */

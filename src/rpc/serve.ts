@@ -3,6 +3,7 @@ import { type ConnectionInjector, Server, ServerCredentials } from "@grpc/grpc-j
 import { Fault } from "../runtime/fault.ts";
 import type { Feed } from "../runtime/feed.ts";
 import type { Caller } from "./caller.ts";
+import { ConnectionCaps } from "./connection-caps.ts";
 import { type PeerProcess, pinPeer } from "./peer-credentials.ts";
 import { PeerWatch } from "./peer-watch.ts";
 import { Pipeline, type PipelineOptions } from "./pipeline.ts";
@@ -23,6 +24,8 @@ export interface RpcServerOptions<Auth> extends PipelineOptions<Auth> {
   readonly maxStreamsPerConnection?: number;
   /** Connections of one user on the Unix sockets. Default: 1000. */
   readonly maxConnectionsPerUser?: number;
+  /** Connections of one user from one control group, such as a container, on the Unix sockets. Default: 500. */
+  readonly maxConnectionsPerCgroup?: number;
   /** Of a received message. Default: 4 MiB. */
   readonly maxMessageBytes?: number;
 }
@@ -60,7 +63,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
   readonly #gates: TlsGate[] = [];
   readonly #closers: (() => void)[] = [];
   readonly #connections = new Map<string, Connection>();
-  readonly #perUser = new Map<number, number>();
+  readonly #caps: ConnectionCaps;
   readonly #closing = new AbortController();
   readonly #refusals: Refusals;
   readonly #peers: PeerWatch;
@@ -71,6 +74,8 @@ export class RpcServer<Auth> implements AsyncDisposable {
     this.#pipeline = new Pipeline(options);
     this.#refusals = new Refusals(options.log, options.clock);
     this.#peers = new PeerWatch(options.clock, this.#closing.signal);
+    const { maxConnectionsPerUser: perUser = 1000, maxConnectionsPerCgroup: perCgroup = 500 } = options;
+    this.#caps = new ConnectionCaps({ perUser, perCgroup });
   }
 
   /** Replaces a socket on which nobody listens. Throws `precondition`, naming the process that holds the path. */
@@ -177,7 +182,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
       const process = pinPeer(socket);
       socket.once("close", () => this.#release(process));
       this.#peers.add(process, () => socket.destroy());
-      this.#countUser(socket, process.uid);
+      this.#caps.hold(socket, process);
       this.#inject(socket, injector, { transport: "unix", process });
     } catch (error) {
       this.#refusals.add(error);
@@ -188,18 +193,6 @@ export class RpcServer<Auth> implements AsyncDisposable {
   #release(process: PeerProcess & Disposable): void {
     this.#peers.forget(process);
     process[Symbol.dispose]();
-  }
-
-  #countUser(socket: Socket, uid: number): void {
-    const open = this.#perUser.get(uid) ?? 0;
-    if (open >= (this.#options.maxConnectionsPerUser ?? 1000))
-      throw new Fault("exhausted", `uid ${uid} has too many connections`);
-    this.#perUser.set(uid, open + 1);
-    socket.once("close", () => {
-      const left = (this.#perUser.get(uid) ?? 1) - 1;
-      if (left > 0) this.#perUser.set(uid, left);
-      else this.#perUser.delete(uid);
-    });
   }
 
   /** gRPC reports a socket's remote address as the peer of a call, so the address becomes our name for the connection. */

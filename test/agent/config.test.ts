@@ -59,7 +59,10 @@ agent {
     default_all_bundles_name = "everyone"
     disable_spiffe_cert_validation = true
   }
-  experimental { sync_interval = "1s" }
+  experimental {
+    sync_interval = "1s"
+    ratelimit { fetch_x509_svid = 1 fetch_jwt_svid = 2 fetch_x509_bundles = 3 fetch_jwt_bundles = 4 stream_secrets = 5 fetch_secrets = 6 }
+  }
 }
 plugins {
   NodeAttestor "join_token" { plugin_data {} }
@@ -88,6 +91,14 @@ const DEFAULTS = {
   authorizedDelegates: [],
   disableWorkloadApi: false,
   disableSdsApi: false,
+  rateLimits: {
+    fetch_x509_svid: 0,
+    fetch_jwt_svid: 0,
+    fetch_x509_bundles: 0,
+    fetch_jwt_bundles: 0,
+    stream_secrets: 0,
+    fetch_secrets: 0,
+  },
   sds: { names: { svid: "default", bundle: "ROOTCA", allBundles: "ALL" }, disableSpiffeCertValidation: false },
   nodeAttestor: { type: "join_token" },
   rebootstrap: { mode: "never", delayMs: 600_000 },
@@ -126,6 +137,14 @@ describe("SPIRE's keys", () => {
       allowUnauthenticatedVerifiers: true,
       disableWorkloadApi: true,
       disableSdsApi: true,
+      rateLimits: {
+        fetch_x509_svid: 1,
+        fetch_jwt_svid: 2,
+        fetch_x509_bundles: 3,
+        fetch_jwt_bundles: 4,
+        stream_secrets: 5,
+        fetch_secrets: 6,
+      },
       sds: { names: { svid: "me", bundle: "us", allBundles: "everyone" }, disableSpiffeCertValidation: true },
       availabilityTargetMs: 172_800_000,
       workloadX509SvidKeyType: "rsa-2048",
@@ -338,8 +357,8 @@ describe("faults", () => {
         ':6:2: error validating authorized delegate: "spiffe://b.test/d" is not a member of trust domain "a.test"',
     },
     {
-      lines: "experimental { ratelimit { fetch_x509_svid = 5 } }",
-      message: ":6:17: agent.experimental.ratelimit is not supported by this version of Steeple",
+      lines: "experimental { ratelimit { fetch_x509_svid = -5 } }",
+      message: ":6:29: agent.experimental.ratelimit.fetch_x509_svid: -5 is not between 0 and 1000000",
     },
   ])("$message", async ({ lines, message }) => expect(await refused(agent(lines))).toBe(message));
 

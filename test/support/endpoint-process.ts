@@ -3,6 +3,7 @@
  * test over IPC. Started by `startEndpoint`.
  */
 import { readdirSync } from "node:fs";
+import { CallRates, LIMITED_METHODS, type RateLimits } from "../../agent/api/rate-limit.ts";
 import { adminServices, workloadServices } from "../../agent/api/routes.ts";
 import type { SdsSettings } from "../../agent/api/sds.ts";
 import { IdentityCache } from "../../agent/cache/entries.ts";
@@ -30,6 +31,7 @@ export interface EndpointOrders {
   readonly workloadSizeLimit?: number;
   readonly maxStreamsPerConnection?: number;
   readonly maxSvids?: number;
+  readonly rateLimits?: Partial<RateLimits>;
   readonly disableWorkloadApi?: boolean;
   readonly disableSdsApi?: boolean;
   readonly sds?: Partial<SdsSettings>;
@@ -62,6 +64,8 @@ class CountingAttestor extends WorkloadAttestor {
 async function noServer(): Promise<never> {
   throw new Fault("unimplemented", "this endpoint has no server");
 }
+
+const UNLIMITED = Object.fromEntries(Object.keys(LIMITED_METHODS).map((key) => [key, 0])) as RateLimits;
 
 process.once("message", (orders) => void serve(orders as EndpointOrders));
 
@@ -97,7 +101,8 @@ async function serve(orders: EndpointOrders): Promise<void> {
     });
     await server.listenUnix({ path, mode: 0o777 });
   };
-  await listen(workloadServices(local), orders.path);
+  const rates = new CallRates(clock, { ...UNLIMITED, ...orders.rateLimits });
+  await listen(workloadServices({ ...local, rates }), orders.path);
   if (orders.admin !== undefined) {
     const { path, delegates } = orders.admin;
     const agent = { chain: [], bundle: orders.bundles.own, lastSync: undefined, x509Svids: 0, jwtSvids: 0 };

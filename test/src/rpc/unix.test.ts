@@ -166,6 +166,19 @@ test("T-X9 one user cannot take up all connections, and gets them back when clos
   for (const socket of held) socket.destroy();
 });
 
+test("T-W10 connections of one control group are counted by themselves", async () => {
+  await using server = await startRpc({ maxConnectionsPerCgroup: 2 });
+  const held = await Promise.all(Array.from({ length: 2 }, () => connected(server.path)));
+  const third = connect(server.path).on("error", () => {});
+  expect((await readAll(third)).length).toBe(0);
+  expect(server.log.lines.map(({ fields }) => fields["error"])).toMatchObject([
+    { kind: "exhausted", message: `the control group of process ${process.pid} has too many connections` },
+  ]);
+  held[0]?.destroy();
+  await eventually("a free place", () => expectServing(server).then(() => true));
+  for (const socket of held) socket.destroy();
+});
+
 test("T-X9 a server that runs out of descriptors goes on accepting once there are some", async () => {
   await using folder = await temporaryDirectory();
   const path = join(folder.path, "api.sock");
