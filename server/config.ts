@@ -32,6 +32,8 @@ export interface ServerConfig {
   readonly trustDomain: TrustDomain;
   readonly bindAddress: string;
   readonly bindPort: number;
+  /** Networks, such as `10.0.0.0/8`. */
+  readonly trustedProxies: readonly string[];
   readonly socketPath: string;
   readonly dataDir: string;
   readonly log: LogSettings;
@@ -148,6 +150,7 @@ function coreConfig({ server, health_checks }: ServerValues): CoreConfig {
   return {
     bindAddress: withoutBrackets(server.bind_address),
     bindPort: server.bind_port,
+    trustedProxies: server.proxy_protocol_trusted_cidrs,
     socketPath: server.socket_path,
     log: logSettings(server),
     caTtlSeconds: seconds(server.ca_ttl),

@@ -38,6 +38,10 @@ export function serverApisStarting(
   log.info("Starting Server APIs", { address: listener.address, network: listener.network });
 }
 
+export function proxiesTrusted(log: Log, networks: readonly string[]): void {
+  log.info("PROXY protocol enabled on TCP listener", { trusted_cidrs: networks });
+}
+
 export function serverApisStopping(log: Log): void {
   log.info("Stopping Server APIs");
 }

@@ -249,14 +249,16 @@ async function listen(
   { admin, tcp, peers }: Servers,
   { identity }: State,
 ): Promise<void> {
-  const { bindAddress, bindPort, socketPath } = config;
+  const { bindAddress, bindPort, socketPath, trustedProxies } = config;
   const endpoints = part(log, "endpoints");
   const bound = await tcp.listenTls({
     address: bindAddress,
     port: bindPort,
     identity: identity.identity,
     verifyPeer: (chain) => peers.verify(chain),
+    trustedProxies,
   });
+  if (trustedProxies.length > 0) events.proxiesTrusted(endpoints, trustedProxies);
   events.serverApisStarting(endpoints, { address: hostPort(bound), network: "tcp" });
   await admin.listenUnix({ path: socketPath, mode: ADMIN_SOCKET_MODE });
   events.serverApisStarting(endpoints, { address: socketPath, network: "unix" });

@@ -76,7 +76,7 @@ export class Admission {
   async admit(call: Call): Promise<Authorization> {
     const log = call.log.child({
       service: rpcNames(call.method).service,
-      caller_addr: call.caller.remoteAddress,
+      caller_addr: addressOf(call),
       caller_id: call.caller.peer?.id,
     });
     this.#trail.open(call, log);
@@ -174,6 +174,12 @@ export class Admission {
       events.rateLimited(log, call.method, { code, ms: clock.monotonic() - started });
     }
   }
+}
+
+/** As Go writes addresses. */
+function addressOf({ caller: { remoteAddress, remotePort } }: Call): string | undefined {
+  if (remoteAddress === undefined || remotePort === undefined) return remoteAddress;
+  return remoteAddress.includes(":") ? `[${remoteAddress}]:${remotePort}` : `${remoteAddress}:${remotePort}`;
 }
 
 /** Who waits together: an agent is one caller, whatever it asks and over how many connections. */

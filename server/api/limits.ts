@@ -3,6 +3,8 @@ import { Fault } from "../../src/runtime/fault.ts";
 
 /** Addresses that stay away for two of these are forgotten. */
 const GENERATION_MS = 60_000;
+/** Of one generation: whoever has a whole network of addresses does not fill the memory. */
+const MOST_ADDRESSES = 100_000;
 /** No peer waits longer for an answer, and a bounded queue bounds memory. */
 const LONGEST_WAIT_MS = 60_000;
 
@@ -67,9 +69,9 @@ export class RateLimiter {
     return bucket;
   }
 
-  /** Once a minute the addresses of the last minute but one are forgotten. */
+  /** Once a minute the addresses of the last minute but one are forgotten, and oftener when very many come. */
   #turn(now: number): void {
-    if (now - this.#turnedAt < GENERATION_MS) return;
+    if (now - this.#turnedAt < GENERATION_MS && this.#current.size < MOST_ADDRESSES) return;
     this.#previous = this.#current;
     this.#current = new Map();
     this.#turnedAt = now;

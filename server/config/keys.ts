@@ -1,4 +1,5 @@
 import { KEY_TYPES, type KeyType } from "../../src/crypto/key.ts";
+import { parseCidr } from "../../src/runtime/cidr.ts";
 import {
   block,
   duration,
@@ -40,6 +41,8 @@ const keyType = parsed<KeyType>("key type", (spelling) => {
 const trustDomain = parsed("trust domain", parseTrustDomainOrId, "could not parse trust_domain");
 
 const adminIds = list("SPIFFE IDs", parseSpiffeId, "could not parse admin ID");
+
+const networks = list("networks", parseCidr, "invalid proxy_protocol_trusted_cidrs");
 
 const experimental = block("Options that SPIRE counts as experimental.", {
   cache_reload_interval: ignored("Period of rebuilding the authorized-entry cache; Steeple follows changes instead."),
@@ -105,7 +108,11 @@ const server = block("The server's core settings.", {
     attestation: flag({ doc: "Limits attestation to one per second and caller.", default: true }),
     signing: flag({ doc: "Limits signing to 500 SVIDs per second and caller.", default: true }),
   }),
-  proxy_protocol_trusted_cidrs: unsupported("Networks whose PROXY headers are believed."),
+  proxy_protocol_trusted_cidrs: networks({
+    doc: "Networks of load balancers whose PROXY headers, version 1 or 2, name the true address of a caller.",
+    default: [],
+    shown: "[]",
+  }),
   max_attested_node_info_staleness: ignored("Age of cached node information; Steeple's follows changes."),
   prune_attested_nodes_expired_for: duration(
     1000,

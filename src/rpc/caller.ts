@@ -9,8 +9,9 @@ export interface Caller {
   readonly transport: "unix" | "tcp";
   /** Unique while the process runs. */
   readonly connectionId: string;
-  /** IP address; TCP only. */
+  /** IP address in its one canonical spelling; TCP only. Behind a trusted load balancer the client's own. */
   readonly remoteAddress?: string;
+  readonly remotePort?: number;
   /** The connected process; Unix sockets only. Owned by the connection: it ends with it. */
   readonly process?: PeerProcess;
   /** Absent when the client showed no certificate. Verified during the handshake. */

@@ -12,6 +12,7 @@ import { Refusals } from "./refusals.ts";
 import type { WireCall } from "./running-call.ts";
 import type { ServiceImplementation } from "./service.ts";
 import { statusOf } from "./status.ts";
+import { TcpDoor } from "./tcp-door.ts";
 import type { TlsIdentity } from "./tls.ts";
 import { TlsGate, type VerifyPeer } from "./tls-gate.ts";
 import { listenAt, type SocketPlace } from "./unix-socket.ts";
@@ -38,6 +39,11 @@ export interface TlsListener {
   readonly identity: Feed<TlsIdentity>;
   /** Called in each handshake in which the client shows a certificate. */
   readonly verifyPeer: VerifyPeer;
+  /** Networks of load balancers whose PROXY headers are believed. Default: none. */
+  readonly trustedProxies?: readonly string[];
+  /** Most open connections, in all and of one address. */
+  readonly maxConnections?: number;
+  readonly maxConnectionsPerAddress?: number;
 }
 
 interface Connection {
@@ -46,6 +52,10 @@ interface Connection {
   readonly closed: Promise<void>;
 }
 
+/** More than any fleet of agents needs of one server, and few enough for one process. */
+const MAX_CONNECTIONS = 20_000;
+/** A whole cluster may stand behind one address. */
+const MAX_CONNECTIONS_PER_ADDRESS = 2_000;
 const CONNECTION_AGE_MS = 3 * 60_000;
 const DRAIN_MS = 10_000;
 const BACKLOG = 4096;
@@ -60,7 +70,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
   readonly #grpc: Server[] = [];
   readonly #injectors: ConnectionInjector[] = [];
   readonly #listeners: NetServer[] = [];
-  readonly #gates: TlsGate[] = [];
+  readonly #gates: { close(): void }[] = [];
   readonly #closers: (() => void)[] = [];
   readonly #connections = new Map<string, Connection>();
   readonly #caps: ConnectionCaps;
@@ -91,6 +101,9 @@ export class RpcServer<Auth> implements AsyncDisposable {
     port,
     identity,
     verifyPeer,
+    trustedProxies = [],
+    maxConnections = MAX_CONNECTIONS,
+    maxConnectionsPerAddress = MAX_CONNECTIONS_PER_ADDRESS,
   }: TlsListener): Promise<{ readonly address: string; readonly port: number }> {
     const injector = this.#open({
       "grpc.max_concurrent_streams": this.#options.maxStreamsPerConnection ?? 100,
@@ -101,12 +114,20 @@ export class RpcServer<Auth> implements AsyncDisposable {
       verifyPeer,
       log: this.#options.log,
       refusals: this.#refusals,
-      accept: (socket, peer, remoteAddress) =>
-        this.#inject(socket, injector, { transport: "tcp", remoteAddress, ...(peer && { peer }) }),
+      accept: (socket, peer, { address: remoteAddress, port: remotePort }) =>
+        this.#inject(socket, injector, { transport: "tcp", remoteAddress, remotePort, ...(peer && { peer }) }),
     });
-    this.#gates.push(gate);
+    const door = new TcpDoor({
+      trustedNetworks: trustedProxies,
+      most: maxConnections,
+      mostPerAddress: maxConnectionsPerAddress,
+      refusals: this.#refusals,
+      clock: this.#options.clock,
+      enter: (socket, source) => gate.receive(socket, source),
+    });
+    this.#gates.push(door, gate);
     const bound = await listenTcp(
-      this.#listen((socket) => gate.receive(socket)),
+      this.#listen((socket) => door.receive(socket)),
       address,
       port,
     );

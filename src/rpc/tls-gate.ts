@@ -6,6 +6,7 @@ import type { Feed } from "../runtime/feed.ts";
 import type { Log } from "../runtime/log.ts";
 import type { SpiffeId } from "../spiffe/id.ts";
 import type { PeerIdentity } from "./caller.ts";
+import type { Source } from "./proxy-protocol.ts";
 import type { Refusals } from "./refusals.ts";
 import { contextOptions, peerChain, type TlsIdentity } from "./tls.ts";
 
@@ -18,19 +19,25 @@ export interface TlsGateOptions {
   readonly log: Log;
   readonly refusals: Refusals;
   /** Gets the sockets whose handshake succeeded and whose certificate, if any, was accepted. */
-  readonly accept: (socket: TLSSocket, peer: PeerIdentity | undefined, remoteAddress: string) => void;
+  readonly accept: (socket: TLSSocket, peer: PeerIdentity | undefined, source: Source) => void;
 }
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 /** With more at once the oldest makes room: one that is meant to succeed takes milliseconds, an idle one waits (T-X9). */
 const MAX_HANDSHAKES = 256;
-const MAPPED_IPV4 = /^::ffff:(?=[\d.]+$)/;
+/** Of one address, so that it makes room for itself first. */
+const MAX_HANDSHAKES_PER_ADDRESS = 64;
+
+interface Handshake {
+  readonly socket: Socket;
+  readonly source: Source;
+}
 
 /** Turns TCP connections into verified TLS connections. */
 export class TlsGate {
   readonly #options: TlsGateOptions;
   readonly #server: Server;
-  readonly #handshakes = new Map<string, Socket>();
+  readonly #handshakes = new Map<string, Handshake>();
 
   constructor(options: TlsGateOptions) {
     this.#options = options;
@@ -44,7 +51,8 @@ export class TlsGate {
       this.#verify(socket),
     );
     this.#server.on("tlsClientError", (error, socket) => {
-      options.log.debug("TLS handshake failed", { error, address: socket.remoteAddress });
+      const { source } = this.#handshakes.get(endsOf(socket)) ?? {};
+      options.log.debug("TLS handshake failed", { error, address: source?.address });
       socket.destroy();
     });
   }
@@ -60,48 +68,51 @@ export class TlsGate {
     }
   }
 
-  receive(socket: Socket): void {
-    socket.on("error", () => socket.destroy());
+  receive(socket: Socket, source: Source): void {
     const key = endsOf(socket);
-    this.#handshakes.set(key, socket);
-    if (this.#handshakes.size > MAX_HANDSHAKES) this.#dropOldest();
+    this.#handshakes.set(key, { socket, source });
+    this.#dropOldest(MAX_HANDSHAKES_PER_ADDRESS, (other) => other.source.address === source.address);
+    this.#dropOldest(MAX_HANDSHAKES, () => true);
     socket.once("close", () => this.#release(key, socket));
     this.#server.emit("connection", socket);
   }
 
   /** Ends the handshakes that are under way. */
   close(): void {
-    for (const socket of this.#handshakes.values()) socket.destroy();
+    for (const { socket } of this.#handshakes.values()) socket.destroy();
   }
 
   #verify(socket: TLSSocket): void {
-    this.#handshakes.delete(endsOf(socket));
+    const key = endsOf(socket);
+    const source = this.#handshakes.get(key)?.source;
+    this.#handshakes.delete(key);
     socket.on("error", () => socket.destroy());
-    const address = socket.remoteAddress?.replace(MAPPED_IPV4, "");
-    if (address === undefined) {
+    if (source === undefined) {
       socket.destroy();
       return;
     }
     try {
       if (socket.alpnProtocol !== "h2")
         throw new Fault("invalid", "the client does not speak HTTP/2", { code: "alpn" });
-      this.#options.accept(socket, this.#peer(socket), address);
+      this.#options.accept(socket, this.#peer(socket), source);
     } catch (error) {
-      this.#options.refusals.add(error, address);
+      this.#options.refusals.add(error, source.address);
       socket.destroy();
     }
   }
 
   #release(key: string, socket: Socket): void {
-    if (this.#handshakes.get(key) === socket) this.#handshakes.delete(key);
+    if (this.#handshakes.get(key)?.socket === socket) this.#handshakes.delete(key);
   }
 
-  #dropOldest(): void {
-    for (const [key, socket] of this.#handshakes) {
-      this.#handshakes.delete(key);
-      socket.destroy();
-      return;
-    }
+  #dropOldest(most: number, counts: (handshake: Handshake) => boolean): void {
+    if (this.#handshakes.size <= most) return;
+    const alike = [...this.#handshakes].filter(([, handshake]) => counts(handshake));
+    const [oldest] = alike;
+    if (alike.length <= most || oldest === undefined) return;
+    const [key, { socket }] = oldest;
+    this.#handshakes.delete(key);
+    socket.destroy();
   }
 
   #peer(socket: TLSSocket): PeerIdentity | undefined {

@@ -138,6 +138,7 @@ const FULL_CONFIG = {
   },
   keyManager: { type: "disk", keysPath: "/keys/k.json" },
   nodeAttestors: [{ type: "join_token" }],
+  trustedProxies: [],
   telemetry: TELEMETRY,
   healthChecks: { listenerEnabled: true, bindAddress: "::", bindPort: 8080, livePath: "/l", readyPath: "/r" },
   warnings: [expect.stringContaining('Developer feature flag "wit-svid" has been enabled')],
@@ -162,6 +163,7 @@ const DEFAULTS = {
   auditLogEnabled: false,
   rateLimit: { attestation: true, signing: true },
   nodeAttestors: [{ type: "join_token" }],
+  trustedProxies: [],
   telemetry: TELEMETRY,
   healthChecks: {
     listenerEnabled: false,
@@ -397,7 +399,6 @@ describe("tokens", () => {
 describe("what SPIRE has and Steeple hasn't", () => {
   test.each([
     { lines: 'federation { bundle_endpoint { address = "0.0.0.0" port = 8443 } }', key: "federation" },
-    { lines: 'proxy_protocol_trusted_cidrs = ["10.0.0.0/8"]', key: "proxy_protocol_trusted_cidrs" },
     { lines: "experimental { require_pq_kem = true }", key: "experimental.require_pq_kem" },
     { lines: "experimental { agent_spiffe_id_as_selector = true }", key: "experimental.agent_spiffe_id_as_selector" },
     {
@@ -569,6 +570,21 @@ describe("the reference", () => {
     expect(text).toMatch(/`experimental\.events_based_cache` .* accepted, no effect/);
     expect(text).toMatch(/`federation` .* not supported/);
   });
+});
+
+describe("load balancers", () => {
+  test("networks whose PROXY headers are believed", async () => {
+    const { trustedProxies } = await load(server('proxy_protocol_trusted_cidrs = ["10.0.0.0/8", "2001:db8::/32"]'));
+    expect(trustedProxies).toEqual(["10.0.0.0/8", "2001:db8::/32"]);
+  });
+
+  test.each(["10.0.0.0", "10.0.0.0/33", "10.0.0/8", "2001:db8::/129", "/8", "10.0.0.0/-1", "all"])(
+    "%s is no network",
+    async (network) => {
+      const message = await refused(server(`proxy_protocol_trusted_cidrs = ["${network}"]`));
+      expect(message).toContain(`invalid proxy_protocol_trusted_cidrs "${network}"`);
+    },
+  );
 });
 
 describe("telemetry", () => {
