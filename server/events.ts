@@ -46,6 +46,14 @@ export function serverApisStopping(log: Log): void {
   log.info("Stopping Server APIs");
 }
 
+/** The kinds name the selectors that are meant, such as `k8s:container-image`. */
+export function imageSelectedByTag(log: Log, entryId: string, kinds: readonly string[]): void {
+  log.warn("Entry selects a container image by tag, which can come to mean another image; select it by digest", {
+    entry_id: entryId,
+    selector_kinds: kinds.join(","),
+  });
+}
+
 /** What the server does by itself, by SPIRE's key of its call counter. */
 type Chore =
   | "ca.manager.x509_ca.prepare"

@@ -9,7 +9,9 @@ import { Fault } from "../../src/runtime/fault.ts";
 import type { Log, LogFields } from "../../src/runtime/log.ts";
 import { checkEntryDraft, type EntryDraft } from "../../src/spiffe/entry.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
+import { type Selector, selectsImageByTag } from "../../src/spiffe/selector.ts";
 import type { Directory } from "../directory/authorized.ts";
+import { imageSelectedByTag } from "../events.ts";
 import type { EntryStore } from "../store/store.ts";
 import { entryFacts } from "./audit-fields.ts";
 import { batch } from "./batch.ts";
@@ -120,6 +122,7 @@ async function create(
       return { status: itemFailure(entryLog, passedOn(entryLog, "failed to create entry", outcome)) };
     }
     const { entry, existed } = outcome;
+    if (!existed) warnOfTags(log, entry);
     return { status: existed ? SIMILAR : OK, entry: entryToProto(entry, mask) };
   });
 }
@@ -152,6 +155,7 @@ async function update(
     if (!isEntryId(proto.id)) throw failure(log, "not_found", "failed to update entry");
     const change = (current: EntryDraft): EntryDraft => checkEntryDraft({ ...current, ...fields }, trustDomain);
     const entry = await attempt(log, "failed to update entry", () => entries.update(proto.id, change));
+    if (fields.selectors !== undefined) warnOfTags(log, entry);
     return { status: OK, entry: entryToProto(entry, masks.output) };
   } catch (error) {
     return { status: itemFailure(log, error) };
@@ -168,6 +172,14 @@ async function remove(entries: EntryStore, id: string, outer: Log) {
   } catch (error) {
     return { status: itemFailure(log, error), id };
   }
+}
+
+function warnOfTags(
+  log: Log,
+  { id, selectors }: { readonly id: string; readonly selectors: readonly Selector[] },
+): void {
+  const kinds = selectors.filter(selectsImageByTag).map(({ type, value }) => `${type}:${value.split(":", 1)[0]}`);
+  if (kinds.length > 0) imageSelectedByTag(log, id, [...new Set(kinds)]);
 }
 
 /** What no entry can be called is not looked up. */

@@ -9,6 +9,7 @@ import { group } from "../../src/runtime/cli.ts";
 import { Fault, isFault, messageOf } from "../../src/runtime/fault.ts";
 import { type FlagSpecs, type FlagValues, outputFlag } from "../../src/runtime/flags.ts";
 import type { Io } from "../../src/runtime/terminal.ts";
+import { formatSelector, selectsImageByTag } from "../../src/spiffe/selector.ts";
 import { serverCommand } from "./connection.ts";
 import { checkEntryFlags, entriesFromJson, entryFlags, entryFromFlags, sortEntries } from "./entry-message.ts";
 import { readInput, usage } from "./input.ts";
@@ -34,6 +35,11 @@ function resultsAnswer(verb: "create" | "update", results: readonly EntryResult[
     message: { results: shown },
     pretty({ stdout, stderr }) {
       for (const result of shown) if (isOk(result) && result.entry !== null) printEntry(stdout, result.entry);
+      for (const { selectors } of shown.filter(isOk).flatMap(({ entry }) => entry ?? []))
+        for (const selector of selectors.filter(selectsImageByTag))
+          stderr.write(
+            `Warning: ${formatSelector(selector)} names an image by tag, which can come to mean another image; use its digest\n`,
+          );
       for (const { status, entry } of refused) {
         stderr.write(`Failed to ${verb} the following entry (${statusText(status)}):\n`);
         printEntry(stderr, entry ?? asReceived({}));

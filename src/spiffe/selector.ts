@@ -59,3 +59,16 @@ export function matches(wanted: readonly Selector[], present: ReadonlySet<string
 export function selectorTexts(selectors: Iterable<Selector>): ReadonlySet<string> {
   return new Set(Array.from(selectors, formatSelector));
 }
+
+/** Selectors of workload attestors whose values name container images. */
+const IMAGE = /^(?:k8s:(?:container|pod|pod-init)-image|docker:image_id):(.*)$/s;
+const BY_DIGEST = /@sha(?:256:[0-9a-f]{64}|512:[0-9a-f]{128})$|^(?:sha256:)?[0-9a-f]{64}$/;
+
+/**
+ * True when the selector names a container image by something that can come to mean another image: a tag. Which of
+ * several tags a runtime reports for one image is not defined either.
+ */
+export function selectsImageByTag(selector: Selector): boolean {
+  const image = IMAGE.exec(formatSelector(selector))?.[1];
+  return image !== undefined && !BY_DIGEST.test(image);
+}

@@ -93,6 +93,29 @@ describe("BatchCreateEntry", () => {
     expect(second?.entry).toEqual(first?.entry);
   });
 
+  test("T-W9 one that selects an image by tag is warned of when it is made or changed, without its selectors", async () => {
+    const message = /^Entry selects a container image by tag/;
+    const warned = () =>
+      server
+        .output()
+        .split("\n")
+        .filter((line) => line.includes("selects a container image by tag"));
+    const result = await createOne(
+      input({ selectors: ["k8s:pod-image:secret-name:1", "docker:image_id:secret-name"] }),
+    );
+    const id = result?.entry?.id ?? "";
+    expect(warned()).toHaveLength(1);
+    expect(JSON.parse(warned()[0] ?? "")).toMatchObject({
+      ...{ level: "warning", msg: message, entry_id: id, selector_kinds: "docker:image_id,k8s:pod-image" },
+    });
+    expect(warned()[0]).not.toContain("secret-name");
+    await updateOne({ id, ...input({ hint: "h" }) }, { hint: true });
+    await createOne(input({ selectors: [`docker:image_id:x@sha256:${"a".repeat(64)}`] }));
+    expect(warned()).toHaveLength(1);
+    await updateOne({ id, ...input({ selectors: ["docker:image_id:y"] }) }, { selectors: true });
+    expect(warned()).toHaveLength(2);
+  });
+
   test("an entry with more selectors is not similar", async () => {
     const entry = input();
     await createOne(entry);

@@ -7,6 +7,7 @@ import {
   parseSelector,
   selectorSet,
   selectorTexts,
+  selectsImageByTag,
 } from "../../../src/spiffe/selector.ts";
 import { faultOf } from "../../support/faults.ts";
 
@@ -88,4 +89,25 @@ test("T-W8 all wanted selectors have to be present, and an empty set of wants ma
     }),
   );
   expect(matches([], selectorTexts([{ type: "unix", value: "uid:0" }]))).toBe(false);
+});
+
+describe("T-W9 images by tag", () => {
+  const digest = `sha256:${"a".repeat(64)}`;
+  test.each([
+    { text: "k8s:container-image:nginx", byTag: true },
+    { text: "k8s:container-image:registry.example:5000/nginx:1.27", byTag: true },
+    { text: "k8s:pod-image:nginx:latest", byTag: true },
+    { text: "k8s:pod-init-image:busybox", byTag: true },
+    { text: "docker:image_id:busybox", byTag: true },
+    { text: `docker:image_id:nginx@sha256:${"a".repeat(63)}`, byTag: true },
+    { text: `k8s:container-image:nginx@${digest}`, byTag: false },
+    { text: `k8s:container-image:nginx:1.27@${digest}`, byTag: false },
+    { text: `k8s:pod-image:docker-pullable://nginx@${digest}`, byTag: false },
+    { text: `k8s:pod-image:nginx@sha512:${"a".repeat(128)}`, byTag: false },
+    { text: `docker:image_id:${digest}`, byTag: false },
+    { text: `docker:image_config_digest:${digest}`, byTag: false },
+    { text: "k8s:pod-image-count:2", byTag: false },
+    { text: "docker:label:image_id:nginx", byTag: false },
+    { text: "unix:path:k8s:container-image:nginx", byTag: false },
+  ])("$text: $byTag", ({ text, byTag }) => expect(selectsImageByTag(parseSelector(text))).toBe(byTag));
 });
