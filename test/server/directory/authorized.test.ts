@@ -297,7 +297,7 @@ test("T-C1 after any changes, in any order, each agent is entitled to what the p
   );
 });
 
-test("T-S9 whoever watches an agent always has, a moment later, what asking would answer", async () => {
+test("whoever watches an agent always has, a moment later, what asking would answer", async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(anyChange, { minLength: 1, maxLength: 30 }), async (changes) => {
       const time = new ManualClock();
