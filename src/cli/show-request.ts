@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { resolve } from "node:path";
 import type { Channel } from "../rpc/dial.ts";
 import { protoJson } from "../rpc/proto-json.ts";
 import { protoRoot, type Service } from "../rpc/protos.ts";
@@ -35,9 +35,9 @@ export function showingRequests(client: Client, socketPath: string, show: (comma
 
 /** Not every server answers reflection, so the command names the definitions that come with this package. */
 function grpcurlCommand({ socketPath, service, method, request, metadata = {} }: Sent): string {
-  const words = ["grpcurl", "-plaintext", "-unix", "-import-path", protoRoot, "-proto", service.file];
+  const words = ["grpcurl", "-plaintext", "-import-path", protoRoot, "-proto", service.file];
   for (const [name, value] of Object.entries(metadata)) words.push("-H", `${name}: ${value}`);
-  words.push("-d", protoJson(wireForm(request) as object), join(socketPath), `${service.name}/${method}`);
+  words.push("-d", protoJson(wireForm(request) as object), `unix://${resolve(socketPath)}`, `${service.name}/${method}`);
   return words.map(shellWord).join(" ");
 }
 

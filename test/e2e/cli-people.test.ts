@@ -206,8 +206,8 @@ describe("the command line for people", () => {
     ]);
     expect({ status, out }).toEqual({ status: 0, out: "0 registration entries\n" });
     expect(err).toBe(
-      `grpcurl -plaintext -unix -import-path ${join(PROJECT, "proto")}/ -proto spire/api/server/entry/v1/entry.proto ` +
-        `-d '{"filter":{"by_downstream":true,"by_hint":"it'\\''s"}}' ${server.socketPath} spire.api.server.entry.v1.Entry/CountEntries\n`,
+      `grpcurl -plaintext -import-path ${join(PROJECT, "proto")}/ -proto spire/api/server/entry/v1/entry.proto ` +
+        `-d '{"filter":{"by_downstream":true,"by_hint":"it'\\''s"}}' unix://${server.socketPath} spire.api.server.entry.v1.Entry/CountEntries\n`,
     );
   });
 
