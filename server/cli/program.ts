@@ -1,4 +1,6 @@
 import { completionCommands } from "../../src/cli/completion.ts";
+import { fixOf } from "../../src/cli/error-codes.ts";
+import { errorsCommand } from "../../src/cli/errors.ts";
 import { loggerCommands } from "../../src/cli/logger.ts";
 import { ServerLoggerApi } from "../../src/rpc/protos.ts";
 import type { Program } from "../../src/runtime/cli.ts";
@@ -26,6 +28,7 @@ export function serverProgram(env: Readonly<Record<string, string | undefined>>)
   const program: Program = {
     name: "steeple-server",
     version: packageVersion(),
+    fixOf,
     summary: "The Steeple server: attests nodes, holds registration entries and signs SVIDs.",
     commands: {
       agent: agentCommands,
@@ -34,6 +37,7 @@ export function serverProgram(env: Readonly<Record<string, string | undefined>>)
       datastore: datastoreCommands,
       debug: debugCommands,
       entry: entryCommands,
+      errors: errorsCommand,
       federation: federationCommands,
       healthcheck,
       jwt: jwtCommands,

@@ -37,7 +37,12 @@ export function showingRequests(client: Client, socketPath: string, show: (comma
 function grpcurlCommand({ socketPath, service, method, request, metadata = {} }: Sent): string {
   const words = ["grpcurl", "-plaintext", "-import-path", protoRoot, "-proto", service.file];
   for (const [name, value] of Object.entries(metadata)) words.push("-H", `${name}: ${value}`);
-  words.push("-d", protoJson(wireForm(request) as object), `unix://${resolve(socketPath)}`, `${service.name}/${method}`);
+  words.push(
+    "-d",
+    protoJson(wireForm(request) as object),
+    `unix://${resolve(socketPath)}`,
+    `${service.name}/${method}`,
+  );
   return words.map(shellWord).join(" ");
 }
 

@@ -57,6 +57,8 @@ export interface Program {
   readonly version: string;
   readonly summary: string;
   readonly commands: CommandTree;
+  /** What to do about an error that brings no hint, by its code. */
+  fixOf?(code: string): string | undefined;
 }
 
 /** A leaf of the tree, with the types of its flags inferred. */
@@ -136,12 +138,19 @@ async function runCommand(program: Program, { place, command, line }: CommandRun
     if (command.operands === undefined && parsed.rest[0] !== undefined) throw strayArgument(place, parsed.rest[0]);
     return (await command.invoke(parsed.values, { args: parsed.rest, spelling: parsed.spelling, io, signal })) ?? 0;
   } catch (error) {
-    const fault = Fault.from(error);
+    const fault = advised(program, Fault.from(error));
     if (fault.kind === "cancelled" && signal.aborted) return 0;
     if (fault.code === "usage") io.stderr.write(usageError(place, command, fault));
     else io.stderr.write(errorText(fault));
     return FAILURE;
   }
+}
+
+function advised(program: Program, fault: Fault): Fault {
+  const hint = fault.hint ?? program.fixOf?.(fault.code);
+  return hint === undefined || hint === fault.hint
+    ? fault
+    : new Fault(fault.kind, fault.message, { code: fault.code, hint });
 }
 
 function strayArgument(place: Place, word: string): Fault {
