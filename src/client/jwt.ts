@@ -1,9 +1,11 @@
+import { parseJws } from "../crypto/jws.ts";
 import { WorkloadApi } from "../rpc/protos.ts";
 import { jsonFromStruct } from "../rpc/struct.ts";
 import { Fault } from "../runtime/fault.ts";
 import { parseSpiffeId, type SpiffeId } from "../spiffe/id.ts";
 import type { JwtSvid } from "../spiffe/jwt-svid.ts";
 import { timeOf } from "../spiffe/token.ts";
+import { isConfidential } from "./confidential.ts";
 import { type FetchOptions, firstOf, overChannel } from "./endpoint.ts";
 import { type JwtSvidTokens, readJwtBundles, readJwtSvids } from "./jwt-context.ts";
 import { type TokenBundles, unusable } from "./token-context.ts";
@@ -71,7 +73,6 @@ function bundleStream(options: FetchOptions) {
 }
 
 const BEARER = /^bearer ([A-Za-z0-9._~+/-]+=*)$/i;
-const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[::1\])$/;
 
 /**
  * The header that carries a token to this address: `{ authorization: "Bearer …" }`, which is gRPC metadata as well.
@@ -82,13 +83,26 @@ export function bearerHeader(
   url: string | URL,
   { allowPlaintext = false }: { readonly allowPlaintext?: boolean } = {},
 ): { readonly authorization: string } {
-  const { protocol, hostname } = new URL(url);
-  const isConfidential = ["https:", "wss:", "unix:", "grpcs:"].includes(protocol) || LOOPBACK.test(hostname);
-  if (isConfidential || allowPlaintext) return { authorization: `Bearer ${token}` };
-  throw new Fault("invalid", `a JWT-SVID does not go to ${protocol}//${hostname} without TLS`, {
+  if (isWitSvid(token))
+    throw new Fault("invalid", "a WIT-SVID is no bearer token", {
+      code: "bearer-wit",
+      hint: "show it with a proof: steeple/incubating",
+    });
+  const address = new URL(url);
+  if (isConfidential(address) || allowPlaintext) return { authorization: `Bearer ${token}` };
+  throw new Fault("invalid", `a JWT-SVID does not go to ${address.protocol}//${address.hostname} without TLS`, {
     code: "bearer-plaintext",
     hint: "use https, or allowPlaintext where every hop is confidential otherwise",
   });
+}
+
+/** WIT-SVID, section 5. */
+function isWitSvid(token: string): boolean {
+  try {
+    return parseJws(token).header["typ"] === "wit+jwt";
+  } catch {
+    return false;
+  }
 }
 
 /**

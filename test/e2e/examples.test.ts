@@ -18,7 +18,7 @@ interface Example {
 /** What the examples print, in the order in which they stand. */
 const OUTPUT: Readonly<Record<string, readonly string[]>> = {
   "README.md": [`${WEB} true`],
-  "src/client/README.md": [`${WEB} true`, `hello ${WEB}`, `hello ${WEB}`, `${WEB} ${WEB}`],
+  "src/client/README.md": [`${WEB} true`, `hello ${WEB}`, `hello ${WEB}`, `${WEB} ${WEB}`, WEB],
 };
 
 const examples: Example[] = [];
@@ -36,7 +36,7 @@ describe("the examples of the documents do what they say", () => {
     folder = await mkdtemp(join(PROJECT, "test", ".example-"));
     server = await startTokenServer();
     server.entries({ id: "web", spiffeId: WEB, selectors: [OWN_SELECTOR] });
-    agent = await startAgent(server);
+    agent = await startAgent(server, { agent: { experimental: { feature_flags: ["wit-svid"] } } });
   });
   afterAll(async () => {
     await agent?.[Symbol.asyncDispose]();
@@ -50,7 +50,9 @@ describe("the examples of the documents do what they say", () => {
 
   test.each(examples)("$where", async ({ where, code }) => {
     const path = join(folder, `${where.replaceAll(/\W/g, "-")}.mjs`);
-    await writeFile(path, code.replaceAll('from "steeple"', `from "${join(PROJECT, "src/client/index.ts")}"`));
+    const entry = (name: string): string => `from "${join(PROJECT, "src/client", name)}"`;
+    const here = code.replaceAll('from "steeple"', entry("index.ts"));
+    await writeFile(path, here.replaceAll('from "steeple/incubating"', entry("incubating.ts")));
     const env = { ...process.env, SPIFFE_ENDPOINT_SOCKET: agent.socket };
     const { stdout } = await run(process.execPath, [path], { env, timeout: 30_000 });
     const [file = "", index] = where.split(" ");
