@@ -16,7 +16,9 @@ export const TOKEN_FIELD = { jwt: "jwtAuthorities", wit: "witAuthorities" } as c
   keyof Bundle
 >;
 
-const EMPTY: BundleContent = { x509Authorities: [], jwtAuthorities: [], witAuthorities: [], refreshHint: 0 };
+/** How often others should ask for the bundle, as long as nobody says otherwise: seconds. TDB-10. */
+const REFRESH_HINT = 300;
+const EMPTY: BundleContent = { x509Authorities: [], jwtAuthorities: [], witAuthorities: [], refreshHint: REFRESH_HINT };
 
 /** Adds what is not there yet. An authority that is there and tainted stays so. */
 export function withRoots(current: Bundle | undefined, roots: readonly X509Authority[]): BundleContent {
