@@ -21,7 +21,7 @@ import { type TelemetrySettings, telemetrySettings } from "../src/runtime/teleme
 import { parseTrustDomain, type SpiffeId, type TrustDomain } from "../src/spiffe/id.ts";
 import { type DataStoreConfig, dataStoreConfig } from "./config/data-store.ts";
 import { SERVER_SOCKET, serverKeys } from "./config/keys.ts";
-import { warnOfLifetimes } from "./config/lifetimes.ts";
+import { judgeLifetimes } from "./config/lifetimes.ts";
 import { type NodeAttestorConfig, nodeAttestorConfigs } from "./config/node-attestors.ts";
 
 /** The server's admin socket, when neither file, flag nor SPIRE_SERVER_PRIVATE_SOCKET names another. */
@@ -113,7 +113,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
   const dataStore = dataStoreConfig(values.plugins.DataStore.sql, dataDir, reader);
   const keyManager = keyManagerOf(values, dataDir, reader);
   const nodeAttestors = nodeAttestorConfigs(values.plugins.NodeAttestor, reader);
-  warnOfLifetimes(svidLifetimes(values), values.server.ca_ttl, reader);
+  judgeLifetimes(svidLifetimes(values), values.server.ca_ttl, reader);
   warnOfEmptySubject(loaded);
   warnOfFlags(loaded);
   const telemetry = telemetrySettings(values.telemetry, reader);

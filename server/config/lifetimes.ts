@@ -11,11 +11,22 @@ export interface SvidLifetime {
   readonly ms: number;
 }
 
-/** Warns, in SPIRE's words, of each SVID lifetime that `ca_ttl` can't guarantee. */
-export function warnOfLifetimes(lifetimes: readonly SvidLifetime[], caMs: number, reader: ConfigReader): void {
+/**
+ * Refuses a lifetime that somebody asked for and that no authority can ever give. Warns, in SPIRE's words, of each one
+ * that `ca_ttl` can't guarantee.
+ */
+export function judgeLifetimes(lifetimes: readonly SvidLifetime[], caMs: number, reader: ConfigReader): void {
   for (const { key, ms } of lifetimes) {
-    if (ms > longestFor(caMs)) reader.warn(`server.${key}`, warning(key, ms, caMs));
+    const path = `server.${key}`;
+    if (ms > caMs && reader.isSet(path)) reader.fault(path, impossible(key, ms, caMs));
+    else if (ms > longestFor(caMs)) reader.warn(path, warning(key, ms, caMs));
   }
+}
+
+function impossible(key: string, ms: number, caMs: number): string {
+  const [asked, ca, longest] = [ms, caMs, longestFor(caMs)].map(formatRoundDuration);
+  const needed = formatRoundDuration(ms * SHARE_OF_CA_LIFETIME);
+  return `${key} (${asked}) is longer than ca_ttl (${ca}), so that no SVID could live as long as asked. An authority signs until ${SHARE_OF_CA_LIFETIME - 1}/${SHARE_OF_CA_LIFETIME} of its life and then still has ca_ttl/${SHARE_OF_CA_LIFETIME} = ${longest}: set ${key} to ${longest} or less, or ca_ttl to ${SHARE_OF_CA_LIFETIME} * ${asked} = ${needed} or more`;
 }
 
 function longestFor(caMs: number): number {

@@ -531,7 +531,7 @@ describe("lifetimes that the CA's can't guarantee are warned of, in SPIRE's word
         "default_x509_svid_ttl is too high for the configured ca_ttl value. SVIDs with shorter lifetimes may be issued. Please set default_x509_svid_ttl to 4h or less, or the ca_ttl to 30h or more, to guarantee the full default_x509_svid_ttl lifetime when CA rotations are scheduled.",
     },
     {
-      lines: 'agent_ttl = "200h"',
+      lines: 'ca_ttl = "900h"\n agent_ttl = "200h"',
       warning:
         "agent_ttl is too high and the ca_ttl is too low. SVIDs with shorter lifetimes may be issued. Please set agent_ttl to 168h or less, and the ca_ttl to 1008h or more, to guarantee the full agent_ttl lifetime when CA rotations are scheduled.",
     },
@@ -543,6 +543,21 @@ describe("lifetimes that the CA's can't guarantee are warned of, in SPIRE's word
   ])("$lines", async ({ lines, warning }) => {
     const { warnings } = await load(server(lines));
     expect(warnings.map((one) => one.replace(/^.*?: /, ""))).toEqual(warning === undefined ? [] : [warning]);
+  });
+
+  test("those that no authority could ever give are refused, with the arithmetic", async () => {
+    expect(await refused(server('ca_ttl = "6h"\n default_x509_svid_ttl = "8h"\n agent_ttl = "7h"'))).toBe(
+      [
+        "2 faults in the configuration:",
+        "  :5:2: default_x509_svid_ttl (8h) is longer than ca_ttl (6h), so that no SVID could live as long as asked. An authority signs until 5/6 of its life and then still has ca_ttl/6 = 1h: set default_x509_svid_ttl to 1h or less, or ca_ttl to 6 * 8h = 48h or more",
+        "  :6:2: agent_ttl (7h) is longer than ca_ttl (6h), so that no SVID could live as long as asked. An authority signs until 5/6 of its life and then still has ca_ttl/6 = 1h: set agent_ttl to 1h or less, or ca_ttl to 6 * 7h = 42h or more",
+      ].join("\n"),
+    );
+  });
+
+  test("a default that a short ca_ttl can't give is warned of only", async () => {
+    const { warnings } = await load(server('ca_ttl = "30m"'));
+    expect(warnings).toEqual([expect.stringContaining("default_x509_svid_ttl is too high")]);
   });
 
   test("an empty ca_subject is warned of too", async () => {
