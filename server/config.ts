@@ -23,6 +23,7 @@ import { type DataStoreConfig, dataStoreConfig } from "./config/data-store.ts";
 import { SERVER_SOCKET, serverKeys } from "./config/keys.ts";
 import { judgeLifetimes } from "./config/lifetimes.ts";
 import { type NodeAttestorConfig, nodeAttestorConfigs } from "./config/node-attestors.ts";
+import { type UpstreamAuthorityConfig, upstreamAuthorityOf } from "./config/upstream-authority.ts";
 
 /** The server's admin socket, when neither file, flag nor SPIRE_SERVER_PRIVATE_SOCKET names another. */
 export const DEFAULT_SERVER_SOCKET = SERVER_SOCKET;
@@ -54,6 +55,8 @@ export interface ServerConfig {
   readonly rateLimit: { readonly attestation: boolean; readonly signing: boolean };
   readonly pruneAttestedNodes?: PruneAttestedNodes;
   readonly dataStore: DataStoreConfig;
+  /** Absent: this server signs its own. */
+  readonly upstreamAuthority?: UpstreamAuthorityConfig;
   readonly keyManager: { readonly type: "memory" } | { readonly type: "disk"; readonly keysPath: string };
   readonly nodeAttestors: readonly NodeAttestorConfig[];
   readonly healthChecks: HealthChecks;
@@ -112,6 +115,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
   const dataDir = values.server.data_dir ?? defaultDataDirectory("server", options.env ?? process.env);
   const dataStore = dataStoreConfig(values.plugins.DataStore.sql, dataDir, reader);
   const keyManager = keyManagerOf(values, dataDir, reader);
+  const upstreamAuthority = upstreamAuthorityOf(values.plugins.UpstreamAuthority, reader);
   const nodeAttestors = nodeAttestorConfigs(values.plugins.NodeAttestor, reader);
   judgeLifetimes(svidLifetimes(values), values.server.ca_ttl, reader);
   warnOfEmptySubject(loaded);
@@ -124,6 +128,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
     dataDir,
     dataStore: present(dataStore),
     keyManager,
+    ...(upstreamAuthority === undefined ? {} : { upstreamAuthority }),
     nodeAttestors,
     telemetry,
     warnings: reader.warnings,
@@ -139,7 +144,14 @@ type Loaded = LoadedKeys<typeof serverKeys>;
 type ServerValues = Values<typeof serverKeys>;
 type CoreConfig = Omit<
   ServerConfig,
-  "trustDomain" | "dataDir" | "dataStore" | "keyManager" | "nodeAttestors" | "telemetry" | "warnings"
+  | "trustDomain"
+  | "dataDir"
+  | "dataStore"
+  | "keyManager"
+  | "upstreamAuthority"
+  | "nodeAttestors"
+  | "telemetry"
+  | "warnings"
 >;
 
 type TokenKeys = "jwtKeyType" | "jwtIssuer" | "witKeyType" | "witIssuer";

@@ -8,6 +8,9 @@ import { JoinTokenAttestor, type JoinTokenOptions } from "./attest/join-token.ts
 import { K8sPsatAttestor } from "./attest/k8s-psat.ts";
 import { SshPopAttestor } from "./attest/sshpop.ts";
 import { X509PopAttestor, type X509PopOptions } from "./attest/x509pop.ts";
+import { openDiskUpstream } from "./ca/upstream/disk.ts";
+import { openSpireUpstream, type SpireUpstreamOptions } from "./ca/upstream/spire.ts";
+import type { UpstreamAuthority } from "./ca/upstream.ts";
 import type { ServerConfig } from "./config.ts";
 
 /*
@@ -31,6 +34,30 @@ const keyManagers: {
 
 export function openKeyManager(config: KeyManagerConfig, log: Log): Promise<KeyManager> {
   return config.type === "disk" ? keyManagers.disk(config, log) : keyManagers.memory(config, log);
+}
+
+type UpstreamConfig = NonNullable<ServerConfig["upstreamAuthority"]>;
+type UpstreamOf<T extends UpstreamConfig["type"]> = Extract<UpstreamConfig, { readonly type: T }>;
+type UpstreamParts = Pick<SpireUpstreamOptions, "trustDomain" | "clock" | "log" | "signal">;
+
+const upstreamAuthorities: {
+  readonly [T in UpstreamConfig["type"]]: (
+    config: UpstreamOf<T>,
+    parts: UpstreamParts,
+  ) => UpstreamAuthority | Promise<UpstreamAuthority>;
+} = {
+  disk: ({ bundlePath, ...paths }, parts) => openDiskUpstream({ ...paths, bundlePath, ...parts }),
+  spire: (config, parts) => openSpireUpstream({ ...config, ...parts }),
+};
+
+/** Undefined for none. Throws `invalid` when what it needs to sign can't be read. */
+export async function openUpstreamAuthority<T extends UpstreamConfig["type"]>(
+  config: UpstreamOf<T> | undefined,
+  parts: UpstreamParts,
+): Promise<UpstreamAuthority | undefined> {
+  if (config === undefined) return undefined;
+  const open = upstreamAuthorities[config.type as T];
+  return open(config, parts);
 }
 
 type NodeAttestorConfig = ServerConfig["nodeAttestors"][number];

@@ -23,7 +23,7 @@ import * as events from "./events.ts";
 import { type HealthCheck, serveHealth } from "./health.ts";
 import { runJanitor } from "./janitor.ts";
 import { measuredKeys, measuredStore } from "./measured.ts";
-import { openKeyManager, openNodeAttestors } from "./parts.ts";
+import { openKeyManager, openNodeAttestors, openUpstreamAuthority } from "./parts.ts";
 import { openStore } from "./store/database.ts";
 import type { Store } from "./store/store.ts";
 
@@ -143,7 +143,11 @@ async function openState(
   const directory = new Directory({ trustDomain, clock });
   const follower = new Follower({ changes: store.changes, directory, trustDomain, clock, log: part(log, "directory") });
   await follower.load(signal);
+  const upstreamParts = { trustDomain, clock, log: part(log, "upstream_authority"), signal };
+  const upstream = await openUpstreamAuthority(config.upstreamAuthority, upstreamParts);
+  if (upstream !== undefined) scope.use(upstream);
   const signing = await openSigning({
+    upstream,
     ...{ config, keys, store, clock, log: part(log, "ca_manager") },
     counts: (holder, entryId) => isServed(directory, holder, entryId),
   });

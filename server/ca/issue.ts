@@ -8,7 +8,14 @@ import type { Entry } from "../../src/spiffe/entry.ts";
 import { type SpiffeId, serverId, type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
 import { type Intent, lintCertificate, lintTemplate, type Role } from "./lint.ts";
 import type { X509SigningAuthority } from "./slots.ts";
-import { downstreamTemplate, type LeafRequest, leafTemplate, type RootRequest, rootTemplate } from "./template.ts";
+import {
+  downstreamTemplate,
+  type LeafRequest,
+  leafTemplate,
+  type RootRequest,
+  rootTemplate,
+  signedTemplate,
+} from "./template.ts";
 import { type Turn, Turns } from "./turns.ts";
 
 /** A certificate as issued. */
@@ -148,6 +155,20 @@ export function issueSelfSigned(
     now,
     issuer: undefined,
   });
+}
+
+/** A signing certificate below one whose key is at hand, for an authority in files. */
+export function issueBelow(request: BelowRequest): Promise<Certificate> {
+  const { trustDomain, key, issuer, now } = request;
+  const id = trustDomainId(trustDomain);
+  const template = signedTemplate({ ...request, id }, issuer, { now, serialNumber: randomSerial() });
+  return sign(template, key, { role: "authority", id, trustDomain, now, issuer });
+}
+
+export interface BelowRequest extends RootRequest {
+  readonly key: Signer;
+  readonly issuer: Certificate;
+  readonly now: Date;
 }
 
 async function sign(template: CertificateTemplate, key: Signer, intent: Intent): Promise<Certificate> {

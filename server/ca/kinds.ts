@@ -42,7 +42,7 @@ export interface KindOptions {
   readonly bundles: BundleAccess;
 }
 
-const WORDS = {
+export const WORDS = {
   x509: { noun: "X509 CA", entry: "X509CA" },
   jwt: { noun: "JWT key", entry: "JWTKey" },
   wit: { noun: "WIT key", entry: "WITKey" },
@@ -129,7 +129,12 @@ export interface X509AuthorityFields {
   readonly upstreamAuthorityId: string;
 }
 
-function x509Authority({ key, chain, issuedAt, upstreamAuthorityId }: X509AuthorityFields): X509SigningAuthority {
+export function x509Authority({
+  key,
+  chain,
+  issuedAt,
+  upstreamAuthorityId,
+}: X509AuthorityFields): X509SigningAuthority {
   const [certificate, ...above] = chain;
   const { subjectKeyId, notBefore } = certificate;
   const end = Math.min(...chain.map(({ notAfter }) => notAfter.getTime()));
@@ -146,14 +151,14 @@ function x509Authority({ key, chain, issuedAt, upstreamAuthorityId }: X509Author
   };
 }
 
-function restoreX509(record: AuthorityRecord, key: ManagedKey): X509SigningAuthority | undefined {
+export function restoreX509(record: AuthorityRecord, key: ManagedKey): X509SigningAuthority | undefined {
   const { issuedAt, upstreamAuthorityId } = record;
   const [certificate, ...above] = record.certificateChain.map(parseCertificate);
   if (certificate === undefined) return undefined;
   return x509Authority({ key, chain: [certificate, ...above], issuedAt, upstreamAuthorityId });
 }
 
-function standingOf(found: { readonly tainted: boolean } | undefined): Standing {
+export function standingOf(found: { readonly tainted: boolean } | undefined): Standing {
   if (found === undefined) return "not published";
   return found.tainted ? "tainted" : "published";
 }

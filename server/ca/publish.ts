@@ -1,23 +1,43 @@
+import type { Log } from "../../src/runtime/log.ts";
 import type { Bundle, TokenAuthority } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import { type BundleAccess, type TokenKind, withTokenAuthorities } from "./bundle-edits.ts";
+import type { UpstreamAuthority } from "./upstream.ts";
 
 export interface TokenPublisherOptions {
   readonly trustDomain: TrustDomain;
   readonly bundles: BundleAccess;
+  /** Undefined for the topmost server of the trust domain. */
+  readonly upstream: Pick<UpstreamAuthority, "name" | "publishToken"> | undefined;
+  readonly log: Log;
 }
 
 /** Brings keys that sign tokens into the bundle: those of this server, and those of servers below it. */
 export class TokenPublisher {
   readonly #options: TokenPublisherOptions;
+  readonly #warned = new Set<TokenKind>();
 
   constructor(options: TokenPublisherOptions) {
     this.#options = options;
   }
 
   /** Resolves with the stored bundle, in which the key stands. Throws `invalid` when its id is another key's. */
-  publish(kind: TokenKind, authority: TokenAuthority): Promise<Bundle> {
-    const { bundles, trustDomain } = this.#options;
-    return bundles.change(trustDomain, (current) => withTokenAuthorities(current, kind, [authority]));
+  async publish(kind: TokenKind, authority: TokenAuthority): Promise<Bundle> {
+    const { bundles, trustDomain, upstream } = this.#options;
+    const above = await upstream?.publishToken(kind, authority);
+    if (upstream !== undefined && above === undefined) this.#warn(kind, upstream.name);
+    const published = above?.some(({ keyId }) => keyId === authority.keyId) === true ? above : [authority];
+    return bundles.change(trustDomain, (current) => withTokenAuthorities(current, kind, published));
+  }
+
+  /** Once. */
+  #warn(kind: TokenKind, upstream: string): void {
+    if (this.#warned.has(kind)) return;
+    this.#warned.add(kind);
+    const name = kind.toUpperCase();
+    this.#options.log.warn(
+      `UpstreamAuthority plugin does not support ${name}-SVIDs. Workloads managed by this server may have trouble communicating with workloads outside this cluster when using ${name}-SVIDs.`,
+      { plugin_name: upstream },
+    );
   }
 }

@@ -9,6 +9,7 @@ import * as events from "../events.ts";
 import type { Store } from "../store/store.ts";
 import { Authorities } from "./authorities.ts";
 import type { TokenKind } from "./bundle-edits.ts";
+import { followUpstream } from "./follow-upstream.ts";
 import { Issuer } from "./issue.ts";
 import { selfSignedKind, tokenKind } from "./kinds.ts";
 import { LocalAuthority, type LocalAuthorityOptions } from "./local-authority.ts";
@@ -16,6 +17,7 @@ import { TokenPublisher } from "./publish.ts";
 import type { TokenSigningAuthority, X509SigningAuthority } from "./slots.ts";
 import { TokenIssuer, type TokenSource } from "./tokens.ts";
 import { Turns } from "./turns.ts";
+import { type UpstreamAuthority, upstreamKind } from "./upstream.ts";
 import { AuthorityUsage } from "./usage.ts";
 
 /** Of the server's configuration, what signing needs. A kind of token without a key type is disabled. */
@@ -37,6 +39,7 @@ export interface SigningOptions {
   readonly config: SigningConfig;
   readonly keys: Pick<KeyManager, "find" | "generate">;
   readonly store: Pick<Store, "bundles" | "authorities">;
+  readonly upstream: UpstreamAuthority | undefined;
   readonly counts: LocalAuthorityOptions["counts"];
   readonly clock: Clock;
   readonly log: Log;
@@ -66,9 +69,10 @@ const WIT_TTL_SECONDS = 3600;
 
 /** Resolves when an authority of each kind may sign. Throws what hinders it. */
 export async function openSigning(options: SigningOptions): Promise<Signing> {
-  const { config, store, clock } = options;
+  const { config, store, clock, log, upstream } = options;
   const { trustDomain } = config;
-  const publisher = new TokenPublisher({ trustDomain, bundles: store.bundles });
+  const { bundles } = store;
+  const publisher = new TokenPublisher({ trustDomain, bundles, upstream, log });
   const authorities = await openAuthorities(options, publisher);
   const turns = new Turns();
   const signed = (what: Parameters<typeof events.signed>[1]): void => events.signed(options.log, what);
@@ -93,21 +97,18 @@ export async function openSigning(options: SigningOptions): Promise<Signing> {
   const all = [authorities.x509, authorities.jwt, authorities.wit].filter((kind) => kind !== undefined);
   const usage = new AuthorityUsage(clock);
   const { counts } = options;
-  const local = { ...authorities, trustDomain, bundles: store.bundles, hasUpstream: false, usage, counts };
+  const local = { ...authorities, trustDomain, bundles, hasUpstream: upstream !== undefined, usage, counts };
   const localAuthority = new LocalAuthority(local);
-  return {
-    authorities,
-    issuer,
-    tokenIssuer,
-    publisher,
-    usage,
-    localAuthority,
-    tasks: all.map((kind) => (stop) => kind.run(stop)),
-  };
+  const tasks: Task[] = all.map((kind) => (stop) => kind.run(stop));
+  if (upstream !== undefined) {
+    const followed = { trustDomain, upstream, x509: authorities.x509, bundles, clock, log };
+    tasks.push((stop) => followUpstream(followed, stop));
+  }
+  return { authorities, issuer, tokenIssuer, publisher, usage, localAuthority, tasks };
 }
 
 async function openAuthorities(
-  { config, keys, store, clock, log }: SigningOptions,
+  { config, keys, store, clock, log, upstream }: SigningOptions,
   publisher: TokenPublisher,
 ): Promise<SigningAuthorities> {
   const { trustDomain, caTtlSeconds: ttlSeconds, caKeyType: keyType, caSubject: subject } = config;
@@ -118,7 +119,9 @@ async function openAuthorities(
     if (tokenKeyType === undefined) return undefined;
     return Authorities.open({ ...common, keyType: tokenKeyType, type: tokenKind(kind, { ttlSeconds, publisher }) });
   };
-  const x509 = await Authorities.open({ ...common, keyType, type: selfSignedKind({ ...common, subject }) });
+  const type =
+    upstream === undefined ? selfSignedKind({ ...common, subject }) : upstreamKind({ ...common, subject, upstream });
+  const x509 = await Authorities.open({ ...common, keyType, type });
   return { x509, jwt: await openToken("jwt"), wit: await openToken("wit") };
 }
 

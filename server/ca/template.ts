@@ -1,3 +1,4 @@
+import type { Certificate } from "../../src/crypto/certificate.ts";
 import type { CertificateTemplate } from "../../src/crypto/certificate-template.ts";
 import { EXT_KEY_USAGE } from "../../src/crypto/extensions.ts";
 import { subjectKeyId } from "../../src/crypto/key.ts";
@@ -73,13 +74,23 @@ export function downstreamTemplate(
   authority: X509SigningAuthority,
   moment: Moment,
 ): CertificateTemplate {
-  const { subject, subjectKeyId: issuerKeyId } = authority.certificate;
-  const depth = 1 + authority.intermediates.length;
-  const end = Math.min(after(moment.now, ttlSeconds).getTime(), authority.notAfter.getTime());
+  const { certificate, intermediates, notAfter } = authority;
+  const depth = 1 + intermediates.length;
+  const subject = { ...parseName(certificate.subject), organizationalUnit: [`DOWNSTREAM-${depth}`] };
+  return signedTemplate({ id, publicKey, ttlSeconds, subject }, { ...certificate, notAfter }, moment);
+}
+
+/** A signing certificate below `issuer`, whose life ends with the issuer's at the latest. */
+export function signedTemplate(
+  { id, publicKey, ttlSeconds, subject }: LeafRequest & { readonly subject: DistinguishedName },
+  issuer: Pick<Certificate, "subject" | "subjectKeyId" | "notAfter">,
+  moment: Moment,
+): CertificateTemplate {
+  const end = Math.min(after(moment.now, ttlSeconds).getTime(), issuer.notAfter.getTime());
   return {
     serialNumber: moment.serialNumber,
-    subject: { ...parseName(subject), organizationalUnit: [`DOWNSTREAM-${depth}`] },
-    issuer: subject,
+    subject,
+    issuer: issuer.subject,
     notBefore: seconds(moment.now.getTime() - BACKDATE_MS),
     notAfter: new Date(end),
     publicKey,
@@ -89,14 +100,13 @@ export function downstreamTemplate(
     keyUsage: ["keyCertSign", "cRLSign"],
     extKeyUsage: [],
     subjectKeyId: subjectKeyId(publicKey),
-    authorityKeyId: Buffer.from(issuerKeyId, "hex"),
+    authorityKeyId: Buffer.from(issuer.subjectKeyId, "hex"),
   };
 }
 
 /** A self-signed root: the trust domain's own ID, no path length, no authority key identifier. */
 export function rootTemplate(request: RootRequest, moment: Moment): CertificateTemplate {
-  const given = isEmpty(request.subject) ? ROOT_SUBJECT : request.subject;
-  const subject = { ...given, serialNumber: given.serialNumber ?? moment.serialNumber.toString() };
+  const subject = authoritySubject(request.subject, moment.serialNumber);
   return {
     serialNumber: moment.serialNumber,
     subject,
@@ -111,6 +121,12 @@ export function rootTemplate(request: RootRequest, moment: Moment): CertificateT
     extKeyUsage: [],
     subjectKeyId: subjectKeyId(request.publicKey),
   };
+}
+
+/** Of a signing certificate, self-signed or asked for: with a number that tells it from its successors. */
+export function authoritySubject(given: DistinguishedName, serialNumber: bigint): DistinguishedName {
+  const name = isEmpty(given) ? ROOT_SUBJECT : given;
+  return { ...name, serialNumber: name.serialNumber ?? serialNumber.toString() };
 }
 
 function isEmpty(name: DistinguishedName | undefined): name is undefined {

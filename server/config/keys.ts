@@ -27,6 +27,7 @@ import { telemetryKeys } from "../../src/runtime/telemetry-config.ts";
 import { parseSpiffeId, parseTrustDomainOrId } from "../../src/spiffe/id.ts";
 import { dataStoreKeys } from "./data-store.ts";
 import { nodeAttestorPlugins } from "./node-attestors.ts";
+import { upstreamAuthorityPlugins } from "./upstream-authority.ts";
 
 /** SPIRE's. */
 export const SERVER_SOCKET = "/tmp/spire-server/private/api.sock";
@@ -152,16 +153,7 @@ export const serverKeys = {
     },
     UpstreamAuthority: {
       doc: "Who signs the CA certificate.",
-      plugins: {
-        aws_pca: undefined,
-        awssecret: undefined,
-        "cert-manager": undefined,
-        disk: undefined,
-        ejbca: undefined,
-        gcp_cas: undefined,
-        spire: undefined,
-        vault: undefined,
-      },
+      plugins: upstreamAuthorityPlugins,
     },
     Notifier: { doc: "Who is told of bundle changes.", plugins: { gcs_bundle: undefined, k8sbundle: undefined } },
     BundlePublisher: {

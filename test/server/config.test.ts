@@ -415,7 +415,7 @@ describe("what SPIRE has and Steeple hasn't", () => {
   test.each([
     ["KeyManager", "aws_kms"],
     ["NodeAttestor", "aws_iid"],
-    ["UpstreamAuthority", "disk"],
+    ["UpstreamAuthority", "aws_pca"],
     ["Notifier", "k8sbundle"],
     ["BundlePublisher", "aws_s3"],
     ["CredentialComposer", "uniqueid"],

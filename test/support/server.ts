@@ -67,6 +67,8 @@ export interface TestServerOptions {
   /** Further top-level sections. */
   readonly sections?: Readonly<Record<string, unknown>>;
   readonly keyManager?: "disk" | "memory";
+  /** The UpstreamAuthority and its data. */
+  readonly upstream?: Readonly<Record<string, object>>;
   /** Further node attestors with their data. */
   readonly nodeAttestors?: Readonly<Record<string, object>>;
   /** A folder of the caller's, which stays; for starting again on the same data. */
@@ -161,6 +163,7 @@ export async function writeServerConfig(
       KeyManager: options.keyManager === "memory" ? { memory: { plugin_data: {} } } : disk,
       NodeAttestor: pluginData({ join_token: {}, ...options.nodeAttestors }),
       ...(databaseUrl === undefined ? {} : { DataStore: sql }),
+      ...(options.upstream === undefined ? {} : { UpstreamAuthority: pluginData(options.upstream) }),
     },
     ...options.sections,
   };

@@ -31,7 +31,7 @@ export interface TestServer extends Omit<AuthoritiesOptions<X509SigningAuthority
 export function openTokens(kind: TokenKind, options: TestServer): Promise<Authorities<TokenSigningAuthority>> {
   return Authorities.open({
     ...options,
-    type: tokenKind(kind, { ...options, publisher: new TokenPublisher(options) }),
+    type: tokenKind(kind, { ...options, publisher: new TokenPublisher({ ...options, upstream: undefined }) }),
   });
 }
 

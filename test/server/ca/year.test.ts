@@ -91,6 +91,7 @@ class Server {
       },
       keys: this.#fragile<KeyManager>(keys, ["generate"]),
       store,
+      upstream: undefined,
       counts: () => true,
       clock: this.#clock,
       log: new RecordingLog(),

@@ -1,0 +1,112 @@
+import { parseCertificate } from "../../src/crypto/certificate.ts";
+import type { Clock } from "../../src/runtime/clock.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import type { Log } from "../../src/runtime/log.ts";
+import { Backoff } from "../../src/runtime/task.ts";
+import type { Bundle } from "../../src/spiffe/bundle.ts";
+import type { TrustDomain } from "../../src/spiffe/id.ts";
+import type { Authorities } from "./authorities.ts";
+import {
+  type BundleAccess,
+  type NamedAuthority,
+  revokeAuthority,
+  TOKEN_FIELD,
+  taintAuthority,
+  withRoots,
+  withTokenAuthorities,
+} from "./bundle-edits.ts";
+import type { X509SigningAuthority } from "./slots.ts";
+import type { UpstreamAuthority, UpstreamBundle } from "./upstream.ts";
+
+export interface FollowUpstreamOptions {
+  readonly trustDomain: TrustDomain;
+  readonly upstream: UpstreamAuthority;
+  readonly x509: Pick<Authorities<X509SigningAuthority>, "slots" | "prepare" | "activate">;
+  readonly bundles: BundleAccess;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** Keeps the own bundle in step with the one above, until the signal. Failures are logged and tried again. */
+export async function followUpstream(options: FollowUpstreamOptions, signal: AbortSignal): Promise<void> {
+  const { upstream, clock, log } = options;
+  const backoff = new Backoff(clock, { firstMs: 1000, maxMs: 30_000 });
+  for (;;) {
+    const bundles = upstream.bundles(signal);
+    if (bundles === undefined) return;
+    try {
+      for await (const bundle of bundles) {
+        await takeOver(options, bundle);
+        backoff.reset();
+      }
+    } catch (error) {
+      signal.throwIfAborted();
+      log.warn("Could not follow the bundle of the upstream authority", { error: Fault.from(error) });
+    }
+    await clock.sleep(backoff.next(), signal);
+  }
+}
+
+/**
+ * New authorities are added. One that is tainted above is tainted here once nothing is signed under it any more, so
+ * that whoever re-keys then gets something better. One that was tainted and is gone above is revoked.
+ */
+async function takeOver(options: FollowUpstreamOptions, above: UpstreamBundle): Promise<void> {
+  const { trustDomain, bundles, log } = options;
+  const bundle = await bundles.change(trustDomain, (current) => merged(current, above));
+  const [here, there] = [standings(bundle), standings(above)];
+  for (const [key, { authority, tainted }] of here) {
+    const upstream = there.get(key);
+    if (!tainted && upstream?.tainted === true) {
+      await leave(options, authority);
+      await taintAuthority(bundles, { trustDomain, authority });
+      log.info("Authority tainted upstream", fieldsOf(authority));
+    } else if (tainted && upstream === undefined) {
+      await revokeAuthority(bundles, { trustDomain, authority }, () => {});
+      log.info("Authority revoked upstream", fieldsOf(authority));
+    }
+  }
+}
+
+function merged(current: Bundle | undefined, above: UpstreamBundle) {
+  const named = (content: ReturnType<typeof withRoots>): Bundle => ({
+    ...content,
+    trustDomain: current?.trustDomain ?? ("" as TrustDomain),
+    sequenceNumber: 0n,
+  });
+  const fresh = above.x509Authorities.filter(({ tainted }) => !tainted);
+  const withX509 = named(withRoots(current, fresh));
+  const withJwt = named(withTokenAuthorities(withX509, "jwt", above.jwtAuthorities));
+  return withTokenAuthorities(withJwt, "wit", above.witAuthorities);
+}
+
+/** The current authority must not hang on a root that is about to be tainted. */
+async function leave({ x509, log }: FollowUpstreamOptions, authority: NamedAuthority): Promise<void> {
+  const { current } = x509.slots;
+  if (authority.kind !== "x509" || current.state !== "active") return;
+  if (current.authority.upstreamAuthorityId !== authority.subjectKeyId) return;
+  log.info("Current root CA is signed by a tainted upstream authority, preparing rotation");
+  const { id } = await x509.prepare();
+  await x509.activate(id);
+}
+
+interface Standing {
+  readonly authority: NamedAuthority;
+  readonly tainted: boolean;
+}
+
+function standings(bundle: UpstreamBundle): ReadonlyMap<string, Standing> {
+  const found: Standing[] = bundle.x509Authorities.map(({ asn1, tainted }) => ({
+    authority: { kind: "x509", subjectKeyId: parseCertificate(asn1).subjectKeyId },
+    tainted,
+  }));
+  for (const kind of ["jwt", "wit"] as const)
+    for (const { keyId, tainted } of bundle[TOKEN_FIELD[kind]]) found.push({ authority: { kind, keyId }, tainted });
+  return new Map(found.map((one) => [JSON.stringify(one.authority), one]));
+}
+
+function fieldsOf(authority: NamedAuthority): Readonly<Record<string, string>> {
+  return authority.kind === "x509"
+    ? { subject_key_id: authority.subjectKeyId }
+    : { kind: authority.kind, key_id: authority.keyId };
+}

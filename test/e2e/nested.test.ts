@@ -1,0 +1,122 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { fetchJwtSvid, validateJwtSvid } from "../../src/client/index.ts";
+import { parseCertificate } from "../../src/crypto/certificate.ts";
+import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
+import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
+import { eventually } from "../support/eventually.ts";
+import { protoId, startServer, type TestServer } from "../support/server.ts";
+
+/** A server, its agent, a server below that the agent identifies, and an agent of that one. */
+let top: TestServer;
+let identifier: TestAgent;
+let below: TestServer;
+let agent: TestAgent;
+
+beforeAll(async () => {
+  const wit = { experimental: { feature_flags: ["wit-svid"] } };
+  top = await startServer({ server: { ca_ttl: "4m", default_x509_svid_ttl: "90s", ...wit } });
+  identifier = await startAgent(top);
+  const parentId = identifier.id();
+  await top.createEntry({
+    spiffeId: "spiffe://example.org/below",
+    parentId,
+    selectors: [OWN_SELECTOR],
+    downstream: true,
+  });
+  below = await startServer({
+    server: { ca_ttl: "4m", default_x509_svid_ttl: "90s", ...wit },
+    upstream: {
+      spire: { server_address: top.address, server_port: `${top.port}`, workload_api_socket: identifier.socketPath },
+    },
+  });
+  agent = await startAgent(below);
+  await below.createEntry({ spiffeId: "spiffe://example.org/w", parentId: agent.id(), selectors: [OWN_SELECTOR] });
+});
+afterAll(async () => {
+  for (const one of [agent, below, identifier, top]) await one[Symbol.asyncDispose]();
+});
+
+async function bundleOf(server: TestServer) {
+  const { x509_authorities, jwt_authorities, wit_authorities } = await server.admin.bundle.GetBundle({});
+  return {
+    roots: x509_authorities.map(({ asn1 }) => parseCertificate(asn1)),
+    tainted: x509_authorities.filter(({ tainted }) => tainted).map(({ asn1 }) => parseCertificate(asn1).subjectKeyId),
+    jwt: jwt_authorities.map(({ key_id }) => key_id).sort(),
+    wit: wit_authorities.map(({ key_id }) => key_id).sort(),
+  };
+}
+
+test("SVIDs of the server below chain to the root above, and its bundle is that of above", async () => {
+  await using watched = agent.watch();
+  const { svids } = await watched.until("an SVID", () => true);
+  const chain = svids[0]?.chain ?? [];
+  const { roots } = await bundleOf(top);
+  expect(chain).toHaveLength(2);
+  expect(validateX509Svid({ chain, authorities: () => roots, at: new Date(Date.now()) })).toBe(
+    "spiffe://example.org/w",
+  );
+  expect((await bundleOf(below)).roots.map(({ raw }) => raw)).toEqual(roots.map(({ raw }) => raw));
+  const { active } = await below.admin.localAuthority.GetX509AuthorityState({});
+  expect(active?.upstream_authority_subject_key_id).toBe(roots[0]?.subjectKeyId);
+});
+
+test("JWT and WIT keys go up before they are used, and those of above come down: tokens of either side hold on the other", async () => {
+  const state = await below.admin.localAuthority.GetJWTAuthorityState({});
+  const above = await bundleOf(top);
+  expect(above.jwt).toContain(state.active?.authority_id);
+  expect([above.jwt.length, above.wit.length]).toEqual([2, 2]);
+  const held = await bundleOf(below);
+  expect([held.jwt, held.wit]).toEqual([above.jwt, above.wit]);
+  const { token } = await fetchJwtSvid("a", { socket: agent.socket });
+  const byOther = await validateJwtSvid({ socket: identifier.socket, audience: "a", token });
+  expect(byOther.id).toBe("spiffe://example.org/w");
+  const minted = await top.admin.svid.MintJWTSVID({ id: protoId("spiffe://example.org/top"), audience: ["a"] });
+  const atAgent = await validateJwtSvid({ socket: agent.socket, audience: "a", token: minted.svid?.token ?? "" });
+  expect(atAgent.id).toBe("spiffe://example.org/top");
+});
+
+test("the local authority of a server below can't be tainted or revoked, and a root that is in use can't either", async () => {
+  const api = below.admin.localAuthority;
+  const { active } = await api.GetX509AuthorityState({});
+  await expect(api.TaintX509Authority({ authority_id: active?.authority_id ?? "" })).rejects.toThrow(
+    "local authority can't be tainted if there is an upstream authority",
+  );
+  await expect(api.RevokeX509Authority({ authority_id: active?.authority_id ?? "" })).rejects.toThrow(
+    "local authority can't be revoked if there is an upstream authority",
+  );
+  const upstream = { subject_key_id: (active?.upstream_authority_subject_key_id ?? "").toUpperCase() };
+  await expect(api.TaintX509UpstreamAuthority(upstream)).rejects.toThrow(
+    "provided subject key id is not valid: unable to use upstream authority singing current authority",
+  );
+  await expect(api.RevokeX509UpstreamAuthority({ subject_key_id: "" })).rejects.toThrow(
+    "invalid subject key ID: no subject key ID provided",
+  );
+  await expect(api.RevokeX509UpstreamAuthority({ subject_key_id: "ab" })).rejects.toThrow(
+    "invalid subject key ID: upstream authority didn't sign the old local authority",
+  );
+});
+
+test("a root that is tainted above: the server below gets another CA first, then its agents and workloads re-key", async () => {
+  const api = top.admin.localAuthority;
+  const old = (await api.GetX509AuthorityState({})).active?.authority_id ?? "";
+  await using watched = agent.watch();
+  const prepared = (await api.PrepareX509Authority({})).prepared_authority?.authority_id ?? "";
+  await eventually("the next root is below", async () => (await bundleOf(below)).roots.length === 2);
+  await api.ActivateX509Authority({ authority_id: prepared });
+  await api.TaintX509Authority({ authority_id: old });
+  const { svids } = await watched.until("an SVID under the new root", (context) => {
+    const ca = context.svids[0]?.chain.at(-1);
+    return ca?.authorityKeyId === prepared;
+  });
+  expect(svids[0]?.chain).toHaveLength(2);
+  await eventually("the taint is below", async () => (await bundleOf(below)).tainted.includes(old));
+  const { active } = await below.admin.localAuthority.GetX509AuthorityState({});
+  expect(active?.upstream_authority_subject_key_id).toBe(prepared);
+  await api.RevokeX509Authority({ authority_id: old }, { metadata: { "steeple-force": "true" } });
+  await eventually("the root is gone below", async () => (await bundleOf(below)).roots.length === 1);
+  const latest = await agent.fetch();
+  const { roots } = await bundleOf(below);
+  expect(validateX509Svid({ chain: latest.svids[0].chain, authorities: () => roots, at: new Date(Date.now()) })).toBe(
+    "spiffe://example.org/w",
+  );
+});
