@@ -12,6 +12,7 @@ import type { Io } from "../../src/runtime/terminal.ts";
 import { formatSelector, selectsImageByTag } from "../../src/spiffe/selector.ts";
 import { serverCommand } from "./connection.ts";
 import { checkEntryFlags, entriesFromJson, entryFlags, entryFromFlags, sortEntries } from "./entry-message.ts";
+import { awaitAgents, waitFlags } from "./entry-wait.ts";
 import { readInput, usage } from "./input.ts";
 import { idFrom, inContext, matchFrom, matchSelectorsFlag, selectorFrom } from "./match.ts";
 import { entryTable, idText, plural, printEntry, statusText } from "./print.ts";
@@ -48,6 +49,10 @@ function resultsAnswer(verb: "create" | "update", results: readonly EntryResult[
     table: withStatus(shown, entryTable(shown.map(({ entry }) => entry ?? asReceived({})))),
     failure: refused.length === 0 ? undefined : batchFailure(verb, "entries"),
   };
+}
+
+function doneIds(results: readonly EntryResult[]): string[] {
+  return results.filter(isOk).flatMap(({ entry }) => entry?.id ?? []);
 }
 
 function isOk({ status }: { readonly status: Status__Output | null }): boolean {
@@ -101,16 +106,18 @@ const create = serverCommand({
   flags: {
     ...entryFlags,
     node: { type: "bool", doc: "If set, this entry will be applied to matching nodes rather than workloads" },
+    ...waitFlags,
     output: outputFlag,
   },
   examples: [
     "entry create -parentID spiffe://example.org/my-node -spiffeID spiffe://example.org/my-service -selector unix:uid:1000",
     "entry create -node -spiffeID spiffe://example.org/my-node -selector join_token:…",
-    "entry create -data entries.json",
+    "entry create -data entries.json -wait",
   ],
   async run({ flags, io, api }): Promise<Answer> {
     const entries = flags.data === "" ? [newEntry(flags)] : entriesFromJson(await readInput(flags.data, io));
     const { results } = await api.ask(api.client(EntryApi).BatchCreateEntry({ entries }));
+    await awaitAgents(api, flags, { io, ids: doneIds(results) });
     return resultsAnswer("create", results, entries);
   },
 });
@@ -134,7 +141,7 @@ function newEntry(flags: FlagValues<typeof entryFlags> & { readonly node: boolea
 
 const update = serverCommand({
   summary: "Updates registration entries",
-  flags: { ...entryFlags, output: outputFlag },
+  flags: { ...entryFlags, ...waitFlags, output: outputFlag },
   examples: [
     "entry update -entryID <id> -parentID spiffe://example.org/my-node -spiffeID spiffe://example.org/my-service -selector unix:uid:1001",
   ],
@@ -142,6 +149,7 @@ const update = serverCommand({
     const entries =
       flags.data === "" ? [await changedEntry(flags, api)] : entriesFromJson(await readInput(flags.data, io));
     const { results } = await api.ask(api.client(EntryApi).BatchUpdateEntry({ entries }));
+    await awaitAgents(api, flags, { io, ids: doneIds(results) });
     return resultsAnswer("update", results, entries);
   },
 });
@@ -297,6 +305,7 @@ const remove = serverCommand({
       default: "",
       complete: "file",
     },
+    ...waitFlags,
     output: outputFlag,
   },
   examples: ["entry delete -entryID <id>", "entry delete -file ids.json", "entry delete --entry-id <id> --yes"],
@@ -307,6 +316,7 @@ const remove = serverCommand({
     const ids = flags.file === "" ? [flags.entryID] : idsFromJson(await readInput(flags.file, io));
     await api.confirm(() => describeEntries(api, ids));
     const { results } = await api.ask(api.client(EntryApi).BatchDeleteEntry({ ids }));
+    await awaitAgents(api, flags, { io, ids: results.filter(isOk).map(({ id }) => id) });
     return {
       message: { results },
       pretty: (out) => printDeleted(out, results),

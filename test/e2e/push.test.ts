@@ -7,6 +7,7 @@ import { parseTrustDomain } from "../../src/spiffe/id.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { createCa, type TestCa } from "../support/pki.ts";
 import { type Apis, startServer, type TestServer, type TestSvid } from "../support/server.ts";
+import { runProgram } from "../support/transcript.ts";
 
 const PARTNER = parseTrustDomain("partner.test");
 /** So long that whatever arrives was pushed. */
@@ -60,6 +61,20 @@ describe("changes reach an agent without being asked for", () => {
     await server.admin.entry.BatchDeleteEntry({ ids: [entry.id] });
     expect(await server.admin.push.AwaitEntries({ ids: [entry.id] }, { deadlineMs: 30_000 })).toEqual({ agents: 0 });
     expect(agent.logged("Entry removed", { entry: entry.id })).toHaveLength(1);
+  });
+
+  test("entry create, update and delete with -wait return when the agent has the change", async () => {
+    const run = (line: string) =>
+      runProgram(`server entry ${line} -wait -output json`, { flags: ["-socketPath", server.socketPath] });
+    const flags = `-parentID ${agent.id()} -spiffeID spiffe://example.org/w -selector ${OWN_SELECTOR} -entryID waited`;
+    const created = await run(`create ${flags}`);
+    expect(created).toMatchObject({ status: 0, stderr: "1 agent has the change\n" });
+    expect(agent.logged("Entry created", { entry: "waited" })).toHaveLength(1);
+    await run(`update ${flags} -hint h`);
+    expect(agent.logged("Entry updated", { entry: "waited" })).toHaveLength(1);
+    const removed = await run("delete -entryID waited");
+    expect(removed).toMatchObject({ status: 0, stderr: "0 agents have the change\n" });
+    expect(agent.logged("Entry removed", { entry: "waited" })).toHaveLength(1);
   });
 
   test("a foreign bundle comes with the entry that federates with it, and its changes and its end as well", async () => {
