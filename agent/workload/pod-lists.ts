@@ -4,7 +4,7 @@ import { type PodList, parsePodList } from "./pods.ts";
 export interface PodListsOptions {
   /** The kubelet's answer; the same object when nothing has changed. */
   readonly fetch: (signal: AbortSignal) => Promise<unknown>;
-  /** How long a list is good for a caller who has seen none, and the longest time between two lists. */
+  /** How long a list is good at least for a caller who has seen none, and the longest wait for a newer one. */
   readonly intervalMs: number;
   readonly clock: Clock;
   /** Ends what is being fetched. */
@@ -15,6 +15,9 @@ const FIRST_WAIT_MS = 25;
 const GROWTH = 1.5;
 /** The kubelet and we are busy with pod lists for a fifth of the time at most. */
 const IDLE_SHARE = 4;
+/** While every caller's container is known, for a hundredth; a list is good for longer the more it costs. */
+const KEPT_SHARE = 100;
+const MAX_AGE_MS = 5_000;
 
 /** Pod lists for whoever asks: one request at a time, shared by all who wait, kept while it is fresh. */
 export class PodLists {
@@ -29,8 +32,8 @@ export class PodLists {
   }
 
   /**
-   * A list that was asked for less than `intervalMs` ago and is newer than the one seen. Who asks for the n-th time gets
-   * there in growing steps: a new container is found soon, and one that never comes costs little.
+   * A list that is fresh and newer than the one seen. Who asks for the n-th time gets there in growing steps: a new
+   * container is found soon, and one that never comes costs little.
    */
   async next(seen: number, attempt: number, signal: AbortSignal): Promise<PodList> {
     const { clock, intervalMs } = this.#options;
@@ -39,7 +42,8 @@ export class PodLists {
       if (this.#running !== undefined) return await this.#running;
       const age = clock.monotonic() - this.#startedAt;
       const held = this.#held?.list;
-      if (held !== undefined && held.version > seen && age < intervalMs) return held;
+      const maxAge = Math.max(intervalMs, Math.min(MAX_AGE_MS, this.#tookMs * KEPT_SHARE));
+      if (held !== undefined && held.version > seen && age < maxAge) return held;
       const step = attempt === 0 ? 0 : Math.min(intervalMs, FIRST_WAIT_MS * GROWTH ** attempt);
       const wait = Math.max(step, Math.min(intervalMs, this.#tookMs * IDLE_SHARE)) - age;
       if (wait <= 0) return await this.#start();

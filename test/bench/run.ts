@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { measureEntryToSvid, measureFetch } from "./agent.ts";
+import { measureAttestation } from "./attest.ts";
 import { measureCrypto } from "./crypto.ts";
 import { measurePush } from "./push.ts";
 import { measureSigning } from "./signing.ts";
@@ -13,6 +14,7 @@ import { measureStart } from "./start.ts";
 const benches = {
   crypto: measureCrypto,
   signing: measureSigning,
+  attest: measureAttestation,
   fetch: measureFetch,
   "entry-to-svid": measureEntryToSvid,
   push: measurePush,
