@@ -91,10 +91,18 @@ async function listen(
 ): Promise<void> {
   const { maxStreamsPerConnection } = config;
   const endpoints = part(log, "endpoints");
+  const calls = new events.OpenCalls(endpoints);
   const rpc = scope.use(
     new RpcServer({
-      ...{ services, admit, log: endpoints, clock, maxStreamsPerConnection },
-      observe: (call, outcome) => events.callEnded(endpoints, call, outcome),
+      ...{ services, log: endpoints, clock, maxStreamsPerConnection },
+      admit: (call) => {
+        calls.began(call);
+        return admit(call);
+      },
+      observe: (call, outcome) => {
+        calls.ended(call);
+        events.callEnded(endpoints, call, outcome);
+      },
     }),
   );
   await rpc.listenUnix(place);

@@ -1,6 +1,8 @@
 import type { Call } from "../src/rpc/caller.ts";
+import { counted } from "../src/rpc/counted.ts";
 import { rpcNames } from "../src/rpc/names.ts";
 import type { Outcome } from "../src/rpc/pipeline.ts";
+import type { Clock } from "../src/runtime/clock.ts";
 import { Fault, messageOf } from "../src/runtime/fault.ts";
 import type { Log, LogFields, LogLevel } from "../src/runtime/log.ts";
 import { recordCall } from "../src/runtime/metrics.ts";
@@ -22,6 +24,65 @@ interface PublicApis {
   readonly socketPath: string;
   readonly disableWorkloadApi: boolean;
   readonly disableSdsApi: boolean;
+}
+
+/** What the agent does, by SPIRE's key of its call counter. */
+type Chore =
+  | "agent_svid.rotate"
+  | "cache_manager.workload.process_tainted_x509_svids"
+  | "manager.sync.fetch_entries_updates"
+  | "manager.sync.fetch_svids_updates"
+  | "node.attest"
+  | "node.attestor.new_svid"
+  | "workload_api.workload_attestation"
+  | "workload_api.workload_attestor";
+
+/** Runs the work, and counts and times it. */
+export function chore<T>(
+  { log, clock, attestor }: { readonly log: Log; readonly clock: Clock; readonly attestor?: string },
+  key: Chore,
+  work: () => Promise<T>,
+): Promise<T> {
+  return counted({ metrics: log.metrics, clock }, key, work, attestor === undefined ? undefined : { attestor });
+}
+
+const APIS: ReadonlyMap<string, string> = new Map([
+  ["SpiffeWorkloadAPI", "workload_api"],
+  ["envoy.service.secret.v3.SecretDiscoveryService", "sds_api"],
+  ["spire.agent.debug.v1.Debug", "debug_api"],
+  ["spire.api.agent.logger.v1.Logger", "logger_api"],
+  ["spire.api.agent.delegatedidentity.v1.DelegatedIdentity", "delegated_identity_api"],
+]);
+
+/** How many calls of each service are open, which SPIRE calls connections. */
+export class OpenCalls {
+  readonly #log: Log;
+  readonly #open = new Map<string, number>();
+
+  constructor(log: Log) {
+    this.#log = log;
+  }
+
+  began(call: Call): void {
+    const api = apiOf(call);
+    if (api !== undefined) this.#log.metrics.increment(`${api}.connection`);
+    this.#change(api, 1);
+  }
+
+  ended(call: Call): void {
+    this.#change(apiOf(call), -1);
+  }
+
+  #change(api: string | undefined, by: number): void {
+    if (api === undefined) return;
+    const open = (this.#open.get(api) ?? 0) + by;
+    this.#open.set(api, open);
+    this.#log.metrics.set(`${api}.connections`, open);
+  }
+}
+
+function apiOf({ method, caller }: Call): string | undefined {
+  return caller.process?.pid === process.pid ? undefined : APIS.get(method.slice(1, method.lastIndexOf("/")));
 }
 
 /** Once for each call of another process; the agent's own look at its health is none. */
@@ -147,7 +208,38 @@ export function clockTooEarly(log: Log, what: string, notBefore: Date): void {
   log.warn(`The clock of this machine is earlier than the start of ${what}`, { not_before: rfc3339(notBefore) });
 }
 
+export interface BootstrapProgress {
+  readonly mode: "bootstrap" | "rebootstrap";
+  /** Since the last success. */
+  readonly attempts: number;
+  /** Of the attempts that have not succeeded yet. */
+  readonly since: Date | undefined;
+}
+
+export function bootstrapWent({ metrics }: Log, { mode, attempts, since }: BootstrapProgress): void {
+  metrics.set("bootstrapped", since === undefined ? 1 : 0);
+  metrics.set("bootstrap_attempts", attempts, { mode });
+  metrics.set("bootstrap_seconds", since === undefined ? 0 : Math.floor(since.getTime() / 1000), { mode });
+}
+
 // Sync
+
+export interface Synced {
+  readonly bundles: number;
+  readonly entries: number;
+  /** Of the entries: new ones, changed ones; and those that are gone. */
+  readonly missing: number;
+  readonly stale: number;
+  readonly dropped: number;
+}
+
+export function synced({ metrics }: Log, { bundles, entries, missing, stale, dropped }: Synced): void {
+  metrics.set("sync_bundles_total", bundles);
+  metrics.set("sync_entries_total", entries);
+  metrics.set("sync_entries_missing", missing);
+  metrics.set("sync_entries_stale", stale);
+  metrics.set("sync_entries_dropped", dropped);
+}
 
 export function syncFailed(log: Log, error: unknown): void {
   log.error("Synchronize failed", { error: messageOf(error) });
@@ -192,20 +284,45 @@ export function malformedEntry(
 
 export function authoritiesTainted(log: Log, keyIds: ReadonlySet<string>, svids: number): void {
   log.info("Tainted X.509 SVIDs", { subject_key_ids: [...keyIds].join(","), tainted_x509_svids: svids });
+  log.metrics.observe("cache_manager.tainted_x509_svids.workload", svids);
 }
 
 // Entries and SVIDs
 
 export function entryCreated(log: Log, entry: EntryName): void {
   log.info("Entry created", { entry: entry.id, spiffe_id: entry.spiffeId });
+  log.metrics.increment("lru_cache_entry_add");
 }
 
 export function entryUpdated(log: Log, entry: EntryName): void {
   log.info("Entry updated", { entry: entry.id, spiffe_id: entry.spiffeId });
+  log.metrics.increment("lru_cache_entry_update");
 }
 
 export function entryRemoved(log: Log, entry: EntryName): void {
   log.info("Entry removed", { entry: entry.id, spiffe_id: entry.spiffeId });
+  log.metrics.increment("lru_cache_entry_remove");
+}
+
+/** What the cache holds after a change. */
+export function identitiesHeld({ metrics }: Log, held: { readonly entries: number; readonly svids: number }): void {
+  metrics.set("lru_cache_record_map_size", held.entries, { svid_type: "X509" });
+  metrics.set("lru_cache_svid_map_size", held.svids, { svid_type: "X509" });
+}
+
+export function tokensHeld({ metrics }: Log, tokens: number): void {
+  metrics.set("jwt_svid_cache_size", tokens);
+}
+
+/** What is about to be signed in place of what is held. */
+export function svidsDue({ metrics }: Log, due: { readonly expiring: number; readonly outdated: number }): void {
+  if (due.expiring > 0) metrics.observe("cache_manager.expiring_svids", due.expiring);
+  if (due.outdated > 0) metrics.observe("cache_manager.outdated_svids", due.outdated);
+}
+
+/** Selectors of one caller. */
+export function selectorsFound({ metrics }: Log, count: number): void {
+  metrics.observe("workload_api.discovered_selectors", count);
 }
 
 export function duplicateHintIgnored(log: Log, entry: { readonly id: string; readonly hint: string }): void {
@@ -257,6 +374,7 @@ export function jwtSvidsDropped(log: Log, keyId: string, count: number): void {
     jwt_authority_key_ids: keyId,
     tainted_jwt_svids: count,
   });
+  log.metrics.observe("cache_manager.tainted_jwt_svids.workload", count);
 }
 
 /** To the second, as SPIRE writes times. */

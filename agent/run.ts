@@ -1,4 +1,6 @@
 import { type Certificate, parseCertificate } from "../src/crypto/certificate.ts";
+import type { ExportingKeyManager } from "../src/keys/keys.ts";
+import { measured } from "../src/rpc/counted.ts";
 import { denialReason } from "../src/rpc/status.ts";
 import { Telemetry } from "../src/rpc/telemetry.ts";
 import type { Clock } from "../src/runtime/clock.ts";
@@ -51,6 +53,13 @@ const FINAL_CODES: ReadonlySet<string> = new Set([
   "sshpop-keypair",
   "rebootstrap-impossible",
 ]);
+
+/** SPIRE's call counters around the key manager. */
+const KEY_MANAGER_CALLS = {
+  generate: "agent_key_manager.generate_key",
+  find: "agent_key_manager.get_key",
+  list: "agent_key_manager.get_keys",
+} as const satisfies Partial<Record<keyof ExportingKeyManager, string>>;
 
 /** Runs an agent until the signal. Opened from top to bottom; disposal closes in the opposite order. */
 export async function runAgent(given: RunAgentOptions): Promise<void> {
@@ -114,7 +123,8 @@ interface Node {
 
 async function openNode({ config, log, clock }: RunAgentOptions, scope: AsyncDisposableStack): Promise<Node> {
   const { trustDomain, serverAddress: address, serverPort: port, trustBundle, availabilityTargetMs } = config;
-  const keys = scope.use(await openKeyManager(config.keyManager, part(log, "key_manager")));
+  const manager = scope.use(await openKeyManager(config.keyManager, part(log, "key_manager")));
+  const keys = measured(manager, KEY_MANAGER_CALLS, { metrics: log.metrics, clock });
   const state = await AgentState.load(config.dataDir);
   const credentials: Credentials = {
     identity: new Feed<AgentIdentity | undefined>(undefined),
@@ -125,7 +135,9 @@ async function openNode({ config, log, clock }: RunAgentOptions, scope: AsyncDis
   const server = { trustDomain, address, port, serverTrust };
   const upstream = scope.use(new Upstream({ ...server, credentials, clock, log: attestorLog }));
   const identity = new NodeIdentity({
-    bootstrap: new Bootstrap({ source: trustBundle, trustDomain, clock, serverAddress: address, serverPort: port }),
+    bootstrap: new Bootstrap({
+      ...{ source: trustBundle, trustDomain, clock, serverAddress: address, serverPort: port, log: attestorLog },
+    }),
     ...{ trustDomain, attestor: openNodeAttestor(config), keys, state },
     ...{ rebootstrap: config.rebootstrap, serverTrust },
     ...{ upstream, credentials, availabilityTargetMs, clock, log: attestorLog },

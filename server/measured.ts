@@ -1,5 +1,5 @@
 import type { KeyManager } from "../src/keys/keys.ts";
-import { counted, type Meter } from "../src/rpc/counted.ts";
+import { boundMember, type Meter, measured } from "../src/rpc/counted.ts";
 import type { Store } from "./store/store.ts";
 
 /*
@@ -68,7 +68,7 @@ export function measuredStore<S extends Store>(store: S, meter: Meter): S {
   const aggregates = new Map<string | symbol, object>(
     Object.entries(STORE).map(([name, keys]) => [name, measured(store[name as keyof typeof STORE], keys, meter)]),
   );
-  return new Proxy(store, { get: (target, name) => aggregates.get(name) ?? bound(target, name) });
+  return new Proxy(store, { get: (target, name) => aggregates.get(name) ?? boundMember(target, name) });
 }
 
 const KEYS: MethodKeys<KeyManager> = {
@@ -79,29 +79,4 @@ const KEYS: MethodKeys<KeyManager> = {
 
 export function measuredKeys<K extends KeyManager>(keys: K, meter: Meter): K {
   return measured(keys, KEYS, meter);
-}
-
-function measured<T extends object>(target: T, keys: Readonly<Record<string, string>>, meter: Meter): T {
-  const methods = new Map<string | symbol, unknown>();
-  const get = (_: T, name: string | symbol): unknown => {
-    if (methods.has(name)) return methods.get(name);
-    const key = typeof name === "string" ? keys[name] : undefined;
-    const value = bound(target, name);
-    const method = key === undefined ? value : counting(value as AsyncMethod, key, meter);
-    if (typeof value === "function") methods.set(name, method);
-    return method;
-  };
-  return new Proxy(target, { get });
-}
-
-/** A method that can be called without its object. */
-function bound<T extends object>(target: T, name: string | symbol): unknown {
-  const value: unknown = Reflect.get(target, name, target);
-  return typeof value === "function" ? value.bind(target) : value;
-}
-
-type AsyncMethod = (...given: unknown[]) => Promise<unknown>;
-
-function counting(method: AsyncMethod, key: string, meter: Meter): AsyncMethod {
-  return (...given) => counted(meter, key, () => method(...given));
 }

@@ -4,7 +4,14 @@ import type { Log } from "../../src/runtime/log.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import { formatSelector, type Selector } from "../../src/spiffe/selector.ts";
-import { duplicateHintIgnored, entryCreated, entryRemoved, entryUpdated, svidEvicted } from "../events.ts";
+import {
+  duplicateHintIgnored,
+  entryCreated,
+  entryRemoved,
+  entryUpdated,
+  identitiesHeld,
+  svidEvicted,
+} from "../events.ts";
 import { msUntilDue, OVERDUE } from "../node/rotation.ts";
 import { byAge, type CachedEntry, withUniqueHints } from "./entry.ts";
 import { SelectorIndex } from "./matching.ts";
@@ -139,6 +146,7 @@ export class IdentityCache {
     if (!this.ready.value) this.ready.set(true);
     if (isNew || gone.length + put.length > 0) {
       this.#evict();
+      this.#tellSizes();
       this.#refreshAll();
       this.changes.set(this.changes.value + 1);
     }
@@ -156,7 +164,7 @@ export class IdentityCache {
       const waitedFor = svid === undefined && inUse.has(entry.id);
       if (svid === undefined && !waitedFor && (entry.disableX509SvidPrefetch || room <= 0)) continue;
       if (svid === undefined) room -= 1;
-      wanted.push({ entry, waitedFor, ...(svid === undefined ? {} : { expiresAt: svid.expiresAt }) });
+      wanted.push({ entry, waitedFor, ...(svid === undefined ? {} : replaced(svid, entry)) });
     }
     return wanted.sort(urgency);
   }
@@ -186,6 +194,7 @@ export class IdentityCache {
       if (holding !== undefined) Object.assign(holding, { svid, failed: false });
     }
     this.#evict();
+    this.#tellSizes();
     this.#refreshAll();
   }
 
@@ -223,6 +232,10 @@ export class IdentityCache {
     }
     if (!entry.storeSvid) this.#index.add(entry);
     return true;
+  }
+
+  #tellSizes(): void {
+    identitiesHeld(this.#options.log, { entries: this.#holdings.size, svids: this.svidCount });
   }
 
   #remove(entry: CachedEntry): void {
@@ -309,4 +322,8 @@ export class IdentityCache {
       svidEvicted(this.#options.log, holding.entry);
     }
   }
+}
+
+function replaced(svid: HeldSvid, entry: CachedEntry): Pick<SigningRequest, "expiresAt" | "isOutdated"> {
+  return { expiresAt: svid.expiresAt, isOutdated: svid.revisionNumber !== entry.revisionNumber };
 }

@@ -1,6 +1,8 @@
 import { createHash } from "node:crypto";
 import { parseJws } from "../../src/crypto/jws.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
+import type { Log } from "../../src/runtime/log.ts";
+import { tokensHeld } from "../events.ts";
 import { rotationOfNew } from "../node/rotation.ts";
 import type { JwtRequest, SignedToken } from "../node/upstream.ts";
 import type { CachedEntry } from "./entry.ts";
@@ -24,9 +26,11 @@ interface WantedJwt extends WantedToken {
 export class JwtCache extends TokenCache<WantedJwt, HeldJwt> {
   readonly #upstream: JwtUpstream;
   readonly #clock: Clock;
+  readonly #log: Log;
 
   constructor(options: JwtCacheOptions) {
     super(options);
+    this.#log = options.log;
     this.#upstream = options.upstream;
     this.#clock = options.clock;
   }
@@ -38,6 +42,10 @@ export class JwtCache extends TokenCache<WantedJwt, HeldJwt> {
   fetch(entry: CachedEntry, audience: readonly string[], signal: AbortSignal): Promise<HeldJwt> {
     const wanted = { entry, audience, key: keyOf(entry, audience) };
     return entry.jwtSvidIncludeJti ? this.request(wanted, signal) : this.held(wanted, signal);
+  }
+
+  protected override sized(held: number): void {
+    tokensHeld(this.#log, held);
   }
 
   protected override async attempt(wanted: WantedJwt, deadlineMs: number, signal: AbortSignal): Promise<HeldJwt> {

@@ -6,7 +6,16 @@ import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { Backoff } from "../../src/runtime/task.ts";
 import { readUnverifiedX509SvidId } from "../../src/spiffe/x509-svid.ts";
-import { clockTooEarly, signingFailed, svidRefused, svidRequested, svidUpdated, targetNotMet } from "../events.ts";
+import {
+  chore,
+  clockTooEarly,
+  signingFailed,
+  svidRefused,
+  svidRequested,
+  svidsDue,
+  svidUpdated,
+  targetNotMet,
+} from "../events.ts";
 import { fitsTarget, rotationOfNew } from "../node/rotation.ts";
 import type { SignedX509, SigningParam } from "../node/upstream.ts";
 import { wait } from "../node/wait.ts";
@@ -117,7 +126,12 @@ export class SvidSigner {
     for (const { entry, expiresAt } of requests) svidRequested(log, entry, expiresAt);
     const keys = await Promise.all(requests.map(() => generateKey(keyType)));
     const params = await Promise.all(requests.map(({ entry }, at) => paramFor(entry, keyAt(keys, at))));
-    const answers = await upstream.signX509(params, signal);
+    const outdated = requests.filter(({ isOutdated }) => isOutdated).length;
+    const held = requests.filter(({ expiresAt }) => expiresAt !== undefined).length;
+    svidsDue(log, { expiring: held - outdated, outdated });
+    const answers = await chore(this.#options, "manager.sync.fetch_svids_updates", () =>
+      upstream.signX509(params, signal),
+    );
     const signed = new Map<string, HeldSvid>();
     const refused: string[] = [];
     for (const [at, { entry }] of requests.entries()) {

@@ -25,6 +25,8 @@ export interface SigningRequest {
   readonly waitedFor: boolean;
   /** Of the SVID to be replaced. */
   readonly expiresAt?: Date;
+  /** The SVID to be replaced is of another version of the entry. */
+  readonly isOutdated?: boolean;
 }
 
 /** True when the SVID fits this version of the entry and is not due for renewal. */

@@ -8,7 +8,15 @@ import type { Bundle, TokenAuthority } from "../../src/spiffe/bundle.ts";
 import { sameAuthorities } from "../../src/spiffe/bundle.ts";
 import { sameVersion } from "../../src/spiffe/entry-digest.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
-import { authoritiesTainted, federatedBundleMissing, malformedBundle, syncFailed, syncRecovered } from "../events.ts";
+import {
+  authoritiesTainted,
+  chore,
+  federatedBundleMissing,
+  malformedBundle,
+  synced,
+  syncFailed,
+  syncRecovered,
+} from "../events.ts";
 import { wait } from "../node/wait.ts";
 import type { IdentityCache } from "./entries.ts";
 import type { CachedEntry } from "./entry.ts";
@@ -107,12 +115,22 @@ export class Synchronizer {
 
   /** Entries and bundles are taken together or not at all. */
   async sync(signal: AbortSignal): Promise<void> {
-    const { cache, upstream, log } = this.#options;
+    const { cache } = this.#options;
     const pushes = this.#pushes;
-    const entries = await upstream.syncEntries((open) => syncEntries(open, this.#entries, log), signal);
-    const bundles = await this.#fetchBundles(entries, signal);
+    const { entries, bundles } = await chore(this.#options, "manager.sync.fetch_entries_updates", () =>
+      this.#fetch(signal),
+    );
     if (cache.ready.value && pushes !== this.#pushes) return;
     await this.#accept(entries, bundles);
+  }
+
+  async #fetch(signal: AbortSignal): Promise<{
+    readonly entries: ReadonlyMap<string, CachedEntry>;
+    readonly bundles: TrustBundles;
+  }> {
+    const { upstream, log } = this.#options;
+    const entries = await upstream.syncEntries((open) => syncEntries(open, this.#entries, log), signal);
+    return { entries, bundles: await this.#fetchBundles(entries, signal) };
   }
 
   /** What the server told: some entries are new or changed, some are gone. */
@@ -123,6 +141,7 @@ export class Synchronizer {
     const entries = new Map(this.#entries);
     for (const id of removed) entries.delete(id);
     for (const [id, entry] of changed) if (!sameVersion(entry, entries.get(id))) entries.set(id, entry);
+    this.#tellDifference(entries, this.#options.cache.bundle.value);
     this.#entries = entries;
     this.#options.cache.replace(entries, this.#options.cache.bundle.value);
   }
@@ -146,14 +165,25 @@ export class Synchronizer {
 
   async #accept(entries: ReadonlyMap<string, CachedEntry>, bundles: TrustBundles): Promise<void> {
     const { cache, tokens, trust, clock } = this.#options;
+    this.#tellDifference(entries, bundles);
     this.#entries = entries;
     const before = cache.bundle.value.own;
     if (bundles.own !== before) await trust.acceptBundle(bundles.own);
     cache.replace(this.#entries, bundles);
-    this.#processTainted(bundles.own);
+    await this.#processTainted(bundles.own);
     this.#lastSync = clock.now();
     if (bundles.own === before) return;
     for (const kind of TOKEN_KINDS) tokens[kind]?.refuseKeys(refusedKeys(before[kind], bundles.own[kind]));
+  }
+
+  #tellDifference(entries: ReadonlyMap<string, CachedEntry>, { federated }: TrustBundles): void {
+    const held = this.#entries;
+    const missing = [...entries.keys()].filter((id) => !held.has(id)).length;
+    const same = [...entries].filter(([id, entry]) => held.get(id) === entry).length;
+    synced(this.#options.log, {
+      ...{ bundles: federated.size + 1, entries: entries.size, missing },
+      ...{ stale: entries.size - same - missing, dropped: held.size - (entries.size - missing) },
+    });
   }
 
   /** The next sync begins now. */
@@ -269,7 +299,7 @@ export class Synchronizer {
   }
 
   /** Each tainted authority once: its successor may have signed everything since. */
-  #processTainted(bundle: Bundle): void {
+  async #processTainted(bundle: Bundle): Promise<void> {
     const { cache, trust, log } = this.#options;
     const tainted = bundle.x509Authorities.filter((authority) => authority.tainted);
     const keyIds = new Set(
@@ -278,7 +308,9 @@ export class Synchronizer {
         .filter((id) => id !== "" && !this.#tainted.has(id)),
     );
     if (keyIds.size === 0) return;
-    authoritiesTainted(log, keyIds, cache.taint(keyIds));
+    const work = async (): Promise<number> => cache.taint(keyIds);
+    const svids = await chore(this.#options, "cache_manager.workload.process_tainted_x509_svids", work);
+    authoritiesTainted(log, keyIds, svids);
     trust.taint(keyIds);
     for (const id of keyIds) this.#tainted.add(id);
   }

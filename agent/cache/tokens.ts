@@ -99,6 +99,7 @@ export abstract class TokenCache<W extends WantedToken, H extends HeldToken> {
     this.#refusedKeys = keyIds;
     const dropped = [...this.#slots].filter(([, { svid }]) => keyIds.has(svid.keyId));
     for (const [key] of dropped) this.#slots.delete(key);
+    this.sized(this.#slots.size);
     const byKey = Map.groupBy(dropped, ([, { svid }]) => svid.keyId);
     for (const [keyId, { length }] of byKey) jwtSvidsDropped(this.#options.log, keyId, length);
   }
@@ -121,7 +122,11 @@ export abstract class TokenCache<W extends WantedToken, H extends HeldToken> {
       this.#slots.delete(oldest);
     }
     this.#slots.set(key, { svid, renewal: undefined, nextRenewal: 0 });
+    this.sized(this.#slots.size);
   }
+
+  /** Told how many are held, after each change. */
+  protected sized(_held: number): void {}
 
   /** Undefined when the token was dropped meanwhile. */
   async #fresh(slot: Slot<H>, wanted: W): Promise<H | undefined> {

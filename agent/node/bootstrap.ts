@@ -4,9 +4,11 @@ import { parseCertificate } from "../../src/crypto/certificate.ts";
 import { decodePem } from "../../src/crypto/pem.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
+import type { Log } from "../../src/runtime/log.ts";
 import { type Bundle, parseBundleDocument } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import type { AgentConfig } from "../config.ts";
+import { bootstrapWent } from "../events.ts";
 import { downloadTrustBundle } from "./download.ts";
 
 /** How the agent learns whom to trust before it has met the server. Exactly one way. */
@@ -36,12 +38,14 @@ export interface BootstrapAttempt {
 export interface BootstrapPlan extends Omit<BootstrapOptions, "attempt"> {
   readonly serverAddress: string;
   readonly serverPort: number;
+  readonly log?: Log;
 }
 
 /** Gets the trust to start with as often as it takes, and counts the attempts since the last success. */
 export class Bootstrap {
   readonly #plan: BootstrapPlan;
   #count = 0;
+  #mode: BootstrapAttempt["mode"] = "bootstrap";
   #startedAt = new Date(0);
 
   constructor(plan: BootstrapPlan) {
@@ -51,12 +55,20 @@ export class Bootstrap {
   trust(mode: BootstrapAttempt["mode"], signal: AbortSignal): Promise<Trust> {
     if (this.#count === 0) this.#startedAt = this.#plan.clock.now();
     this.#count += 1;
+    this.#mode = mode;
+    this.#tell(this.#startedAt);
     const attempt = { ...this.#plan, mode, count: this.#count, startedAt: this.#startedAt };
     return bootstrapTrust({ ...this.#plan, attempt }, signal);
   }
 
   succeeded(): void {
     this.#count = 0;
+    this.#tell(undefined);
+  }
+
+  #tell(since: Date | undefined): void {
+    const { log } = this.#plan;
+    if (log !== undefined) bootstrapWent(log, { mode: this.#mode, attempts: this.#count, since });
   }
 }
 

@@ -225,9 +225,9 @@ export class NodeIdentity {
   }
 
   async #rotate(how: "renewed" | "reattested", signal: AbortSignal): Promise<void> {
-    const { upstream, log } = this.#options;
-    const identity = await upstream.exclusively(() =>
-      how === "renewed" ? this.#renew(signal) : this.#reattest(signal),
+    const { upstream, log, clock } = this.#options;
+    const identity = await events.chore({ log, clock }, how === "renewed" ? "agent_svid.rotate" : "node.attest", () =>
+      upstream.exclusively(() => (how === "renewed" ? this.#renew(signal) : this.#reattest(signal))),
     );
     events.rotated(log, identity.id, how);
   }
@@ -250,9 +250,13 @@ export class NodeIdentity {
     { trust, keyId }: { readonly trust: Trust; readonly keyId: string | undefined },
     signal: AbortSignal,
   ): Promise<AgentIdentity> {
-    const { upstream, attestor, credentials } = this.#options;
+    const { upstream, attestor, credentials, log, clock } = this.#options;
     const { key, csr } = await this.#attestingKey(keyId);
-    const { chain, reattestable, bundle } = await upstream.attest({ attestor, csr, trust }, signal);
+    const { chain, reattestable, bundle } = await events.chore(
+      { log, clock, attestor: attestor.type },
+      "node.attestor.new_svid",
+      () => upstream.attest({ attestor, csr, trust }, signal),
+    );
     this.#checkBundle(bundle);
     credentials.bundle.set(bundle);
     const authorities = bundle.x509Authorities.map(({ asn1 }) => asn1);

@@ -3,6 +3,7 @@ import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { type Selector, selectorSet } from "../../src/spiffe/selector.ts";
+import * as events from "../events.ts";
 import { withDeadline } from "./deadline.ts";
 import { KeyedGate } from "./gate.ts";
 import { AttestationHistory, type AttestationRecord, type SourceRecord } from "./history.ts";
@@ -54,8 +55,9 @@ export class WorkloadAttestor {
 
   /** Sorted, each once, never empty. Throws `unavailable` when nothing is known of the caller. */
   async attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
-    const work = (): Promise<readonly Selector[]> =>
-      this.#users.run(peer.uid, signal, () => this.#attest(peer, signal));
+    const attest = (): Promise<readonly Selector[]> =>
+      events.chore(this.#options, "workload_api.workload_attestation", () => this.#attest(peer, signal));
+    const work = (): Promise<readonly Selector[]> => this.#users.run(peer.uid, signal, attest);
     return peer.cgroup === undefined ? work() : this.#cgroups.run(`${peer.uid} ${peer.cgroup}`, signal, work);
   }
 
@@ -68,6 +70,7 @@ export class WorkloadAttestor {
       if (selectors.length === 0) throw new Fault("unavailable", "no workload attestor knows the caller");
       await this.verify(peer);
       remember(sources);
+      events.selectorsFound(this.#options.log, selectors.length);
       return selectors;
     } catch (error) {
       remember(sources, messageOf(error));
@@ -111,7 +114,7 @@ export class WorkloadAttestor {
 
   /** Each has a deadline of its own, so that a slow one costs nobody else's answer. */
   async #ask(attestor: Attestor, peer: PeerProcess, signal: AbortSignal): Promise<SourceRecord> {
-    const { clock, timeoutMs = TIMEOUT_MS } = this.#options;
+    const { clock, log, timeoutMs = TIMEOUT_MS } = this.#options;
     const ms = attestor.timeoutMs ?? timeoutMs;
     const started = clock.monotonic();
     const record = (): { attestor: string; tookMs: number } => ({
@@ -119,7 +122,11 @@ export class WorkloadAttestor {
       tookMs: clock.monotonic() - started,
     });
     try {
-      const selectors = await withDeadline({ ms, clock, signal }, (deadline) => attestor.attest(peer, deadline));
+      const selectors = await events.chore(
+        { log, clock, attestor: attestor.name },
+        "workload_api.workload_attestor",
+        () => withDeadline({ ms, clock, signal }, (deadline) => attestor.attest(peer, deadline)),
+      );
       return { ...record(), selectors };
     } catch (error) {
       return { ...record(), selectors: [], error: Fault.from(error).message };

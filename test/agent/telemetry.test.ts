@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { startAgent, type TestAgent } from "../support/agent.ts";
+import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
+import { eventually } from "../support/eventually.ts";
 import { scrapeMetrics } from "../support/metrics.ts";
 import { freePort, startServer, type TestServer } from "../support/server.ts";
 
@@ -29,7 +30,61 @@ describe("the metrics of an agent, under SPIRE's names", () => {
   test("count the calls of workloads by their outcome, and not the agent's own look at its health", async () => {
     await agent.fetch().catch(() => {});
     const values = await scrapeMetrics(port);
-    expect(values.get('spire_agent_rpc_workload_api_fetch_x509svid{status="PermissionDenied"}')).toBe(1);
+    expect(values.get('spire_agent_rpc_workload_api_fetch_x509svid{status="PermissionDenied"}')).toBeGreaterThan(0);
     expect([...values.keys()].filter((name) => name.includes("fetch_x509_bundles"))).toEqual([]);
+  });
+
+  test("tell how the node came to its SVID", async () => {
+    const values = await scrapeMetrics(port);
+    expect(values.get('spire_agent_node_attestor_new_svid{attestor="join_token",status="OK"}')).toBe(1);
+    expect(values.get("spire_agent_bootstrapped")).toBe(1);
+    expect(values.get('spire_agent_bootstrap_attempts{mode="bootstrap"}')).toBe(0);
+    expect(values.get('spire_agent_agent_key_manager_generate_key{status="OK"}')).toBeGreaterThan(0);
+    expect(values.get('spire_agent_agent_key_manager_get_keys{status="OK"}')).toBeGreaterThan(0);
+  });
+
+  test("count syncs, entries and what is signed", async () => {
+    const entry = { spiffeId: "spiffe://example.org/counted", parentId: agent.id(), selectors: [OWN_SELECTOR] };
+    const before = (await scrapeMetrics(port)).get("spire_agent_lru_cache_entry_add") ?? 0;
+    const { id } = await server.createEntry(entry);
+    await agent.untilLogged("SVID updated", { entry: id });
+    const values = await scrapeMetrics(port);
+    expect(values.get('spire_agent_manager_sync_fetch_entries_updates{status="OK"}')).toBeGreaterThan(0);
+    expect(values.get('spire_agent_manager_sync_fetch_svids_updates{status="OK"}')).toBeGreaterThan(0);
+    expect(values.get("spire_agent_lru_cache_entry_add")).toBe(before + 1);
+    expect(values.get("spire_agent_sync_bundles_total")).toBe(1);
+    expect(values.get("spire_agent_sync_entries_total")).toBe(before + 1);
+    expect(values.get('spire_agent_lru_cache_record_map_size{svid_type="X509"}')).toBe(before + 1);
+    expect(values.get('spire_agent_lru_cache_svid_map_size{svid_type="X509"}')).toBe(before + 1);
+    await server.admin.entry.BatchDeleteEntry({ ids: [id] });
+    await agent.untilLogged("Entry removed", { entry: id });
+    const after = await scrapeMetrics(port);
+    expect(after.get("spire_agent_lru_cache_entry_remove")).toBe(1);
+    expect(after.get("spire_agent_sync_entries_dropped")).toBe(1);
+  });
+
+  test("count attestations of workloads, by attestor, and open calls", async () => {
+    const connections = "spire_agent_workload_api_connection";
+    await server.createEntry({
+      spiffeId: "spiffe://example.org/open",
+      parentId: agent.id(),
+      selectors: [OWN_SELECTOR],
+    });
+    const before = (await scrapeMetrics(port)).get(connections) ?? 0;
+    {
+      await using _ = agent.watch();
+      await eventually(
+        "a call is open",
+        async () => (await scrapeMetrics(port)).get("spire_agent_workload_api_connections") === 1,
+      );
+    }
+    const values = await eventually("it is over", async () => {
+      const now = await scrapeMetrics(port);
+      return now.get("spire_agent_workload_api_connections") === 0 && now;
+    });
+    expect(values.get(connections)).toBeGreaterThan(before);
+    expect(values.get('spire_agent_workload_api_workload_attestor{attestor="unix",status="OK"}')).toBeGreaterThan(0);
+    expect(values.get('spire_agent_workload_api_workload_attestation{status="OK"}')).toBeGreaterThan(0);
+    expect(values.get("spire_agent_workload_api_discovered_selectors_count")).toBeGreaterThan(0);
   });
 });

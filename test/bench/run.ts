@@ -3,6 +3,7 @@ import { cpus, totalmem } from "node:os";
 import { measureEntryToSvid, measureFetch } from "./agent.ts";
 import { measureAttestation } from "./attest.ts";
 import { measureCrypto } from "./crypto.ts";
+import { measureEntries } from "./entries.ts";
 import { measurePush } from "./push.ts";
 import { measureSigning } from "./signing.ts";
 import { measureStart } from "./start.ts";
@@ -19,6 +20,7 @@ const benches = {
   "entry-to-svid": measureEntryToSvid,
   push: measurePush,
   start: measureStart,
+  entries: measureEntries,
 };
 
 const wanted = process.argv.slice(2);

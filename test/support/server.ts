@@ -73,6 +73,8 @@ export interface TestServerOptions {
   readonly nodeAttestors?: Readonly<Record<string, object>>;
   /** A folder of the caller's, which stays; for starting again on the same data. */
   readonly folder?: string;
+  /** How long it may take until it serves. */
+  readonly startMs?: number;
 }
 
 export type LogRecord = Readonly<Record<string, unknown>> & { readonly msg: string; readonly level: string };
@@ -126,7 +128,8 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
   const configFile = await writeServerConfig(folder, options, databaseUrl);
   const running = runServerProcess(["run", "-config", configFile]);
   cleanup.defer(() => running.stop().then(() => undefined));
-  await Promise.race([running.untilLogged("Starting Server APIs", { network: "unix" }), running.failed()]);
+  const serves = (): boolean => running.logged("Starting Server APIs", { network: "unix" }).length > 0;
+  await Promise.race([eventually("the server serves", serves, options.startMs ?? 30_000), running.failed()]);
   return testServer({ running, options, folder, configFile, databaseUrl, resources: cleanup.move() });
 }
 
