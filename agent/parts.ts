@@ -10,6 +10,8 @@ import { httpChallengeAttestor } from "./node/http-challenge.ts";
 import { joinTokenAttestor } from "./node/join-token.ts";
 import { k8sPsatAttestor } from "./node/k8s-psat.ts";
 import { sshpopAttestor } from "./node/sshpop.ts";
+import { tpmAttestor } from "./node/tpm.ts";
+import { tpmDevIdAttestor } from "./node/tpm-devid.ts";
 import { x509popAttestor } from "./node/x509pop.ts";
 import type { Attestor } from "./workload/attest.ts";
 import { DockerAttestor } from "./workload/docker.ts";
@@ -49,6 +51,8 @@ const nodeAttestors: {
   join_token: (_, config) => joinTokenAttestor(config),
   http_challenge: httpChallengeAttestor,
   k8s_psat: k8sPsatAttestor,
+  tpm: tpmAttestor,
+  tpm_devid: tpmDevIdAttestor,
   sshpop: sshpopAttestor,
   x509pop: ({ source }) => x509popAttestor(source),
 };

@@ -51,6 +51,7 @@ const FINAL_CODES: ReadonlySet<string> = new Set([
   "kept-svid-unusable",
   "x509pop-keypair",
   "sshpop-keypair",
+  "tpm-devid-files",
   "rebootstrap-impossible",
 ]);
 

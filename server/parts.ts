@@ -7,6 +7,8 @@ import { HttpChallengeAttestor } from "./attest/http-challenge.ts";
 import { JoinTokenAttestor, type JoinTokenOptions } from "./attest/join-token.ts";
 import { K8sPsatAttestor } from "./attest/k8s-psat.ts";
 import { SshPopAttestor } from "./attest/sshpop.ts";
+import { TpmAttestor } from "./attest/tpm.ts";
+import { TpmDevIdAttestor } from "./attest/tpm-devid.ts";
 import { X509PopAttestor, type X509PopOptions } from "./attest/x509pop.ts";
 import { openDiskUpstream } from "./ca/upstream/disk.ts";
 import { openSpireUpstream, type SpireUpstreamOptions } from "./ca/upstream/spire.ts";
@@ -73,6 +75,8 @@ const nodeAttestors: {
   join_token: (_, parts) => new JoinTokenAttestor(parts),
   http_challenge: (config, parts) => new HttpChallengeAttestor({ ...config, ...parts }),
   k8s_psat: (config, parts) => new K8sPsatAttestor({ ...config, ...parts }),
+  tpm: (config, parts) => new TpmAttestor({ ...config, ...parts }),
+  tpm_devid: (config, parts) => TpmDevIdAttestor.open({ ...config, ...parts }),
   sshpop: (config, parts) => SshPopAttestor.open({ ...config, ...parts }),
   x509pop: (config, parts) => X509PopAttestor.open({ ...config, ...parts }),
 };

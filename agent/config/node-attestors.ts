@@ -1,6 +1,6 @@
 import { hostname } from "node:os";
 import type { ConfigReader, Values } from "../../src/runtime/config.ts";
-import { integer, text } from "../../src/runtime/config-keys.ts";
+import { duration, integer, oneOf, text } from "../../src/runtime/config-keys.ts";
 import { pluginNames } from "../../src/runtime/config-plugins.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
 
@@ -32,24 +32,67 @@ const sshpop = {
   host_cert_path: filePath({ doc: "Its certificate.", default: "/etc/ssh/ssh_host_rsa_key-cert.pub" }),
 };
 
+const tpmAccess = {
+  tpm_device_path: text({
+    doc: "The TPM: a device, or a simulator as unix:/path or tcp:host:port.",
+    shown: "the only device there is",
+  }),
+  owner_hierarchy_password: text({ doc: "Password of the owner hierarchy.", default: "" }),
+  endorsement_hierarchy_password: text({ doc: "Password of the endorsement hierarchy.", default: "" }),
+};
+
+const tpmDevId = {
+  devid_cert_path: filePath({ doc: "PEM file with the DevID certificate, and intermediates after it." }),
+  devid_priv_path: filePath({ doc: "The key's private blob." }),
+  devid_pub_path: filePath({ doc: "The key's public blob." }),
+  devid_password: text({ doc: "The key's password.", default: "" }),
+  ...tpmAccess,
+};
+
+const tpm = {
+  ...tpmAccess,
+  attestation_key: oneOf(["rsa", "ecc"])({
+    doc: "Kind of attestation key; ecc is much faster, rsa is understood by every server.",
+    default: "rsa",
+    own: true,
+  }),
+  event_log_path: filePath({
+    doc: "What the firmware has measured.",
+    default: "/sys/kernel/security/tpm0/binary_bios_measurements",
+    own: true,
+  }),
+  requote_interval: duration(
+    0,
+    "0s",
+  )({
+    doc: "How often the state is quoted anew; 0s is as often as the agent's SVID is renewed.",
+    default: 0,
+    shown: "0s",
+    own: true,
+  }),
+};
+
 /** Data of the `NodeAttestor` plug-ins. */
 export const nodeAttestorPlugins = {
   join_token: { doc: "A one-time token.", keys: {} },
   x509pop: { doc: "A certificate whose key the node holds.", keys: x509pop },
   http_challenge: { doc: "A host name under which the agent serves a nonce.", keys: httpChallenge },
+  tpm: { doc: "The TPM's endorsement key, and the state that it quotes.", keys: tpm },
+  tpm_devid: { doc: "A DevID certificate whose key is in the TPM.", keys: tpmDevId },
   k8s_psat: { doc: "The service account token of the agent's pod.", keys: k8sPsat },
   sshpop: { doc: "The host's SSH certificate.", keys: sshpop },
   aws_iid: undefined,
   azure_imds: undefined,
   azure_msi: undefined,
   gcp_iit: undefined,
-  tpm_devid: undefined,
 };
 
 interface Enabled {
   readonly x509pop?: Values<typeof x509pop>;
   readonly http_challenge?: Values<typeof httpChallenge>;
   readonly k8s_psat?: Values<typeof k8sPsat>;
+  readonly tpm?: Values<typeof tpm>;
+  readonly tpm_devid?: Values<typeof tpmDevId>;
   readonly sshpop?: Values<typeof sshpop>;
 }
 
@@ -58,6 +101,8 @@ export type NodeAttestorConfig =
   | { readonly type: "x509pop"; readonly source: X509PopSource }
   | ({ readonly type: "http_challenge" } & ReturnType<typeof httpChallengeConfig>)
   | { readonly type: "k8s_psat"; readonly cluster: string; readonly tokenPath: string }
+  | ({ readonly type: "tpm" } & ReturnType<typeof tpmConfig>)
+  | ({ readonly type: "tpm_devid" } & ReturnType<typeof tpmDevIdConfig>)
   | { readonly type: "sshpop"; readonly hostKeyPath: string; readonly hostCertPath: string };
 
 /** Where certificate and key come from. */
@@ -83,6 +128,8 @@ export function nodeAttestorConfig(enabled: Enabled, reader: ConfigReader): Node
     if (cluster === "") reader.fault("plugins.NodeAttestor.k8s_psat", "missing cluster configuration");
     return { type: "k8s_psat", cluster, tokenPath };
   }
+  if (enabled.tpm !== undefined) return { type: "tpm", ...tpmConfig(enabled.tpm) };
+  if (enabled.tpm_devid !== undefined) return { type: "tpm_devid", ...tpmDevIdConfig(enabled.tpm_devid, reader) };
   if (enabled.sshpop !== undefined) {
     const { host_key_path: hostKeyPath, host_cert_path: hostCertPath } = enabled.sshpop;
     return { type: "sshpop", hostKeyPath, hostCertPath };
@@ -93,6 +140,28 @@ export function nodeAttestorConfig(enabled: Enabled, reader: ConfigReader): Node
 function httpChallengeConfig(values: Values<typeof httpChallenge>) {
   const { agentname: agentName, port, advertised_port: advertisedPort } = values;
   return { hostname: values.hostname ?? hostname(), agentName, port, advertisedPort };
+}
+
+function accessOf(values: Values<typeof tpmAccess>) {
+  return {
+    devicePath: values.tpm_device_path,
+    ownerPassword: values.owner_hierarchy_password,
+    endorsementPassword: values.endorsement_hierarchy_password,
+  };
+}
+
+function tpmConfig(values: Values<typeof tpm>) {
+  const { attestation_key: attestationKey, event_log_path: eventLogPath, requote_interval: requoteMs } = values;
+  return { ...accessOf(values), attestationKey, eventLogPath, requoteMs };
+}
+
+function tpmDevIdConfig(values: Values<typeof tpmDevId>, reader: ConfigReader) {
+  for (const key of ["devid_cert_path", "devid_priv_path", "devid_pub_path"] as const)
+    if (values[key] === undefined)
+      reader.fault("plugins.NodeAttestor.tpm_devid", `invalid configuration: ${key} is required`);
+  const { devid_cert_path = "", devid_priv_path = "", devid_pub_path = "" } = values;
+  const paths = { certPath: devid_cert_path, privPath: devid_priv_path, pubPath: devid_pub_path };
+  return { ...accessOf(values), ...paths, devidPassword: values.devid_password };
 }
 
 function x509popSource(values: Values<typeof x509pop>, reader: ConfigReader): X509PopSource {

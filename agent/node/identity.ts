@@ -11,7 +11,7 @@ import * as events from "../events.ts";
 import type { NodeAttestor } from "./attestor.ts";
 import { type Bootstrap, bundleOf, type Trust } from "./bootstrap.ts";
 import type { AgentIdentity, Credentials } from "./credentials.ts";
-import { msUntilDue, OVERDUE } from "./rotation.ts";
+import { msUntilDue, OVERDUE, refreshedBy } from "./rotation.ts";
 import type { ServerTrust } from "./server-trust.ts";
 import type { AgentData, AgentState } from "./state.ts";
 import { csrOf, findKey, fingerprintOf, type KeyAndCsr, nextKeyId, readSvid } from "./svid.ts";
@@ -267,8 +267,9 @@ export class NodeIdentity {
     data: Partial<AgentData> & Pick<AgentData, "svid" | "reattestable">,
     key: ManagedKey,
   ): Promise<AgentIdentity> {
-    const { credentials, bootstrap, clock, log } = this.#options;
-    const identity = await readSvid({ ...data, key, from: "server" }, this.#options);
+    const { credentials, bootstrap, attestor, clock, log } = this.#options;
+    const read = await readSvid({ ...data, key, from: "server" }, this.#options);
+    const identity = { ...read, rotation: refreshedBy(read, attestor.refreshMs, clock) };
     if (clock.now() < identity.leaf.notBefore) events.clockTooEarly(log, "the agent's SVID", identity.leaf.notBefore);
     this.#checkRebootstrap(identity.reattestable);
     bootstrap.succeeded();

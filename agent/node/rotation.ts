@@ -51,6 +51,17 @@ export function rotationOfKept(validity: Validity, policy: RotationPolicy): Rota
   return { renewAt, soonest: clock.monotonic(), latest: clock.monotonic() + wait };
 }
 
+/** Due after `refreshMs` at the latest, for a node that can and has to attest more often than its SVID asks for. */
+export function refreshedBy(
+  { rotation, reattestable }: { readonly rotation: Rotation; readonly reattestable: boolean },
+  refreshMs: number | undefined,
+  clock: Clock,
+): Rotation {
+  if (refreshMs === undefined || !reattestable) return rotation;
+  const latest = Math.min(rotation.latest, clock.monotonic() + refreshMs);
+  return { ...rotation, latest, soonest: Math.min(rotation.soonest, latest) };
+}
+
 /** Zero or less when it is due. */
 export function msUntilDue({ renewAt, soonest, latest }: Rotation, clock: Clock): number {
   const passed = clock.monotonic();

@@ -303,8 +303,8 @@ async function runAttestation(
   { attestor, csr }: { readonly attestor: NodeAttestor; readonly csr: Uint8Array },
   signal: AbortSignal,
 ): Promise<{ readonly chain: readonly Uint8Array[]; readonly reattestable: boolean }> {
-  using cleanup = new DisposableStack();
-  cleanup.defer(() => attestor.done?.());
+  await using cleanup = new AsyncDisposableStack();
+  cleanup.defer(async () => attestor.done?.());
   const payload = Buffer.from(await attestor.evidence(signal));
   const requests = new Outbox<AttestAgentRequest>();
   requests.push({ params: { data: { type: attestor.type, payload }, params: { csr: Buffer.from(csr) } } });

@@ -2,7 +2,6 @@ import type { KeyObject } from "node:crypto";
 import { type Certificate, parseCertificateUpTo } from "../../src/crypto/certificate.ts";
 import { verifyChains } from "../../src/crypto/chain.ts";
 import { parseName } from "../../src/crypto/name.ts";
-import { decodePem } from "../../src/crypto/pem.ts";
 import type { AgentPathTemplate, TemplateData, TemplateValue } from "../../src/evidence/agent-path.ts";
 import {
   certificateFingerprint,
@@ -16,10 +15,10 @@ import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { addressesEqual } from "../../src/runtime/networks.ts";
-import { Reloaded } from "../../src/runtime/reloaded.ts";
 import { isMember, pathOf, type SpiffeId, type TrustDomain } from "../../src/spiffe/id.ts";
 import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
 import type { AttestationContext, Challenge, NodeAttestor, NodeClaim } from "./attestor.ts";
+import { caBundles } from "./ca-bundle.ts";
 
 export interface X509PopConfig {
   /** Who issued the nodes' certificates: a PKI of the operator's own, or this trust domain itself. */
@@ -65,7 +64,7 @@ export class X509PopAttestor implements NodeAttestor {
   static async open(options: X509PopOptions): Promise<X509PopAttestor> {
     const { mode, ownAuthorities } = options;
     if (mode.kind === "spiffe") return new X509PopAttestor(options, async () => ownAuthorities());
-    const bundles = caBundles(mode.caPaths, options);
+    const bundles = caBundles(mode.caPaths, options.log, options.maxRsaKeySize);
     await bundles.value();
     return new X509PopAttestor(options, () => bundles.value());
   }
@@ -136,22 +135,6 @@ export class X509PopAttestor implements NodeAttestor {
     const { agentPath, trustDomain } = this.#options;
     return agentPath.render(trustDomain, templateData(leaf, { trustDomain, svidPath, sans }));
   }
-}
-
-function caBundles(paths: readonly string[], { maxRsaKeySize, log }: X509PopOptions): Reloaded<readonly Certificate[]> {
-  return new Reloaded({
-    paths,
-    read: (contents) =>
-      contents.flatMap((text, index) => {
-        const found = decodePem(text, "CERTIFICATE").map((der) => parseCertificateUpTo(der, maxRsaKeySize));
-        if (found.length > 0) return found;
-        throw new Fault("invalid", `unable to load trust bundle "${paths[index]}": no certificates found`, {
-          code: "x509pop-ca-bundle",
-          hint: "put CA certificates in PEM form into the file",
-        });
-      }),
-    rejected: (error) => log.warn("Changed CA bundle cannot be used; the earlier one stays in use", { error }),
-  });
 }
 
 function readCertificate(der: Uint8Array, what: string, maxRsaBits: number): Certificate {

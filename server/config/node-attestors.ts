@@ -83,24 +83,63 @@ const k8sPsat = {
   ),
 };
 
+const tpmDevId = {
+  devid_ca_path: filePath({ doc: "PEM file with the CAs of DevID certificates; reloaded when it changes." }),
+  endorsement_ca_path: filePath({ doc: "PEM file with the issuers of endorsement certificates; reloaded likewise." }),
+};
+
+const tpm = {
+  ca_path: filePath({
+    doc: "Folder with certificates of TPM makers.",
+    default: "/opt/spire/.data/certs",
+    own: true,
+  }),
+  hash_path: filePath({
+    doc: "Folder with an empty file for each TPM, named by the hash of its endorsement key.",
+    default: "/opt/spire/.data/hashes",
+    own: true,
+  }),
+  pcrs: list(
+    "PCRs",
+    pcrNumber,
+  )({
+    doc: "PCRs of the SHA-256 bank that are quoted and become selectors.",
+    default: [0, 1, 2, 3, 4, 5, 6, 7],
+    shown: "[0, 1, 2, 3, 4, 5, 6, 7]",
+    own: true,
+  }),
+  pcr_sets: named(
+    "States of which a node has to be in one, by name; without any, a node may be in every state.",
+    block("One state.", {
+      pcrs: list(
+        "PCR values",
+        pcrValue,
+      )({ doc: "Values as <PCR>:<SHA-256 in hex>.", default: [], shown: "[]", own: true }),
+    }),
+  ),
+};
+
 /** Data of the `NodeAttestor` plug-ins. */
 export const nodeAttestorPlugins = {
   join_token: { doc: "One-time tokens; always on.", keys: {} },
   x509pop: { doc: "Certificates whose key the node holds.", keys: x509pop },
   http_challenge: { doc: "Host names under which the node serves a nonce.", keys: httpChallenge },
+  tpm: { doc: "TPMs known by endorsement key or maker, and the state they quote.", keys: tpm },
+  tpm_devid: { doc: "DevID certificates whose key is in a TPM.", keys: tpmDevId },
   k8s_psat: { doc: "Service account tokens of agents in Kubernetes.", keys: k8sPsat },
   sshpop: { doc: "SSH host certificates whose key the node holds.", keys: sshpop },
   aws_iid: undefined,
   azure_imds: undefined,
   azure_msi: undefined,
   gcp_iit: undefined,
-  tpm_devid: undefined,
 };
 
 interface Enabled {
   readonly x509pop?: Values<typeof x509pop>;
   readonly http_challenge?: Values<typeof httpChallenge>;
   readonly k8s_psat?: Values<typeof k8sPsat>;
+  readonly tpm?: Values<typeof tpm>;
+  readonly tpm_devid?: Values<typeof tpmDevId>;
   readonly sshpop?: Values<typeof sshpop>;
 }
 
@@ -109,6 +148,8 @@ export type NodeAttestorConfig =
   | ({ readonly type: "x509pop" } & ReturnType<typeof x509popConfig>)
   | ({ readonly type: "http_challenge" } & ReturnType<typeof httpChallengeConfig>)
   | ({ readonly type: "k8s_psat" } & ReturnType<typeof k8sPsatConfig>)
+  | ({ readonly type: "tpm" } & ReturnType<typeof tpmConfig>)
+  | ({ readonly type: "tpm_devid" } & ReturnType<typeof tpmDevIdConfig>)
   | ({ readonly type: "sshpop" } & ReturnType<typeof sshpopConfig>);
 
 /** Join tokens first: they are always on. */
@@ -122,6 +163,10 @@ export function nodeAttestorConfigs(enabled: Enabled, reader: ConfigReader): rea
     ...(enabled.k8s_psat === undefined
       ? []
       : [{ type: "k8s_psat", ...k8sPsatConfig(enabled.k8s_psat, reader) } as const]),
+    ...(enabled.tpm === undefined ? [] : [{ type: "tpm", ...tpmConfig(enabled.tpm, reader) } as const]),
+    ...(enabled.tpm_devid === undefined
+      ? []
+      : [{ type: "tpm_devid", ...tpmDevIdConfig(enabled.tpm_devid, reader) } as const]),
     ...(enabled.sshpop === undefined ? [] : [{ type: "sshpop", ...sshpopConfig(enabled.sshpop, reader) } as const]),
   ];
 }
@@ -205,6 +250,25 @@ function k8sPsatConfig({ clusters }: Values<typeof k8sPsat>, reader: ConfigReade
   return { clusters: new Map(read) };
 }
 
+function tpmDevIdConfig(values: Values<typeof tpmDevId>, reader: ConfigReader) {
+  for (const key of ["devid_ca_path", "endorsement_ca_path"] as const)
+    if (values[key] === undefined)
+      reader.fault("plugins.NodeAttestor.tpm_devid", `invalid configuration: ${key} is required`);
+  return { devidCaPath: values.devid_ca_path ?? "", endorsementCaPath: values.endorsement_ca_path ?? "" };
+}
+
+function tpmConfig(values: Values<typeof tpm>, reader: ConfigReader) {
+  const at = "plugins.NodeAttestor.tpm";
+  const pcrs = [...new Set(values.pcrs)].sort((a, b) => a - b);
+  const pcrSets = [...values.pcr_sets].map(([name, set]) => {
+    const missing = set.pcrs.find(({ pcr }) => !pcrs.includes(pcr));
+    if (missing !== undefined) reader.fault(`${at}.pcr_sets.${name}`, `PCR ${missing.pcr} is not among pcrs`);
+    if (set.pcrs.length === 0) reader.fault(`${at}.pcr_sets.${name}`, `set "${name}" has no values`);
+    return { name, values: new Map(set.pcrs.map(({ pcr, value }) => [pcr, value])) };
+  });
+  return { caPath: values.ca_path, hashPath: values.hash_path, pcrs, pcrSets };
+}
+
 function sshpopConfig(values: Values<typeof sshpop>, reader: ConfigReader) {
   const { cert_authorities: certAuthorities, cert_authorities_path: certAuthoritiesPath } = values;
   if (certAuthorities.length === 0 && certAuthoritiesPath === undefined)
@@ -235,4 +299,19 @@ function wholePattern(pattern: string): RegExp {
 function network(text: string): string {
   networkList([text]);
   return text;
+}
+
+/** Throws `invalid`. */
+function pcrNumber(text: string): number {
+  if (/^([0-9]|1[0-9]|2[0-3])$/.test(text)) return Number(text);
+  throw new Fault("invalid", `${JSON.stringify(text)} is not a PCR; there are 0 to 23`, { code: "config-invalid" });
+}
+
+/** Throws `invalid`. */
+function pcrValue(text: string): { readonly pcr: number; readonly value: string } {
+  const [pcr = "", value = "", ...more] = text.split(":");
+  if (/^[0-9a-fA-F]{64}$/.test(value) && more.length === 0) return { pcr: pcrNumber(pcr), value: value.toLowerCase() };
+  throw new Fault("invalid", `${JSON.stringify(text)} is not of the form <PCR>:<SHA-256 in hex>`, {
+    code: "config-invalid",
+  });
 }
