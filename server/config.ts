@@ -247,7 +247,7 @@ function warnOfFlags({ values, reader }: Loaded): void {
 }
 
 function pruneConfig(server: ServerValues["server"]): PruneAttestedNodes | undefined {
-  if (server.prune_attested_nodes_expired_for === undefined) return undefined;
+  if (server.prune_attested_nodes_expired_for === 0) return undefined;
   return {
     expiredForMs: server.prune_attested_nodes_expired_for,
     batchSize: server.prune_attested_nodes_batch_size,

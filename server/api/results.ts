@@ -12,13 +12,23 @@ export function itemFailure(log: Log, thrown: unknown): Status {
   return itemStatus(isFault(thrown) ? thrown : failure(log, "internal", "internal error", thrown));
 }
 
-/** Works on at most `width` items at once; results keep the order of the items. */
-export async function inOrder<T, R>(items: readonly T[], width: number, work: (item: T) => Promise<R>): Promise<R[]> {
+/** Signatures in flight for one call: enough for all cores, and no call starves the others. */
+const SIGNING_AT_ONCE = 8;
+
+/** Works on a few items at once, and on no more when the caller has left; results keep the order of the items. */
+export async function inOrder<T, R>(
+  items: readonly T[],
+  { signal }: { readonly signal: AbortSignal },
+  work: (item: T) => Promise<R>,
+): Promise<R[]> {
   const results: R[] = new Array(items.length);
   const left = items.entries();
   const worker = async (): Promise<void> => {
-    for (const [index, item] of left) results[index] = await work(item);
+    for (const [index, item] of left) {
+      signal.throwIfAborted();
+      results[index] = await work(item);
+    }
   };
-  await Promise.all(Array.from({ length: Math.min(width, items.length) }, worker));
+  await Promise.all(Array.from({ length: Math.min(SIGNING_AT_ONCE, items.length) }, worker));
   return results;
 }

@@ -30,9 +30,6 @@ export interface TokenServiceParts {
 
 type Served = "MintJWTSVID" | "NewJWTSVID" | "MintWITSVID" | "BatchNewWITSVID";
 
-/** Signatures in flight for one call: enough for all cores, and no call starves the others. */
-const SIGNING_AT_ONCE = 8;
-
 /** The token half of the SVID service. */
 export function tokenSvids(parts: TokenServiceParts): Pick<HandlersOf<typeof SvidApi>, Served> {
   const { trustDomain, directory, tokenIssuer } = parts;
@@ -62,7 +59,7 @@ export function tokenSvids(parts: TokenServiceParts): Pick<HandlersOf<typeof Svi
       mustBeEnabled(log, tokenIssuer.witEnabled, "WIT");
       await call.auth.charge(params.length);
       const { id } = agentOf(call);
-      const results = await inOrder(params, SIGNING_AT_ONCE, (param) => newWit(parts, id, param, call.auth));
+      const results = await inOrder(params, call, (param) => newWit(parts, id, param, call.auth));
       for (const [index, { status, svid }] of results.entries())
         call.auth.audit(status ?? OK, () => newSvidFields(params[index], svid));
       return { results };

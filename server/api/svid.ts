@@ -25,9 +25,6 @@ export interface SvidServiceParts {
 
 type Served = "BatchNewX509SVID" | "MintX509SVID" | "NewDownstreamX509CA";
 
-/** Signatures in flight for one call: enough for all cores, and no call starves the others. */
-const SIGNING_AT_ONCE = 8;
-
 export function svidService(parts: SvidServiceParts): Pick<HandlersOf<typeof SvidApi>, Served> {
   return {
     BatchNewX509SVID: unary(async ({ params }, call) => {
@@ -35,7 +32,7 @@ export function svidService(parts: SvidServiceParts): Pick<HandlersOf<typeof Svi
       if (params.length === 0) throw failure(log, "invalid", "missing parameters");
       await call.auth.charge(params.length);
       const { id } = agentOf(call);
-      const results = await inOrder(params, SIGNING_AT_ONCE, (param) => newSvid(parts, id, param, call.auth));
+      const results = await inOrder(params, call, (param) => newSvid(parts, id, param, call.auth));
       for (const [index, { status, svid }] of results.entries())
         call.auth.audit(status ?? OK, () => newSvidFields(params[index], svid));
       return { results };

@@ -116,9 +116,13 @@ const server = block("The server's core settings.", {
   }),
   max_attested_node_info_staleness: ignored("Age of cached node information; Steeple's follows changes."),
   prune_attested_nodes_expired_for: duration(
-    1000,
-    "1s",
-  )({ doc: "Prunes nodes whose SVID expired longer ago than this. Default: never." }),
+    0,
+    "0s",
+  )({
+    doc: "Prunes nodes whose SVID expired longer ago than this; 0 prunes none. SPIRE's default is to prune none.",
+    default: 2_592_000_000,
+    shown: "720h",
+  }),
   prune_attested_nodes_batch_size: integer(1, 1_000_000)({ doc: "Most nodes pruned at once.", default: 1000 }),
   prune_tofu_nodes: flag({ doc: "Prunes nodes that can't re-attest, too.", default: false }),
   ...profilingKeys,

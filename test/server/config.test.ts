@@ -161,6 +161,7 @@ const DEFAULTS = {
   witIssuer: "",
   adminIds: [],
   auditLogEnabled: false,
+  pruneAttestedNodes: { expiredForMs: 2_592_000_000, batchSize: 1000, includeNonReattestable: false },
   rateLimit: { attestation: true, signing: true },
   nodeAttestors: [{ type: "join_token" }],
   trustedProxies: [],

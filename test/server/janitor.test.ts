@@ -214,6 +214,18 @@ describe("nodes whose SVID expired long ago", () => {
       nodes: { expiredForMs: DAY * 1000, batchSize: 100, includeNonReattestable },
     });
 
+  test("so many at once and no more, also when several servers prune", async () => {
+    for (let index = 0; index < 7; index += 1) await attest(`n${index}`, unixNow() - 2 * DAY, true);
+    const nodes = { expiredForMs: DAY * 1000, batchSize: 3, includeNonReattestable: false };
+    const prune = (): Promise<void> => tidy({ store, trustDomain, clock, log, nodes });
+    await prune();
+    expect(await left()).toHaveLength(4);
+    await Promise.all([prune(), prune(), prune()]);
+    await prune();
+    expect(await left()).toEqual([]);
+    expect(messagesOf(log, "warn")).toEqual([]);
+  });
+
   test("are pruned when so configured, those that attest only once and banned ones left alone", async () => {
     await attest("old", unixNow() - 2 * DAY, true);
     await attest("once", unixNow() - 2 * DAY, false);
