@@ -1,7 +1,5 @@
-import { join } from "node:path";
 import type { KeyType } from "../src/crypto/key.ts";
-import type { ConfigReader, Values } from "../src/runtime/config.ts";
-import { pluginNames } from "../src/runtime/config-plugins.ts";
+import type { Values } from "../src/runtime/config.ts";
 import { keyReference } from "../src/runtime/config-reference.ts";
 import { Fault } from "../src/runtime/fault.ts";
 import type { FlagSpecs, FlagValues } from "../src/runtime/flags.ts";
@@ -20,6 +18,7 @@ import {
 import { type TelemetrySettings, telemetrySettings } from "../src/runtime/telemetry-config.ts";
 import { parseTrustDomain, type SpiffeId, type TrustDomain } from "../src/spiffe/id.ts";
 import { type DataStoreConfig, dataStoreConfig } from "./config/data-store.ts";
+import { type KeyManagerConfig, keyManagerOf } from "./config/key-manager.ts";
 import { SERVER_SOCKET, serverKeys } from "./config/keys.ts";
 import { judgeLifetimes } from "./config/lifetimes.ts";
 import { type NodeAttestorConfig, nodeAttestorConfigs } from "./config/node-attestors.ts";
@@ -57,7 +56,7 @@ export interface ServerConfig {
   readonly dataStore: DataStoreConfig;
   /** Absent: this server signs its own. */
   readonly upstreamAuthority?: UpstreamAuthorityConfig;
-  readonly keyManager: { readonly type: "memory" } | { readonly type: "disk"; readonly keysPath: string };
+  readonly keyManager: KeyManagerConfig;
   readonly nodeAttestors: readonly NodeAttestorConfig[];
   readonly healthChecks: HealthChecks;
   readonly telemetry: TelemetrySettings<SpiffeId>;
@@ -114,7 +113,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
   const trustDomain = trustDomainOf(loaded);
   const dataDir = values.server.data_dir ?? defaultDataDirectory("server", options.env ?? process.env);
   const dataStore = dataStoreConfig(values.plugins.DataStore.sql, dataDir, reader);
-  const keyManager = keyManagerOf(values, dataDir, reader);
+  const keyManager = keyManagerOf(values.plugins.KeyManager, dataDir, reader);
   const upstreamAuthority = upstreamAuthorityOf(values.plugins.UpstreamAuthority, reader);
   const nodeAttestors = nodeAttestorConfigs(values.plugins.NodeAttestor, reader);
   judgeLifetimes(svidLifetimes(values), values.server.ca_ttl, reader);
@@ -196,20 +195,6 @@ function trustDomainOf({ values, reader, hasFile }: Loaded): TrustDomain | undef
   if (!hasFile) return parseTrustDomain(DEFAULT_TRUST_DOMAIN);
   if (!reader.isSet("server.trust_domain")) reader.fault("server", "trust_domain must be configured");
   return undefined;
-}
-
-function keyManagerOf({ plugins }: ServerValues, dataDir: string, reader: ConfigReader): ServerConfig["keyManager"] {
-  const { disk, memory } = plugins.KeyManager;
-  const names = pluginNames(plugins.KeyManager);
-  if (names.length > 1) {
-    reader.fault(
-      "plugins",
-      `plugin type "KeyManager" constraint not satisfied: expected exactly 1 but got ${names.length}`,
-    );
-  }
-  return memory === undefined
-    ? { type: "disk", keysPath: disk?.keys_path ?? join(dataDir, "keys.json") }
-    : { type: "memory" };
 }
 
 function svidLifetimes({ server }: ServerValues): { readonly key: string; readonly ms: number }[] {

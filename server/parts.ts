@@ -1,6 +1,8 @@
+import { readFile } from "node:fs/promises";
 import { openDiskKeys } from "../src/keys/disk.ts";
 import type { KeyManager } from "../src/keys/keys.ts";
 import { openMemoryKeys } from "../src/keys/memory.ts";
+import { openPkcs11Keys } from "../src/keys/pkcs11.ts";
 import type { Log } from "../src/runtime/log.ts";
 import type { NodeAttestor } from "./attest/attestor.ts";
 import { HttpChallengeAttestor } from "./attest/http-challenge.ts";
@@ -32,10 +34,12 @@ const keyManagers: {
     for (const notice of keys.notices) log.warn(notice);
     return keys;
   },
+  pkcs11: async ({ pinPath, ...token }) => openPkcs11Keys({ ...token, pin: (await readFile(pinPath, "utf8")).trim() }),
 };
 
-export function openKeyManager(config: KeyManagerConfig, log: Log): Promise<KeyManager> {
-  return config.type === "disk" ? keyManagers.disk(config, log) : keyManagers.memory(config, log);
+export function openKeyManager<T extends KeyManagerConfig["type"]>(config: ConfigOf<T>, log: Log): Promise<KeyManager> {
+  const open = keyManagers[config.type as T];
+  return open(config, log);
 }
 
 type UpstreamConfig = NonNullable<ServerConfig["upstreamAuthority"]>;

@@ -147,7 +147,7 @@ async function openState(
   const upstream = await openUpstreamAuthority(config.upstreamAuthority, upstreamParts);
   if (upstream !== undefined) scope.use(upstream);
   const signing = await openSigning({
-    upstream,
+    ...{ upstream, signal },
     ...{ config, keys, store, clock, log: part(log, "ca_manager") },
     counts: (holder, entryId) => isServed(directory, holder, entryId),
   });

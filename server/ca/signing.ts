@@ -2,12 +2,13 @@ import type { KeyType } from "../../src/crypto/key.ts";
 import type { DistinguishedName } from "../../src/crypto/name.ts";
 import type { KeyManager } from "../../src/keys/keys.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
+import { Fault, isFault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
-import type { Task } from "../../src/runtime/task.ts";
+import { type RetryOptions, retry, type Task } from "../../src/runtime/task.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import * as events from "../events.ts";
 import type { Store } from "../store/store.ts";
-import { Authorities } from "./authorities.ts";
+import { type AnyAuthority, Authorities, type AuthoritiesOptions } from "./authorities.ts";
 import type { TokenKind } from "./bundle-edits.ts";
 import { followUpstream } from "./follow-upstream.ts";
 import { Issuer } from "./issue.ts";
@@ -43,6 +44,7 @@ export interface SigningOptions {
   readonly counts: LocalAuthorityOptions["counts"];
   readonly clock: Clock;
   readonly log: Log;
+  readonly signal: AbortSignal;
 }
 
 /** The signing authorities of this server, each kind in its own pair of slots. Tokens may be disabled. */
@@ -108,21 +110,36 @@ export async function openSigning(options: SigningOptions): Promise<Signing> {
 }
 
 async function openAuthorities(
-  { config, keys, store, clock, log, upstream }: SigningOptions,
+  { config, keys, store, clock, log, upstream, signal }: SigningOptions,
   publisher: TokenPublisher,
 ): Promise<SigningAuthorities> {
   const { trustDomain, caTtlSeconds: ttlSeconds, caKeyType: keyType, caSubject: subject } = config;
   const { bundles, authorities: journal } = store;
   const common = { trustDomain, keys, ttlSeconds, bundles, journal, clock, log };
+  const open = <A extends AnyAuthority>(options: AuthoritiesOptions<A>): Promise<Authorities<A>> =>
+    retry(clock, waiting(log, options.type.words.noun), () => Authorities.open(options), signal);
   const openToken = async (kind: TokenKind): Promise<Authorities<TokenSigningAuthority> | undefined> => {
     const tokenKeyType = kind === "jwt" ? config.jwtKeyType : config.witKeyType;
     if (tokenKeyType === undefined) return undefined;
-    return Authorities.open({ ...common, keyType: tokenKeyType, type: tokenKind(kind, { ttlSeconds, publisher }) });
+    return open({ ...common, keyType: tokenKeyType, type: tokenKind(kind, { ttlSeconds, publisher }) });
   };
   const type =
     upstream === undefined ? selfSignedKind({ ...common, subject }) : upstreamKind({ ...common, subject, upstream });
-  const x509 = await Authorities.open({ ...common, keyType, type });
+  const x509 = await open({ ...common, keyType, type });
   return { x509, jwt: await openToken("jwt"), wit: await openToken("wit") };
+}
+
+/** A key manager or an upstream authority that is away is waited for: nothing could be signed without it. */
+function waiting(log: Log, noun: string): RetryOptions {
+  return {
+    firstMs: 1000,
+    maxMs: 10_000,
+    retryable: (error) => isFault(error, "unavailable") || isFault(error, "timeout"),
+    onRetry: (error, delayMs) => {
+      const delay = `${Math.round(delayMs)} ms`;
+      log.error(`No ${noun} can be had yet; trying again`, { error: Fault.from(error), retry_in: delay });
+    },
+  };
 }
 
 function sourceOf(

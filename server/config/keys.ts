@@ -26,6 +26,7 @@ import {
 import { telemetryKeys } from "../../src/runtime/telemetry-config.ts";
 import { parseSpiffeId, parseTrustDomainOrId } from "../../src/spiffe/id.ts";
 import { dataStoreKeys } from "./data-store.ts";
+import { keyManagerPlugins } from "./key-manager.ts";
 import { nodeAttestorPlugins } from "./node-attestors.ts";
 import { upstreamAuthorityPlugins } from "./upstream-authority.ts";
 
@@ -139,17 +140,7 @@ export const serverKeys = {
     },
     KeyManager: {
       doc: "Where the authority's private keys live. Default: disk.",
-      plugins: {
-        disk: {
-          doc: "A file, mode 0600.",
-          keys: { keys_path: filePath({ doc: "The file. SPIRE requires it.", shown: "keys.json in data_dir" }) },
-        },
-        memory: { doc: "Memory: the authority is gone when the server stops.", keys: {} },
-        aws_kms: undefined,
-        azure_key_vault: undefined,
-        gcp_kms: undefined,
-        hashicorp_vault: undefined,
-      },
+      plugins: keyManagerPlugins,
     },
     NodeAttestor: {
       doc: "Ways for agents to prove who they are.",

@@ -11,7 +11,7 @@ async function signs(key: ManagedKey): Promise<boolean> {
 }
 
 /** What every key manager keeps to. `open` gives an empty one. */
-function keyManagerContract(open: () => Promise<KeyManager>): void {
+export function keyManagerContract(open: () => Promise<KeyManager>): void {
   test.each(KEY_TYPES)("a generated %s key signs, and is found again under its id", async (type) => {
     await using keys = await open();
     const made = await keys.generate("x509-CA-A", type);

@@ -375,6 +375,38 @@ describe("faults", () => {
   ])("a file names its trust domain: '$text'", async ({ text, message }) => expect(await refused(text)).toBe(message));
 });
 
+describe("key managers and upstream authorities", () => {
+  const plugin = (type: string, name: string, data: string): string =>
+    `${server("")}plugins {\n ${type} "${name}" { plugin_data { ${data} } }\n}\n`;
+
+  test("a PKCS#11 token", async () => {
+    const data = 'module_path = "/m.so" token_label = "ca" pin_path = "/pin"';
+    expect((await load(plugin("KeyManager", "pkcs11", data))).keyManager).toEqual({
+      ...{ type: "pkcs11", module: "/m.so", tokenLabel: "ca", pinPath: "/pin", keyPrefix: "steeple/" },
+    });
+    expect(await refused(plugin("KeyManager", "pkcs11", 'module_path = "/m.so"'))).toContain("token_label is required");
+  });
+
+  test("a CA in files", async () => {
+    const data = 'cert_file_path = "/c.pem" key_file_path = "/k.pem" bundle_file_path = "/b.pem"';
+    expect((await load(plugin("UpstreamAuthority", "disk", data))).upstreamAuthority).toEqual({
+      ...{ type: "disk", certPath: "/c.pem", keyPath: "/k.pem", bundlePath: "/b.pem" },
+    });
+    expect(await refused(plugin("UpstreamAuthority", "disk", 'key_file_path = "/k.pem"'))).toContain(
+      "cert_file_path is required",
+    );
+  });
+
+  test("a server above", async () => {
+    const data = 'server_address = "up.test" server_port = "8081" workload_api_socket = "/w.sock"';
+    expect((await load(plugin("UpstreamAuthority", "spire", data))).upstreamAuthority).toEqual({
+      ...{ type: "spire", address: "up.test", port: 8081, workloadApiSocket: "/w.sock" },
+    });
+    const wrong = await refused(plugin("UpstreamAuthority", "spire", 'server_address = "u" server_port = "http"'));
+    expect(wrong).toContain('server_port "http" is not a port');
+  });
+});
+
 describe("tokens", () => {
   test("JWT-SVIDs can be turned off", async () => {
     expect(await load(server("disable_jwt_svids = true"))).toMatchObject({ jwtKeyType: undefined, warnings: [] });

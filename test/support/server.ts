@@ -67,6 +67,8 @@ export interface TestServerOptions {
   /** Further top-level sections. */
   readonly sections?: Readonly<Record<string, unknown>>;
   readonly keyManager?: "disk" | "memory";
+  /** Instead of `keyManager`: its name and data. */
+  readonly keyManagers?: Readonly<Record<string, object>>;
   /** The UpstreamAuthority and its data. */
   readonly upstream?: Readonly<Record<string, object>>;
   /** Further node attestors with their data. */
@@ -163,7 +165,12 @@ export async function writeServerConfig(
       ...options.server,
     },
     plugins: {
-      KeyManager: options.keyManager === "memory" ? { memory: { plugin_data: {} } } : disk,
+      KeyManager:
+        options.keyManagers === undefined
+          ? options.keyManager === "memory"
+            ? { memory: { plugin_data: {} } }
+            : disk
+          : pluginData(options.keyManagers),
       NodeAttestor: pluginData({ join_token: {}, ...options.nodeAttestors }),
       ...(databaseUrl === undefined ? {} : { DataStore: sql }),
       ...(options.upstream === undefined ? {} : { UpstreamAuthority: pluginData(options.upstream) }),

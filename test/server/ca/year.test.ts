@@ -91,7 +91,7 @@ class Server {
       },
       keys: this.#fragile<KeyManager>(keys, ["generate"]),
       store,
-      upstream: undefined,
+      ...{ upstream: undefined, signal: new AbortController().signal },
       counts: () => true,
       clock: this.#clock,
       log: new RecordingLog(),
