@@ -4,6 +4,11 @@
 //	interop watch N          prints N updates: serial and end of validity of the default SVID
 //	interop serve            listens on loopback, prints its address, greets one authorised peer
 //	interop dial ADDRESS ID  greets the server, which must be ID
+//	interop handshakes N     shakes hands with itself until N identities have been seen, and fails with the first that does
+//	interop jwt AUDIENCE     prints each JWT-SVID: ID, hint, audience, token
+//	interop validate AUDIENCE TOKEN
+//	                         has the token validated by the agent, and validates it by the bundles of a source
+//	interop jwtbundles N     prints N updates of the JWT bundles: trust domains and key IDs
 //	interop parse            reads candidate SPIFFE IDs as JSON lines, answers "ok" or "no" for each
 package main
 
@@ -14,18 +19,21 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sort"
 	"strconv"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 
 	"crypto/tls"
 )
 
 func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 110*time.Second)
 	defer cancel()
 	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
@@ -50,6 +58,22 @@ func run(ctx context.Context, args []string) error {
 		return serve(ctx)
 	case args[0] == "dial" && len(args) == 3:
 		return dial(ctx, args[1], args[2])
+	case args[0] == "handshakes" && len(args) == 2:
+		count, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		return handshakes(ctx, count)
+	case args[0] == "jwt" && len(args) == 2:
+		return fetchJWT(ctx, args[1])
+	case args[0] == "validate" && len(args) == 3:
+		return validateJWT(ctx, args[1], args[2])
+	case args[0] == "jwtbundles" && len(args) == 2:
+		count, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		return watchJWT(ctx, count)
 	case args[0] == "parse":
 		return parse()
 	default:
@@ -164,6 +188,118 @@ func dial(ctx context.Context, address, id string) error {
 	}
 	fmt.Print(answer)
 	return nil
+}
+
+func handshakes(ctx context.Context, count int) error {
+	source, err := workloadapi.NewX509Source(ctx)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	authorize := tlsconfig.AuthorizeAny()
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", tlsconfig.MTLSServerConfig(source, source, authorize))
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			if err := conn.(*tls.Conn).Handshake(); err != nil {
+				failed <- fmt.Errorf("server: %w", err)
+				return
+			}
+			conn.Close()
+		}
+	}()
+	serials := make(map[string]bool)
+	made := 0
+	for len(serials) < count {
+		conn, err := tls.Dial("tcp", listener.Addr().String(), tlsconfig.MTLSClientConfig(source, source, authorize))
+		if err != nil {
+			return fmt.Errorf("client: %w", err)
+		}
+		serials[conn.ConnectionState().PeerCertificates[0].SerialNumber.String()] = true
+		conn.Close()
+		made++
+		select {
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return fmt.Errorf("%d identities after %d handshakes: %w", len(serials), made, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	fmt.Printf("%d identities\n", len(serials))
+	return nil
+}
+
+func fetchJWT(ctx context.Context, audience string) error {
+	svids, err := workloadapi.FetchJWTSVIDs(ctx, jwtsvid.Params{Audience: audience})
+	if err != nil {
+		return err
+	}
+	for _, svid := range svids {
+		fmt.Printf("%s %q %q %s\n", svid.ID, svid.Hint, svid.Audience, svid.Marshal())
+	}
+	return nil
+}
+
+func validateJWT(ctx context.Context, audience, token string) error {
+	svid, err := workloadapi.ValidateJWTSVID(ctx, token, audience)
+	if err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	source, err := workloadapi.NewJWTSource(ctx)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	local, err := jwtsvid.ParseAndValidate(token, source, []string{audience})
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	fmt.Printf("%s %s\n", svid.ID, local.ID)
+	return nil
+}
+
+type keyPrinter struct {
+	left int
+	done context.CancelFunc
+}
+
+func (p *keyPrinter) OnJWTBundlesUpdate(set *jwtbundle.Set) {
+	for _, bundle := range set.Bundles() {
+		keys := make([]string, 0)
+		for id := range bundle.JWTAuthorities() {
+			keys = append(keys, id)
+		}
+		sort.Strings(keys)
+		fmt.Printf("%s %q\n", bundle.TrustDomain().Name(), keys)
+	}
+	p.left--
+	if p.left == 0 {
+		p.done()
+	}
+}
+
+func (p *keyPrinter) OnJWTBundlesWatchError(err error) {
+	fmt.Fprintln(os.Stderr, "watch:", err)
+}
+
+func watchJWT(ctx context.Context, count int) error {
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p := &keyPrinter{left: count, done: cancel}
+	err := workloadapi.WatchJWTBundles(inner, p)
+	if p.left == 0 {
+		return nil
+	}
+	return err
 }
 
 func parse() error {
