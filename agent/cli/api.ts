@@ -27,6 +27,7 @@ const fetchX509 = workloadCommand({
       type: "string",
       doc: "Write SVID data to the specified path (optional; only for pretty output)",
       default: "",
+      complete: "file",
     },
     output: outputFlag,
   },
@@ -83,19 +84,36 @@ async function writeContext(io: Io, folder: string, { svids, bundles }: X509Cont
 
 const watch = command({
   summary: "Attaches to the Workload API and prints updates as they're received",
-  flags: socketFlags,
-  examples: ["api watch", "api watch -socketPath /run/steeple/agent.sock"],
+  flags: { ...socketFlags, output: outputFlag },
+  examples: ["api watch", "api watch -socketPath /run/steeple/agent.sock", "api watch -output json"],
   async run({ flags, io, signal }) {
     const address = { transport: "unix", path: socketPathFrom(flags, io.env) } as const;
     let last = systemClock.monotonic();
     const onError = (fault: Fault): void => void io.stderr.write(`${fault.message}\n`);
     for await (const context of watchX509Svids({ socket: address, signal, onError })) {
       const now = systemClock.monotonic();
-      printX509Context(io.stdout, context, now - last);
+      await printAnswer(updateAnswer(context, now - last), { io, output: flags.output, clock: systemClock });
       last = now;
     }
   },
 });
+
+/** Of an update only what may stand in a log: no private keys. */
+function updateAnswer(context: X509Context, afterMs: number): Answer {
+  const svids = context.svids.map(({ id, hint, chain: [leaf] }) => ({
+    spiffe_id: id,
+    hint,
+    serial_number: leaf?.serialNumber,
+    valid_after: leaf?.notBefore.toISOString(),
+    valid_until: leaf?.notAfter.toISOString(),
+  }));
+  return {
+    message: { svids, trust_domains: [...context.bundles.keys()] },
+    ordered: true,
+    pretty: ({ stdout }) => printX509Context(stdout, context, afterMs),
+    table: x509Table(context),
+  };
+}
 
 const fetch: CommandNode = { ...fetchX509, commands: { jwt: fetchJwt, x509: fetchX509 } };
 const validate = group("Validates SVIDs by the Workload API", { jwt: validateJwt });

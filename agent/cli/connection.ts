@@ -1,35 +1,34 @@
-import { Fault } from "../../src/runtime/fault.ts";
+import { instanceSocket } from "../../src/cli/instance-socket.ts";
 import type { FlagSpecs } from "../../src/runtime/flags.ts";
 
 import { DEFAULT_AGENT_SOCKET } from "../config.ts";
 
-const TEMPLATE_VARIABLE = "SPIRE_AGENT_PUBLIC_SOCKET_TEMPLATE";
+const VARIABLE = "SPIRE_AGENT_PUBLIC_SOCKET";
 
 export const socketFlags = {
-  socketPath: { type: "string", doc: "Path to the agent's API socket", default: DEFAULT_AGENT_SOCKET },
+  socketPath: {
+    type: "string",
+    doc: `Path to the agent's API socket (env ${VARIABLE})`,
+    default: DEFAULT_AGENT_SOCKET,
+    complete: "file",
+  },
   instance: {
     type: "string",
-    doc: `Instance name to substitute into socket templates (env ${TEMPLATE_VARIABLE})`,
+    doc: `Instance name to substitute into socket templates (env ${VARIABLE}_TEMPLATE)`,
     default: "",
   },
 } as const satisfies FlagSpecs;
 
-interface SocketChoice {
-  readonly socketPath: string;
-  readonly instance: string;
-}
+const place = {
+  variable: VARIABLE,
+  defaultPath: DEFAULT_AGENT_SOCKET,
+  undefinedText: (template: string) => `${template} environment variable must be defined when using the instance flag`,
+};
 
-/** A flag over `-instance` over the default. Throws `invalid`. */
-export function socketPathFrom(flags: SocketChoice, env: Readonly<Record<string, string | undefined>>): string {
-  const { socketPath, instance } = flags;
-  if (instance === "" || socketPath !== DEFAULT_AGENT_SOCKET) return socketPath;
-  const template = env[TEMPLATE_VARIABLE] ?? "";
-  if (template === "") {
-    throw new Fault("invalid", `you must define ${TEMPLATE_VARIABLE} to use the instance flag`, {
-      code: "socket-template",
-    });
-  }
-  if (!template.includes("%i"))
-    throw new Fault("invalid", `failed to find %i in ${TEMPLATE_VARIABLE}`, { code: "socket-template" });
-  return template.replaceAll("%i", instance);
+/** A flag over `-instance` over the environment over the default. Throws `invalid`. */
+export function socketPathFrom(
+  flags: { readonly socketPath: string; readonly instance: string },
+  env: Readonly<Record<string, string | undefined>>,
+): string {
+  return instanceSocket(place, flags, env);
 }
