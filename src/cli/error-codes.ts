@@ -353,7 +353,7 @@ x509pop-workload-api | The SVID for x509pop cannot be fetched. | Check the Workl
 invalid | Something in the request is not right. | The message names it.
 not_found | There is no such thing. | The list commands show what there is.
 already_exists | It exists. | Update it, or choose another name.
-denied | This caller may not do this. | Use the admin socket, or an identity that is an admin.
+denied | This caller may not do this, or has no identity here. | A workload needs an entry whose selectors it has; an operator the admin socket, or an identity that is an admin.
 unauthenticated | The caller showed no identity that is accepted. | Show a valid SVID.
 precondition | The state does not allow this step now. | The message says what comes first.
 exhausted | There were too many calls, or a message was too large. | Wait, or ask for less.
