@@ -1,0 +1,76 @@
+/** Of attesting nodes and workloads. `code | cause | fix`, by code. */
+export const ATTESTATION_CODES = `
+accounts-size | The file of user or group names is larger than is read. | Keep local accounts few, or set up workload entries by uid and gid.
+agent-path | The node attestor's evidence does not make a valid agent path. | See agent_path_template in the server's configuration.
+agent-path-template | The template of agent paths is malformed. | Correct agent_path_template.
+attestation-ended-early | The server ended the attestation without an answer. | See the server's log.
+attestation-overload | Too many attestations of one user wait. | Let the callers keep one stream open instead of asking again and again.
+attestation-timeout | The attestation took too long. | Try again; see whether the machine or the platform's API is overloaded.
+attestation-unexpected-challenge | The server sent a challenge that this attestor does not have. | Configure the same attestor on both sides.
+attestation-used | This evidence has attested an agent before and may do so once only. | Evict that agent, or attest with new evidence.
+caller-changed | The calling process went away or became another while it was attested. | Call again.
+caller-unknown | The calling process could not be attested. | See the agent's log for the attestor and its reason.
+cgroup-malformed | The control groups of a process cannot be read. | See which runtime made the container.
+container-ambiguous | A process seems to be in several containers. | See the workload attestor's configuration of control groups.
+container-unknown | The container of the process is not known to the engine. | Check that the agent talks to the engine that made it.
+dbus-malformed | D-Bus answered something that cannot be read. | See the agent's log.
+dbus-unavailable | D-Bus cannot be reached. | Check the system bus socket, or leave the systemd attestor out.
+digest-changed | The executable changed while it was read. | Start the workload again.
+digest-not-a-file | The executable is not a regular file. | Run the workload from a file.
+digest-size | The executable is larger than workload_size_limit. | Raise the limit, or do without its digest.
+digest-time | Reading the executable took too long. | Set a workload_size_limit.
+engine-refused | The container engine cannot be used. | Check its socket and the agent's permission.
+evidence-malformed | The attestor's evidence cannot be read. | Run matching versions on both sides.
+http-challenge-evidence | The http_challenge evidence is malformed. | Check hostname and agent name of the attestor.
+http-challenge-listen | The port of the http_challenge attestor cannot be opened. | Free the port, or choose another.
+join-token-characters | The join token has characters that are not allowed. | Use letters, numbers, dots, dashes and underscores.
+join-token-exists | The join token exists. | Leave it out, and one is made.
+join-token-expired | The join token has expired. | Make a new one with token generate.
+join-token-missing | No join token was given. | Add -joinToken; token generate makes one.
+join-token-used | The join token is unknown or was used. | Make a new one with token generate: each is good once.
+k8s-psat-evidence | The service account token is malformed. | Project a token into the agent's pod.
+k8s-psat-refused | The service account, cluster or pod is not accepted. | See the clusters of the k8s_psat attestor.
+k8s-psat-token | The service account token cannot be read. | See token_path, and the agent's pod.
+kube-api | The Kubernetes API did not answer as it should. | Check address, credentials and role of the server.
+kube-config | The Kubernetes configuration cannot be used. | See kube_config_file.
+kubelet-answer | The kubelet's answer cannot be read. | Check what listens on its port.
+kubelet-credentials | The kubelet's credentials cannot be read. | See token and certificate paths of the k8s attestor.
+kubelet-disabled | The kubelet is needed, and switched off. | See the k8s attestor's configuration.
+kubelet-refused | The kubelet refused the agent. | Give the agent's service account the right to read nodes/proxy.
+kubelet-unavailable | The kubelet cannot be reached. | Check port and network of the node.
+namespace-labels | The labels of a namespace cannot be read. | Give the agent the right to read namespaces.
+node-attestor-unknown | The server does not have this node attestor. | Configure it on the server, or another one on the agent.
+node-serial | A node has no serial number. | Attest it again.
+not-reattestable | The agent cannot attest again with this method. | Evict it and give it a new join token.
+path-lookup | The path of the executable cannot be used. | Run the workload from a plain path.
+peer-changed | The calling process changed while it connected. | Call again.
+peer-credentials | The kernel did not tell who calls. | Call from the same machine on a Unix socket.
+peer-gone | The calling process has ended. | Call again.
+peer-not-visible | The calling process is not visible to the agent. | Run the agent in the host's PID namespace.
+proc-size | A file of /proc is larger than is read. | See what the process is.
+proc-status | The process's status cannot be read. | Run the agent with access to /proc.
+process-gone | The process has ended. | Call again.
+ssh-malformed | SSH data is malformed. | Check the host key and its certificate.
+ssh-private-key | The SSH host key cannot be used. | See host_key_path.
+sshpop-keypair | The SSH host certificate cannot be used. | See host_cert_path and host_key_path.
+sshpop-refused | The SSH host certificate is not accepted. | See cert_authorities of the sshpop attestor.
+systemd-unit | The systemd unit of the process cannot be found. | Check that systemd runs, and the agent's access to it.
+tpm-devid-evidence | The tpm_devid evidence is malformed. | Run matching versions on both sides.
+tpm-devid-files | The DevID files cannot be used. | See the paths of the tpm_devid attestor.
+tpm-devid-refused | The DevID is not accepted. | See devid_ca_path and endorsement_ca_path.
+tpm-malformed | The TPM's evidence is malformed. | Run matching versions on both sides.
+tpm-no-endorsement | The TPM has no endorsement certificate. | Provision one, or use another attestor.
+tpm-open | The TPM cannot be opened. | Check the device and the agent's permission.
+tpm-pcrs | The selection of PCRs cannot be used. | See the tpm attestor's configuration.
+tpm-refused | The TPM's evidence is not accepted. | The message says what does not match; see the tpm attestor's configuration.
+tpm-refused-command | The TPM refused a command. | See the agent's log; the TPM may be locked or of another type.
+workload-attestation-failed | The calling process could not be attested. | See the agent's log for the attestor and its reason.
+x509pop-address | The client's address does not match its certificate. | See the x509pop attestor's address check.
+x509pop-chain | The certificate is not accepted. | See ca_bundle_path, and the certificate's issuer.
+x509pop-evidence | The x509pop evidence is malformed. | Run matching versions on both sides.
+x509pop-key-type | The key type is not accepted. | Use RSA, P-256 or P-384.
+x509pop-key-usage | The certificate may not sign. | Ask for one with digital signature.
+x509pop-keypair | Certificate and key cannot be used. | See certificate_path and private_key_path.
+x509pop-proof | The proof of possession is wrong. | Check that key and certificate belong together.
+x509pop-workload-api | The SVID for x509pop cannot be fetched. | Check the Workload API socket.
+`;
