@@ -71,6 +71,10 @@ no-uri-san | The certificate has no SPIFFE ID. | It is no X.509-SVID: see who is
 not-a-ca | A certificate of the chain is no authority. | Send leaf and intermediates only.
 path-length | The chain is longer than an authority allows. | Ask the issuer for a suitable authority.
 pem-malformed | The PEM text is malformed. | Check that the file is whole.
+pkcs11 | The PKCS#11 token refused a step. | The message has its return value; see the token's log.
+pkcs11-key-gone | A key is no longer on the PKCS#11 token. | Restore it, or let the server make new authorities.
+pkcs11-module | The PKCS#11 module cannot be loaded. | See the path of the module, and its own configuration.
+pkcs11-token | The PKCS#11 token cannot be used. | See its label and PIN in the configuration.
 private-key-malformed | The private key is malformed. | Give a PKCS#8 key.
 profile-not-offered | The agent or server does not offer this kind of SVID. | Switch it on, or use another kind.
 proof-alg | The proof's algorithm does not go with the key. | Sign with the key of the WIT-SVID.
