@@ -104,14 +104,18 @@ function postgres() {
   }
 }
 
-/** Between processes, and slow for it: `npm test` runs them, `check` does not wait for them. */
-const BETWEEN_PROCESSES = [
-  "test/server/api/**",
-  "test/server/run.test.ts",
-  "test/server/store/{embedded-directory,feed,kill,outage}.test.ts",
-  "test/agent/run.test.ts",
-  "test/agent/node/process.test.ts",
-];
+/** Tests that start whole programs, and a few that take as long: `npm test` runs them, `check` does not wait for them. */
+const STARTS_PROGRAMS = /\b(startServer|startAgent|startCluster)\(/;
+const SLOW = ["test/server/ca/year.test.ts", "test/server/store/embedded-directory.test.ts"].concat(
+  ["feed", "kill"].map((name) => `test/server/store/${name}.test.ts`),
+);
+
+function slowTests() {
+  const tests = readdirSync(join(HOME, "test"), { recursive: true, encoding: "utf8" })
+    .filter((path) => path.endsWith(".test.ts"))
+    .map((path) => `test/${path}`);
+  return tests.filter((path) => SLOW.includes(path) || STARTS_PROGRAMS.test(readFileSync(join(HOME, path), "utf8")));
+}
 
 function check() {
   generate();
@@ -119,7 +123,7 @@ function check() {
   run("biome", ["ci", "."]);
   run("knip", []);
   const filters = ["test/boundaries", "test/configuration", "test/docker", "test/src", "test/server", "test/agent"];
-  const excluded = BETWEEN_PROCESSES.map((pattern) => `--exclude=${pattern}`);
+  const excluded = slowTests().map((path) => `--exclude=${path}`);
   run("vitest", ["run", "--config", "test/vitest.config.ts", ...excluded, ...filters]);
 }
 

@@ -71,7 +71,7 @@ export class Telemetry {
 
   #text(): string {
     this.#report();
-    return (this.#registry?.text() ?? "") + processText();
+    return (this.#registry?.text() ?? "") + processText(this.#options.clock);
   }
 
   /** What the runtime says of itself, under the names of the Go runtime's where they mean the same. */

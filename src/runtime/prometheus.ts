@@ -157,9 +157,9 @@ function flat(name: string): string {
 }
 
 /** The process's own numbers, under the names that every Prometheus client gives them. */
-export function processText(): string {
+export function processText(clock: Clock): string {
   const { user, system } = process.cpuUsage();
-  const startedAt = (Date.now() / 1000 - process.uptime()).toFixed(2);
+  const startedAt = (clock.now().getTime() / 1000 - process.uptime()).toFixed(2);
   return [
     ["process_cpu_seconds_total", "counter", ((user + system) / 1e6).toFixed(2)],
     ["process_resident_memory_bytes", "gauge", String(process.memoryUsage.rss())],
