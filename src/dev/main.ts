@@ -5,6 +5,7 @@ import { processIo } from "../runtime/terminal.ts";
 import { packageVersion } from "../runtime/version.ts";
 import { parseTrustDomain } from "../spiffe/id.ts";
 import { runDev } from "./start.ts";
+import { tpmCommands } from "./tpm.ts";
 
 /** Shorter, and the rotation would come before the reader has read the first lines. */
 const MIN_TTL_SECONDS = 10;
@@ -38,7 +39,7 @@ const program = {
   version: packageVersion(),
   summary:
     "Steeple, workload identity for one machine at a time. steeple-server and steeple-agent are the programs for a fleet.",
-  commands: { dev },
+  commands: { dev, tpm: tpmCommands },
 };
 
 await runProgram((signal) => runCommandLine(program, { args: process.argv.slice(2), io: processIo(), signal }), {

@@ -77,6 +77,10 @@ const program = findSwtpm();
 if (program === undefined && process.env["REQUIRE_SWTPM"] === "1")
   throw new Error("REQUIRE_SWTPM is set, and there is no swtpm");
 
+/** For programs that start the simulator themselves. */
+export const swtpmEnv: Readonly<Record<string, string>> =
+  program === undefined ? {} : { SWTPM: program.path, LD_LIBRARY_PATH: program.libraries.join(":") };
+
 /** For `describe.skipIf`. */
 export const withoutSwtpm = program === undefined;
 
