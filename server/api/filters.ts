@@ -40,7 +40,8 @@ export function entryFilter(log: Log, trustDomain: TrustDomain, filter: EntryFil
             federatesWithFilter(by_federates_with.trust_domains, by_federates_with.match),
           ),
         }),
-    ...(by_downstream === null ? {} : { downstream: by_downstream.value }),
+    // False is no filter, as in SPIRE: its command line sends it whenever nobody asks for downstream entries.
+    ...(by_downstream?.value === true ? { downstream: true } : {}),
   };
 }
 

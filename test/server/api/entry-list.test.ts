@@ -79,7 +79,11 @@ describe("ListEntries and CountEntries", () => {
       names: ["a", "b", "ab", "abc", "d"],
     },
     { what: "downstream", filter: { by_downstream: { value: true } }, names: ["b", "ab"] },
-    { what: "not downstream", filter: { by_downstream: { value: false } }, names: ["a", "abc", "d"] },
+    {
+      what: "false for downstream, which is no filter, as SPIRE's command line sends it",
+      filter: { by_downstream: { value: false } },
+      names: ["a", "b", "ab", "abc", "d"],
+    },
     {
       what: "a trust domain nobody federates with",
       filter: { by_federates_with: { match: "MATCH_ANY", trust_domains: ["other.test"] } },
