@@ -19,6 +19,8 @@ export interface TestAgentOptions {
   readonly keyManager?: "disk" | "memory";
   /** Instead of a join token: its type and data. */
   readonly nodeAttestor?: Readonly<Record<string, object>>;
+  /** Instead of `unix`: by type, with their data. */
+  readonly workloadAttestors?: Readonly<Record<string, object>>;
   /** A folder of the caller's, which stays; for starting again on the same data. */
   readonly folder?: string;
   /** Do not wait until workloads can be served. */
@@ -132,7 +134,7 @@ export async function writeAgentConfig(
           ? { memory: { plugin_data: {} } }
           : { disk: { plugin_data: { directory: dataDir } } },
       NodeAttestor: pluginData(options.nodeAttestor ?? { join_token: {} }),
-      WorkloadAttestor: { unix: { plugin_data: {} } },
+      WorkloadAttestor: pluginData(options.workloadAttestors ?? { unix: {} }),
     },
     ...options.sections,
   };
