@@ -1,4 +1,4 @@
-import { type Channel, dialUnix } from "../rpc/dial.ts";
+import { type Channel, dialTcp, dialUnix } from "../rpc/dial.ts";
 import { Fault } from "../runtime/fault.ts";
 import { type EndpointAddress, endpointAddress } from "./address.ts";
 import type { OpenStream } from "./watch.ts";
@@ -52,9 +52,5 @@ export async function firstOf<M>(open: OpenStream<M>, options: FetchOptions): Pr
 }
 
 function dial(address: EndpointAddress): Channel {
-  if (address.transport === "unix") return dialUnix(address.path);
-  throw new Fault("unimplemented", "a Workload Endpoint over TCP is not supported", {
-    code: "endpoint-transport",
-    hint: "use a unix: address",
-  });
+  return address.transport === "unix" ? dialUnix(address.path) : dialTcp(address);
 }

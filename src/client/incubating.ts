@@ -5,6 +5,7 @@ export {
   type ProofHeaders,
   type ProofOptions,
   type ProvenWorkload,
+  proofRefusal,
   type ReceivedRequest,
   type SignProofOptions,
   signProof,

@@ -117,6 +117,12 @@ export async function verifyProof(request: ReceivedRequest, context: VerifyConte
   return Object.freeze({ id: wit.id, claims: wit.claims });
 }
 
+/** What an HTTP server answers to what `verifyProof` threw: 400 for a request that proves nobody, and no challenge. */
+export function proofRefusal(error: unknown): { readonly status: 400 | 503; readonly message: string } {
+  const { kind, message } = Fault.from(error);
+  return kind === "invalid" ? { status: 400, message } : { status: 503, message: "the request cannot be checked now" };
+}
+
 async function checkedWit(token: string, { authorities, at }: VerifyContext): Promise<UnprovenWitSvid> {
   try {
     return await validateWitSvid({ token, authorities, at });

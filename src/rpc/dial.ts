@@ -40,6 +40,13 @@ export function dialUnix(path: string, options: { readonly backoff?: ReconnectBa
   return channelOver({ client, target: `unix://${absolute}`, lastFault: () => undefined });
 }
 
+/** Without TLS, to an IP address: for an endpoint that knows its callers otherwise. */
+export function dialTcp({ host, port }: { readonly host: string; readonly port: number }): Channel {
+  const target = `${isIPv6(host) ? `ipv6:[${host}]` : `ipv4:${host}`}:${port}`;
+  const client = new Client(target, credentials.createInsecure(), channelOptions(DEFAULT_BACKOFF));
+  return channelOver({ client, target, lastFault: () => undefined });
+}
+
 export function dialTls(options: DialTlsOptions): Channel {
   const { address, port, identity, verifyServer, backoff = DEFAULT_BACKOFF } = options;
   let last: Fault | undefined;

@@ -7,6 +7,7 @@ import { measureEntries } from "./entries.ts";
 import { measurePush } from "./push.ts";
 import { measureSigning } from "./signing.ts";
 import { measureStart } from "./start.ts";
+import { measureTokenCalls, measureTokens } from "./tokens.ts";
 
 /**
  * Figures of this machine at this moment. Absolute numbers move with the hour; what carries is a ratio, or a figure
@@ -17,6 +18,8 @@ const benches = {
   signing: measureSigning,
   attest: measureAttestation,
   fetch: measureFetch,
+  tokens: measureTokens,
+  "token-calls": measureTokenCalls,
   "entry-to-svid": measureEntryToSvid,
   push: measurePush,
   start: measureStart,

@@ -7,6 +7,7 @@ import {
   type ServerHttp2Session,
   type ServerHttp2Stream,
 } from "node:http2";
+import type { AddressInfo, ListenOptions } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { JWTBundlesResponse } from "../../src/rpc/gen/JWTBundlesResponse.ts";
@@ -81,14 +82,21 @@ export class FakeAgent implements AsyncDisposable {
     this.#steps.push(...steps);
   }
 
-  async listen(): Promise<void> {
+  /** On loopback instead of the path; gives the address as `SPIFFE_ENDPOINT_SOCKET` has it. */
+  async listenTcp(host = "127.0.0.1"): Promise<string> {
+    await this.listen({ host, port: 0 });
+    const port = (this.#server?.address() as AddressInfo | undefined)?.port;
+    return `tcp://${host.includes(":") ? `[${host}]` : host}:${port}`;
+  }
+
+  async listen(where: string | ListenOptions = this.path): Promise<void> {
     const server = createServer();
     server.on("session", (session) => {
       this.#sessions.add(session);
       session.on("close", () => this.#sessions.delete(session)).on("error", () => undefined);
     });
     server.on("stream", (stream, headers) => this.#take(stream as ServerHttp2Stream, headers));
-    server.listen(this.path);
+    server.listen(where);
     await once(server, "listening");
     this.#server = server;
   }

@@ -163,7 +163,7 @@ describe("the API that is served", () => {
   });
 
   test.each(NOT_OFFERED)(
-    "WEP-30 WAPI-02 WAPI-52 %s is there and answers Unimplemented without asking who calls",
+    "WEP-30 WAPI-02 WAPI-03 WAPI-52 %s is there and answers Unimplemented without asking who calls",
     async (method) => {
       const before = (await endpoint.look()).attestations;
       const call = client.call(`/SpiffeWorkloadAPI/${method}`);

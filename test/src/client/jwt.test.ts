@@ -118,6 +118,15 @@ describe("fetching", () => {
   });
 });
 
+test("WEP-12 WEP-16 an endpoint over TCP is reached by its address", async () => {
+  const agent = await FakeAgent.absent(systemClock, reply(tokens({})));
+  scope.push(agent);
+  const socket = await agent.listenTcp();
+  expect(socket).toMatch(/^tcp:\/\/127\.0\.0\.1:\d+$/);
+  expect((await fetchJwtSvid("reports", { socket })).id).toBe(WEB);
+  expect(agent.calls[0]?.headers["workload.spiffe.io"]).toBe("true");
+});
+
 describe("bundles", () => {
   test("WAPI-46 TDB-16 TDB-17 JWT-26 JWT-27 keys without use count, those for something else or without kid do not", async () => {
     const [plain, named, sig, wit, upper, nameless] = ["a", "b", "c", "d", "e", "f"].map((kid) => testKey(kid));
@@ -151,7 +160,7 @@ describe("bundles", () => {
 });
 
 describe("a JWT source", () => {
-  test("WAPI-51b WAPI-19 JWT-23 checks tokens by the bundle of their own domain, whose absence means no trust", async () => {
+  test("WAPI-44 WAPI-51b WAPI-19 JWT-23 checks tokens by the bundle of their own domain, whose absence means no trust", async () => {
     const agent = await agentWith({ FetchJWTBundles: hold(bundleA) });
     const source = await openSource(agent);
     expect((await source.validate(jwt(), "reports")).id).toBe(WEB);

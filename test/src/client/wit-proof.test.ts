@@ -1,9 +1,13 @@
 import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { afterEach, describe, expect, test } from "vitest";
 import { bearerHeader } from "../../../src/client/jwt.ts";
 import { ReplayCache } from "../../../src/client/replay-cache.ts";
 import {
   type ProofOptions,
+  proofRefusal,
   type ReceivedRequest,
   signProof,
   type VerifyOptions,
@@ -291,6 +295,33 @@ describe("checking a proof", () => {
     expect((await verify(once, { replays })).id).toBe(WEB);
     await refused(once, "proof-replayed", { replays });
     expect((await verify(await sign(), { replays })).id).toBe(WEB);
+  });
+
+  test("WITX-13 an HTTP server answers 400 without a challenge, and 503 when it cannot tell", async () => {
+    const server = createServer(async ({ headers, url = "" }, response) => {
+      try {
+        const { id } = await verifyProof(
+          { headers, target: new URL(url, "http://127.0.0.1/") },
+          { authorities, at: NOW },
+        );
+        response.end(id);
+      } catch (error) {
+        const { status, message } = proofRefusal(error);
+        response.writeHead(status).end(message);
+      }
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const at = `http://127.0.0.1:${(server.address() as AddressInfo).port}/a`;
+    const sent = { ...(await sign({}, "http://127.0.0.1/a")) };
+    expect(await (await fetch(at, { headers: sent })).text()).toBe(WEB);
+    const refusals = [{}, { ...sent, "workload-proof-token": "x" }, { ...sent, authorization: "Bearer t" }];
+    for (const headers of refusals) {
+      const { status, headers: answered } = await fetch(at, { headers });
+      expect([status, answered.get("www-authenticate")]).toEqual([400, null]);
+    }
+    expect(proofRefusal(new Error("disk full"))).toEqual({ status: 503, message: "the request cannot be checked now" });
+    server.close();
   });
 
   test("WIT-44 a full memory forgets what has expired, and lets nothing in unseen", () => {
