@@ -1,4 +1,4 @@
-import { dirname, resolve } from "node:path";
+import { resolve } from "node:path";
 import type { KeyType } from "../src/crypto/key.ts";
 import type { ConfigReader, Values } from "../src/runtime/config.ts";
 import { pluginNames } from "../src/runtime/config-plugins.ts";
@@ -26,6 +26,7 @@ import {
   type TrustBundleConfig,
   trustBundleConfig,
 } from "./config/bootstrap.ts";
+import { type BrokerConfig, sharesDirectory } from "./config/broker.ts";
 import { AGENT_SOCKET, agentKeys } from "./config/keys.ts";
 import { type NodeAttestorConfig, nodeAttestorConfig } from "./config/node-attestors.ts";
 import { type WorkloadAttestorConfig, workloadAttestorConfigs } from "./config/workload.ts";
@@ -54,6 +55,7 @@ export interface AgentConfig {
   readonly disableSdsApi: boolean;
   readonly sds: SdsConfig;
   readonly rateLimits: RateLimitConfig;
+  readonly broker?: BrokerConfig;
   readonly keyManager: { readonly type: "memory" } | { readonly type: "disk"; readonly directory: string };
   readonly nodeAttestor: NodeAttestorConfig;
   readonly workloadAttestors: readonly WorkloadAttestorConfig[];
@@ -146,7 +148,7 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
   const trustBundle = trustBundleConfig(agent, hasFile, reader);
   const rebootstrap = rebootstrapConfig(agent, reader);
   checkTokens(agent, reader);
-  checkAdminSocket(agent, reader);
+  checkSockets(agent, reader);
   checkDelegates(agent, server.trustDomain, reader);
   checkPluginCounts(plugins, reader);
   const nodeAttestor = nodeAttestorConfig(plugins.NodeAttestor, reader);
@@ -205,6 +207,7 @@ function coreConfig({ agent, health_checks }: AgentValues): CoreConfig {
     disableSdsApi: agent.disable_sds_api,
     sds: sdsConfig(agent),
     rateLimits: agent.experimental.ratelimit,
+    ...(agent.experimental.broker === undefined ? {} : { broker: agent.experimental.broker }),
     healthChecks: healthChecks(health_checks),
     x509SvidCacheMaxSize: agent.x509_svid_cache_max_size === 0 ? DEFAULT_CACHE_SIZE : agent.x509_svid_cache_max_size,
     jwtSvidCacheMaxSize: agent.jwt_svid_cache_max_size === 0 ? DEFAULT_CACHE_SIZE : agent.jwt_svid_cache_max_size,
@@ -242,12 +245,15 @@ function checkTokens(agent: AgentValues["agent"], reader: ConfigReader): void {
   }
 }
 
-/** Everyone may look into the Workload API's directory, and nobody but administrators into the other one. */
-function checkAdminSocket(agent: AgentValues["agent"], reader: ConfigReader): void {
-  if (agent.admin_socket_path?.startsWith(`${dirname(agent.socket_path)}/`) !== true) return;
-  const message =
-    "admin socket cannot be in the same directory or a subdirectory as that containing the Workload API socket";
-  reader.fault("agent.admin_socket_path", message);
+/** Everyone may look into the Workload API's directory, and nobody but who is meant into the other ones. */
+function checkSockets(
+  { socket_path, admin_socket_path, experimental }: AgentValues["agent"],
+  reader: ConfigReader,
+): void {
+  const where = "cannot be in the same directory or a subdirectory as that containing the Workload API socket";
+  if (sharesDirectory(admin_socket_path, socket_path)) reader.fault("agent.admin_socket_path", `admin socket ${where}`);
+  if (sharesDirectory(experimental.broker?.socketPath, socket_path))
+    reader.fault("agent.experimental.broker.socket_path", `broker socket ${where}`);
 }
 
 function checkDelegates(agent: AgentValues["agent"], trustDomain: TrustDomain, reader: ConfigReader): void {

@@ -1,9 +1,13 @@
+import type { Certificate } from "../src/crypto/certificate.ts";
 import { RpcServer } from "../src/rpc/serve.ts";
 import type { Clock } from "../src/runtime/clock.ts";
 import type { Log, LogHandle } from "../src/runtime/log.ts";
+import type { Task } from "../src/runtime/task.ts";
+import type { SpiffeId } from "../src/spiffe/id.ts";
 import type { AgentView } from "./api/admin.ts";
 import { CallRates } from "./api/rate-limit.ts";
 import { adminServices, type LocalServices, type WorkloadServicesOptions, workloadServices } from "./api/routes.ts";
+import { type BrokerEndpointOptions, openBroker } from "./broker-endpoint.ts";
 import type { IdentityCache } from "./cache/entries.ts";
 import type { JwtCache } from "./cache/jwt.ts";
 import type { SvidSigner } from "./cache/signer.ts";
@@ -25,6 +29,8 @@ export interface EndpointParts {
   readonly clock: Clock;
   readonly signal: AbortSignal;
   readonly credentials: Credentials;
+  /** Verifies an X.509-SVID against the bundles held at this moment, own and foreign. Throws to refuse it. */
+  readonly verify: (chain: readonly Certificate[]) => SpiffeId;
   readonly cache: IdentityCache;
   readonly jwtTokens: JwtCache;
   readonly signer: SvidSigner;
@@ -36,8 +42,11 @@ export interface EndpointParts {
 const PUBLIC_SOCKET_MODE = 0o777;
 const ADMIN_SOCKET_MODE = 0o770;
 
-/** Sockets are there from the start and say that the agent is not ready, so that callers need not guess. */
-export async function openEndpoints(parts: EndpointParts, scope: AsyncDisposableStack): Promise<AgentHealth> {
+/**
+ * Sockets are there from the start and say that the agent is not ready, so that callers need not guess. Returns what
+ * goes on for as long as the agent runs.
+ */
+export async function openEndpoints(parts: EndpointParts, scope: AsyncDisposableStack): Promise<readonly Task[]> {
   const { config, log, clock, cache, synchronizer } = parts;
   const attestor = openAttestor(parts);
   const isPublic = !(config.disableWorkloadApi && config.disableSdsApi);
@@ -50,8 +59,8 @@ export async function openEndpoints(parts: EndpointParts, scope: AsyncDisposable
     const services = workloadServices({ ...local, rates: openRates(parts) });
     await listen(parts, { ...services, path: config.socketPath, mode: PUBLIC_SOCKET_MODE }, scope);
   }
+  const processes = new ProcessReferences(attestor, clock);
   if (config.adminSocketPath !== undefined) {
-    const processes = new ProcessReferences(attestor, clock);
     const services = adminServices({ ...local, processes, agent: agentView(parts) });
     await listen(parts, { ...services, path: config.adminSocketPath, mode: ADMIN_SOCKET_MODE }, scope);
     events.adminApisStarted(part(log, "endpoints"), config.adminSocketPath);
@@ -63,7 +72,18 @@ export async function openEndpoints(parts: EndpointParts, scope: AsyncDisposable
   });
   scope.use(health);
   if (config.healthChecks.listenerEnabled) await health.listen(config.healthChecks);
-  return health;
+  return [(stop) => health.run(stop), ...openBrokers({ ...local, resolvers: { processes } }, scope)];
+}
+
+function openBrokers(
+  options: EndpointParts & Omit<BrokerEndpointOptions, "broker" | "identity" | "maxStreamsPerConnection">,
+  scope: AsyncDisposableStack,
+): readonly Task[] {
+  const { broker, maxStreamsPerConnection } = options.config;
+  if (broker === undefined) return [];
+  const { credentials, log } = options;
+  const rest = { broker, maxStreamsPerConnection, identity: credentials.identity, log: part(log, "broker_api") };
+  return [openBroker({ ...options, ...rest }, scope)];
 }
 
 function openAttestor({ config, log, clock, signal }: EndpointParts): WorkloadAttestor {

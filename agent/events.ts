@@ -109,6 +109,10 @@ export function adminApisStarted(log: Log, address: string): void {
   log.info("Starting Admin APIs", { address, network: "unix" });
 }
 
+export function brokerStarted(log: Log, network: "unix" | "tcp", address: string): void {
+  log.info("Starting SPIFFE Broker Endpoint", { address, network });
+}
+
 export function loggerAsked(log: Log): void {
   log.info("GetLogger Called");
 }

@@ -76,7 +76,7 @@ export async function runAgent(given: RunAgentOptions): Promise<void> {
   const identities = openIdentities(options, node);
   const verify = svidVerifier(options, node, identities);
   const reporting = await telemetry.serve({ identity: node.credentials.identity, verify }, scope);
-  const health = await openEndpoints({ ...options, ...node, ...identities }, scope);
+  const serving = await openEndpoints({ ...options, ...node, ...identities, verify }, scope);
   const isReady = (stop: AbortSignal): Promise<boolean> => identities.cache.ready.until((ready) => ready, stop);
   await supervise(
     [
@@ -85,7 +85,7 @@ export async function runAgent(given: RunAgentOptions): Promise<void> {
       (stop) => isReady(stop).then(() => identities.synchronizer.run(stop)),
       (stop) => isReady(stop).then(() => identities.follower.run(stop)),
       (stop) => identities.signer.run(stop),
-      (stop) => health.run(stop),
+      ...serving,
       ...reporting,
     ],
     followerOf(signal),

@@ -44,6 +44,10 @@ const ROOMS: readonly { readonly room: string; readonly may: readonly string[] }
   { room: "agent/run.ts", may: ["src/", "agent/"] },
   { room: "agent/parts.ts", may: ["src/", "agent/"] },
   { room: "agent/endpoints.ts", may: ["src/", "agent/"] },
+  {
+    room: "agent/broker-endpoint.ts",
+    may: ["src/", "agent/api/", "agent/config/", "agent/events.ts"],
+  },
   { room: "agent/config.ts", may: ["src/", "agent/config/"] },
   { room: "agent/config/", may: ["src/"] },
   { room: "agent/events.ts", may: ["src/"] },

@@ -1,8 +1,11 @@
 import type { Call } from "../../src/rpc/caller.ts";
 import { healthService } from "../../src/rpc/health.ts";
+import { BrokerApi } from "../../src/rpc/protos.ts";
 import { reflectionServices } from "../../src/rpc/reflection.ts";
 import type { ServiceImplementation } from "../../src/rpc/service.ts";
 import { type AdminApiOptions, debugApi, loggerApi } from "./admin.ts";
+import { type BrokerApiOptions, brokerApi } from "./broker.ts";
+import { type BrokerCaller, type BrokerRule, brokerAdmission } from "./broker-caller.ts";
 import { admitAdministrator, admitLocalCaller, type LocalCaller } from "./caller.ts";
 import { type DelegatedIdentityOptions, delegatedIdentityApi } from "./delegated-identity.ts";
 import { type SdsApiOptions, sdsApi } from "./sds.ts";
@@ -41,4 +44,13 @@ export function adminServices(options: AdminApiOptions & DelegatedIdentityOption
   const offered = [debugApi(options), loggerApi(options), delegatedIdentityApi(options)];
   const reflection = reflectionServices<LocalCaller>(offered.map(({ service }) => service));
   return { services: [...offered, ...reflection], admit: admitAdministrator };
+}
+
+/** What the agent serves to brokers, and who of them is let in. */
+export function brokerServices(options: BrokerApiOptions & { readonly rules: readonly BrokerRule[] }): {
+  readonly services: readonly ServiceImplementation<BrokerCaller>[];
+  admit(call: Call): Promise<BrokerCaller>;
+} {
+  const reflection = reflectionServices<BrokerCaller>([BrokerApi]);
+  return { services: [brokerApi(options), ...reflection], admit: brokerAdmission(options.rules) };
 }

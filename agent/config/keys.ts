@@ -26,6 +26,7 @@ import {
 } from "../../src/runtime/program-config.ts";
 import { telemetryKeys } from "../../src/runtime/telemetry-config.ts";
 import { parseSpiffeId, parseTrustDomainOrId } from "../../src/spiffe/id.ts";
+import { brokerKey } from "./broker.ts";
 import { nodeAttestorPlugins } from "./node-attestors.ts";
 import { workloadAttestors } from "./workload.ts";
 
@@ -76,7 +77,7 @@ const experimental = block("Options that SPIRE counts as experimental.", {
     stream_secrets: rate("SDS StreamSecrets"),
     fetch_secrets: rate("SDS FetchSecrets"),
   }),
-  broker: unsupported("The SPIFFE Broker API's endpoint."),
+  broker: brokerKey,
   feature_flags: featureFlags,
   named_pipe_name: unsupported("Named pipe of the Workload API on Windows; use socket_path."),
   admin_named_pipe_name: unsupported("Named pipe of the admin API on Windows; use admin_socket_path."),

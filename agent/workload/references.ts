@@ -12,6 +12,23 @@ export interface ReferencedWorkload extends Disposable {
   ended(signal: AbortSignal): Promise<unknown>;
 }
 
+/** An object of the Kubernetes API, as a reference names it: by key, by UID, or by both, which must then agree. */
+export interface KubernetesObject {
+  /** Such as `pods`. */
+  readonly plural: string;
+  /** API group; `core` for the one without a name. */
+  readonly group: string;
+  readonly key: { readonly namespace: string; readonly name: string } | undefined;
+  /** In lower case. */
+  readonly uid: string | undefined;
+}
+
+/** Who resolves such objects; an attestor that knows the cluster. */
+export interface ObjectReferences {
+  /** Throws `not_found` when there is no such object, `invalid` when the reference does not fit its type. */
+  open(object: KubernetesObject, signal: AbortSignal): Promise<ReferencedWorkload>;
+}
+
 interface ProcessAttestor {
   attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]>;
   verify(peer: PeerProcess): Promise<void>;

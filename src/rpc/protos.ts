@@ -16,6 +16,11 @@ import type * as v1 from "./gen/grpc/reflection/v1/ServerReflection.ts";
 import type * as v1alpha from "./gen/grpc/reflection/v1alpha/ServerReflection.ts";
 import type { SpiffeWorkloadAPIDefinition, SpiffeWorkloadAPIHandlers } from "./gen/SpiffeWorkloadAPI.ts";
 import type { APIDefinition, APIHandlers } from "./gen/spiffe/broker/API.ts";
+import type {
+  KubernetesObjectReference,
+  KubernetesObjectReference__Output,
+} from "./gen/spiffe/broker/KubernetesObjectReference.ts";
+import type { WorkloadPIDReference, WorkloadPIDReference__Output } from "./gen/spiffe/broker/WorkloadPIDReference.ts";
 import type * as agentDebug from "./gen/spire/agent/debug/v1/Debug.ts";
 import type {
   DelegatedIdentityDefinition,
@@ -182,6 +187,15 @@ export const envoySecret = message<Secret, Secret__Output>(
 export const spiffeCertValidatorConfig = message<SPIFFECertValidatorConfig, SPIFFECertValidatorConfig__Output>(
   `${envoyTls}.SPIFFECertValidatorConfig`,
   "envoy/extensions/transport_sockets/tls/v3/tls_spiffe_validator_config.proto",
+);
+
+export const workloadPidReference = message<WorkloadPIDReference, WorkloadPIDReference__Output>(
+  "spiffe.broker.WorkloadPIDReference",
+  "spiffe/brokerapi.proto",
+);
+export const kubernetesObjectReference = message<KubernetesObjectReference, KubernetesObjectReference__Output>(
+  "spiffe.broker.KubernetesObjectReference",
+  "spiffe/brokerapi.proto",
 );
 
 /** /proto stands beside `src`, and beside the `dist` that holds the compiled form. */

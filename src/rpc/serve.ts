@@ -16,6 +16,7 @@ import { TcpDoor } from "./tcp-door.ts";
 import type { TlsIdentity } from "./tls.ts";
 import { TlsGate, type VerifyPeer } from "./tls-gate.ts";
 import { listenAt, type SocketPlace } from "./unix-socket.ts";
+import { UnixTls } from "./unix-tls.ts";
 
 export interface RpcServerOptions<Auth> extends PipelineOptions<Auth> {
   readonly services: readonly ServiceImplementation<Auth>[];
@@ -39,6 +40,8 @@ export interface TlsListener {
   readonly identity: Feed<TlsIdentity>;
   /** Called in each handshake in which the client shows a certificate. */
   readonly verifyPeer: VerifyPeer;
+  /** Refuses clients that show no certificate. Default: false. */
+  readonly requirePeer?: boolean;
   /** Networks of load balancers whose PROXY headers are believed. Default: none. */
   readonly trustedProxies?: readonly string[];
   /** Most open connections, in all and of one address. */
@@ -91,8 +94,23 @@ export class RpcServer<Auth> implements AsyncDisposable {
   /** Replaces a socket on which nobody listens. Throws `precondition`, naming the process that holds the path. */
   async listenUnix(place: SocketPlace): Promise<void> {
     const injector = this.#open({ "grpc.max_concurrent_streams": this.#options.maxStreamsPerConnection ?? 2000 });
-    const listener = this.#listen((socket) => this.#acceptUnix(socket, injector));
+    const listener = this.#listen((socket) =>
+      this.#acceptUnix(socket, (process) => this.#inject(socket, injector, { transport: "unix", process })),
+    );
     this.#closers.push(await listenAt(listener, place, this.#options.clock));
+  }
+
+  /** As `listenUnix`, with mutual TLS inside: callers are known by their process and by their certificate. */
+  async listenUnixTls(place: SocketPlace, tls: Pick<TlsListener, "identity" | "verifyPeer">): Promise<void> {
+    const injector = this.#open({ "grpc.max_concurrent_streams": this.#options.maxStreamsPerConnection ?? 2000 });
+    const gate = new UnixTls({ ...tls, log: this.#options.log, refusals: this.#refusals });
+    const listener = this.#listen((socket) =>
+      this.#acceptUnix(socket, (process) =>
+        gate.receive(socket, (secure, peer) => this.#inject(secure, injector, { transport: "unix", process, peer })),
+      ),
+    );
+    this.#closers.push(await listenAt(listener, place, this.#options.clock));
+    void gate.follow(this.#closing.signal);
   }
 
   /** Throws `precondition`, naming the process that holds the port. */
@@ -101,6 +119,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
     port,
     identity,
     verifyPeer,
+    requirePeer = false,
     trustedProxies = [],
     maxConnections = MAX_CONNECTIONS,
     maxConnectionsPerAddress = MAX_CONNECTIONS_PER_ADDRESS,
@@ -112,6 +131,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
     const gate = new TlsGate({
       identity,
       verifyPeer,
+      requirePeer,
       log: this.#options.log,
       refusals: this.#refusals,
       accept: (socket, peer, { address: remoteAddress, port: remotePort }) =>
@@ -197,14 +217,14 @@ export class RpcServer<Auth> implements AsyncDisposable {
     return listener;
   }
 
-  #acceptUnix(socket: Socket, injector: ConnectionInjector): void {
+  #acceptUnix(socket: Socket, accept: (process: PeerProcess) => void): void {
     socket.on("error", () => socket.destroy());
     try {
       const process = pinPeer(socket);
       socket.once("close", () => this.#release(process));
       this.#peers.add(process, () => socket.destroy());
       this.#caps.hold(socket, process);
-      this.#inject(socket, injector, { transport: "unix", process });
+      accept(process);
     } catch (error) {
       this.#refusals.add(error);
       socket.destroy();

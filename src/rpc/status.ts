@@ -104,12 +104,17 @@ function encodeDetails(fault: Fault, message: string): Buffer {
     value: errorInfo().serialize({ reason: fault.code, domain: ERROR_DOMAIN, metadata: hint === "" ? {} : { hint } }),
   };
   const foreign = fault.details
-    .filter(({ typeUrl }) => typeUrl !== ERROR_INFO)
+    .filter((detail) => ownInfo(detail) === undefined)
     .map(({ typeUrl, value }) => ({ type_url: typeUrl, value: Buffer.from(value) }));
   const whole = richStatus().serialize({ code: codeOf(fault), message, details: [...foreign, own] });
   return whole.length <= MAX_DETAILS_BYTES
     ? whole
     : richStatus().serialize({ code: codeOf(fault), message, details: [own] });
+}
+
+/** The detail by which SPIFFE's own APIs name a cause. SPIFFE Broker API, section 4.8. */
+export function spiffeReason(reason: string): FaultDetail {
+  return { typeUrl: ERROR_INFO, value: errorInfo().serialize({ reason, domain: "spiffe.io", metadata: {} }) };
 }
 
 /** The fault that a peer's status stands for. */

@@ -16,6 +16,8 @@ export type VerifyPeer = (chain: readonly Certificate[]) => SpiffeId;
 export interface TlsGateOptions {
   readonly identity: Feed<TlsIdentity>;
   readonly verifyPeer: VerifyPeer;
+  /** Refuses clients that show no certificate. */
+  readonly requirePeer?: boolean;
   readonly log: Log;
   readonly refusals: Refusals;
   /** Gets the sockets whose handshake succeeded and whose certificate, if any, was accepted. */
@@ -117,6 +119,8 @@ export class TlsGate {
 
   #peer(socket: TLSSocket): PeerIdentity | undefined {
     const chain = peerChain(socket);
+    if (chain.length === 0 && this.#options.requirePeer === true)
+      throw new Fault("unauthenticated", "the client shows no certificate", { code: "client-certificate-missing" });
     return chain.length === 0 ? undefined : { id: this.#options.verifyPeer(chain), chain };
   }
 }

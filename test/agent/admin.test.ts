@@ -3,8 +3,9 @@ import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parseJws } from "../../src/crypto/jws.ts";
 import { dialUnix } from "../../src/rpc/dial.ts";
-import { AgentDebugApi, AgentLoggerApi, DelegatedIdentityApi } from "../../src/rpc/protos.ts";
+import { AgentDebugApi, AgentLoggerApi, BrokerApi, DelegatedIdentityApi } from "../../src/rpc/protos.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
+import { BROKER_HEADER, dialBroker, pidReference } from "../support/broker.ts";
 import { eventually } from "../support/eventually.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { runProgram } from "../support/transcript.ts";
@@ -14,6 +15,7 @@ let scope: AsyncDisposableStack;
 let server: TestServer;
 let agent: TestAgent;
 let socket: string;
+let brokerSocket: string;
 beforeAll(async () => {
   scope = new AsyncDisposableStack();
   server = scope.use(await startServer());
@@ -21,9 +23,20 @@ beforeAll(async () => {
   socket = join(path, "private", "admin.sock");
   agent = scope.use(
     await startAgent(server, {
-      agent: { admin_socket_path: socket, authorized_delegates: ["spiffe://example.org/delegate"] },
+      agent: {
+        admin_socket_path: socket,
+        authorized_delegates: ["spiffe://example.org/delegate"],
+        experimental: {
+          sync_interval: "200ms",
+          broker: {
+            socket_path: join(path, "broker", "broker.sock"),
+            brokers: [{ id: "spiffe://example.org/broker", allowed_reference_types: [{ type_url: "*" }] }],
+          },
+        },
+      },
     }),
   );
+  brokerSocket = join(path, "broker", "broker.sock");
   const parentId = agent.id();
   await server.createEntry({ parentId, spiffeId: "spiffe://example.org/delegate", selectors: [OWN_SELECTOR] });
   for (const [name, extra] of [
@@ -159,5 +172,46 @@ describe("Delegated Identity at a real server", () => {
       expect(JSON.parse(bundles["spiffe://example.org"]?.toString() ?? "").keys.length).toBeGreaterThan(0);
       break;
     }
+  });
+});
+
+describe("the Broker API at a real server", () => {
+  test("BRK-01 BRK-69 BRK-70 BRK-74 BEP-02 BEP-16 its four RPCs answer for a live process", async () => {
+    await agent.untilLogged("Starting SPIFFE Broker Endpoint", { network: "unix", address: brokerSocket });
+    const { tls } = await server.mint("spiffe://example.org/broker");
+    const seen: string[] = [];
+    const verifyServer = (chain: readonly { readonly uris: readonly string[] }[]) =>
+      void seen.push(chain[0]?.uris[0] ?? "");
+    using channel = dialBroker(brokerSocket, { identity: tls, verifyServer });
+    const api = channel.client(BrokerApi);
+    const metadata = BROKER_HEADER;
+    const reference = pidReference(process.pid);
+    const audience = ["db", "cache"];
+    const { svids } = await api.FetchJWTSVID({ reference, audience }, { metadata });
+    expect(svids.map(({ spiffe_id }) => spiffe_id)).toEqual(["spiffe://example.org/delegate"]);
+    expect(parseJws(svids[0]?.svid ?? "").payload).toMatchObject({
+      sub: "spiffe://example.org/delegate",
+      aud: audience,
+    });
+    const named = { reference, audience, spiffe_id: "spiffe://example.org/delegate" };
+    expect((await api.FetchJWTSVID(named, { metadata })).svids).toHaveLength(1);
+    await expect(
+      api.FetchJWTSVID({ ...named, spiffe_id: "spiffe://example.org/other" }, { metadata }),
+    ).rejects.toMatchObject({ kind: "denied" });
+    for await (const answer of api.SubscribeToX509SVID({ reference }, { metadata })) {
+      expect(answer.svids.map(({ spiffe_id }) => spiffe_id)).toEqual(["spiffe://example.org/delegate"]);
+      break;
+    }
+    for await (const { bundles } of api.SubscribeToX509Bundles({ reference }, { metadata })) {
+      expect(Object.keys(bundles)).toEqual(["spiffe://example.org"]);
+      break;
+    }
+    for await (const { bundles } of api.SubscribeToJWTBundles({ reference }, { metadata })) {
+      const { keys } = JSON.parse(bundles["spiffe://example.org"]?.toString() ?? "") as { keys: { kid: string }[] };
+      expect(keys.every(({ kid }) => kid !== "")).toBe(true);
+      expect(keys.length).toBeGreaterThan(0);
+      break;
+    }
+    expect(new Set(seen)).toEqual(new Set([agent.id()]));
   });
 });

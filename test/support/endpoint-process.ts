@@ -6,20 +6,27 @@ import { readdirSync } from "node:fs";
 import { CallRates, LIMITED_METHODS, type RateLimits } from "../../agent/api/rate-limit.ts";
 import { adminServices, workloadServices } from "../../agent/api/routes.ts";
 import type { SdsSettings } from "../../agent/api/sds.ts";
+import { openBroker } from "../../agent/broker-endpoint.ts";
 import { IdentityCache } from "../../agent/cache/entries.ts";
 import type { CachedEntry } from "../../agent/cache/entry.ts";
 import { JwtCache } from "../../agent/cache/jwt.ts";
 import type { HeldSvid } from "../../agent/cache/svid.ts";
 import type { TrustBundles } from "../../agent/cache/update.ts";
+import type { BrokerConfig } from "../../agent/config/broker.ts";
 import { workloadApiProbe } from "../../agent/health.ts";
 import { WorkloadAttestor } from "../../agent/workload/attest.ts";
 import { ProcessReferences } from "../../agent/workload/references.ts";
 import { UnixAttestor } from "../../agent/workload/unix.ts";
+import { type Certificate, parseCertificate } from "../../src/crypto/certificate.ts";
+import { privateKeyFromPkcs8 } from "../../src/crypto/key.ts";
 import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
 import { RpcServer } from "../../src/rpc/serve.ts";
+import type { TlsIdentity } from "../../src/rpc/tls.ts";
 import { systemClock as clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
-import type { SpiffeId } from "../../src/spiffe/id.ts";
+import { Feed } from "../../src/runtime/feed.ts";
+import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
+import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
 import { RecordingLog } from "./recording-log.ts";
 
 export interface EndpointOrders {
@@ -35,11 +42,19 @@ export interface EndpointOrders {
   readonly disableWorkloadApi?: boolean;
   readonly disableSdsApi?: boolean;
   readonly sds?: Partial<SdsSettings>;
+  /** Serves the Broker API too, with this SVID of the agent. */
+  readonly broker?: BrokerConfig & { readonly svid: BrokerSvid };
   /** Serves the admin APIs too, at this path, for these delegates. */
   readonly admin?: { readonly path: string; readonly delegates: readonly SpiffeId[] };
 }
 
+interface BrokerSvid {
+  readonly chain: readonly Uint8Array[];
+  readonly privateKey: Uint8Array;
+}
+
 export type EndpointCommand =
+  | { readonly do: "renew"; readonly svid: BrokerSvid }
   | { readonly do: "replace"; readonly entries: ReadonlyMap<string, CachedEntry>; readonly bundles: TrustBundles }
   | { readonly do: "accept"; readonly svids: ReadonlyMap<string, HeldSvid> }
   | { readonly do: "look" };
@@ -66,6 +81,10 @@ async function noServer(): Promise<never> {
 }
 
 const UNLIMITED = Object.fromEntries(Object.keys(LIMITED_METHODS).map((key) => [key, 0])) as RateLimits;
+
+function tlsIdentity({ chain, privateKey }: BrokerSvid): TlsIdentity {
+  return { chain, privateKey: privateKeyFromPkcs8(Buffer.from(privateKey)) };
+}
 
 process.once("message", (orders) => void serve(orders as EndpointOrders));
 
@@ -110,8 +129,22 @@ async function serve(orders: EndpointOrders): Promise<void> {
     const parts = { ...local, processes, authorizedDelegates: delegates, logger: { level: "info" as const }, agent };
     await listen(adminServices(parts), path);
   }
+  const identity = new Feed<TlsIdentity | undefined>(orders.broker && tlsIdentity(orders.broker.svid));
+  if (orders.broker !== undefined) {
+    const broker = orders.broker;
+    const authorities = (domain: TrustDomain) => {
+      const { own, federated } = cache.bundle.value;
+      const bundle = domain === own.trustDomain ? own : federated.get(domain);
+      return bundle?.x509Authorities.map(({ asn1 }) => parseCertificate(asn1));
+    };
+    const verify = (chain: readonly Certificate[]) => validateX509Svid({ chain, authorities, at: clock.now() });
+    const resolvers = { processes: new ProcessReferences(attestor, clock) };
+    const options = { ...local, broker, identity, verify, resolvers, maxStreamsPerConnection: 1000, log };
+    void openBroker(options, new AsyncDisposableStack())(signal);
+  }
   process.on("message", (message) => {
     const command = message as EndpointCommand;
+    if (command.do === "renew") identity.set(tlsIdentity(command.svid));
     if (command.do === "replace") cache.replace(command.entries, command.bundles);
     if (command.do === "accept") cache.accept(command.svids);
     const descriptors = readdirSync("/proc/self/fd").length;

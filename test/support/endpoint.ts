@@ -5,14 +5,18 @@ import { join } from "node:path";
 import type { CachedEntry } from "../../agent/cache/entry.ts";
 import type { HeldSvid } from "../../agent/cache/svid.ts";
 import type { TrustBundles } from "../../agent/cache/update.ts";
+import type { BrokerEntry } from "../../agent/config/broker.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import { parseSpiffeId, parseTrustDomain, type SpiffeId } from "../../src/spiffe/id.ts";
 import { parseSelector, selectorSet } from "../../src/spiffe/selector.ts";
 import type { EndpointCommand, EndpointOrders, EndpointView } from "./endpoint-process.ts";
+import { eventually } from "./eventually.ts";
 import type { Issued, TestCa } from "./pki.ts";
 import { temporaryDirectory } from "./workload.ts";
 
-interface EndpointOptions extends Omit<EndpointOrders, "path" | "admin"> {
+interface EndpointOptions extends Omit<EndpointOrders, "path" | "admin" | "broker"> {
+  /** Opens the broker's Unix socket, and a TCP port on loopback. */
+  readonly broker?: { readonly svid: Issued; readonly brokers: readonly BrokerEntry[] };
   /** Opens the admin socket, for these. */
   readonly delegates?: readonly SpiffeId[];
 }
@@ -29,7 +33,7 @@ export class Endpoint implements AsyncDisposable {
     this.#scope = scope;
   }
 
-  static async start({ delegates, ...options }: EndpointOptions): Promise<Endpoint> {
+  static async start({ delegates, broker, ...options }: EndpointOptions): Promise<Endpoint> {
     await using scope = new AsyncDisposableStack();
     const { path: folder } = scope.use(await temporaryDirectory());
     await chmod(folder, 0o777);
@@ -44,7 +48,10 @@ export class Endpoint implements AsyncDisposable {
       if (child.exitCode === null && child.kill("SIGKILL")) await once(child, "exit");
     });
     const admin = delegates && { path: join(folder, "admin.sock"), delegates };
-    child.send({ path, ...options, ...(admin && { admin }) } satisfies EndpointOrders);
+    const bind = { address: "127.0.0.1", port: 0 };
+    const brokers = broker && { ...broker, svid: svidOf(broker.svid), socketPath: join(folder, "broker.sock"), bind };
+    const orders = { path, ...options, ...(admin && { admin }), ...(brokers && { broker: brokers }) };
+    child.send(orders satisfies EndpointOrders);
     await once(child, "message");
     return new Endpoint(path, child, scope.move());
   }
@@ -67,6 +74,30 @@ export class Endpoint implements AsyncDisposable {
     await this.#order({ do: "accept", svids: new Map(held) });
   }
 
+  get brokerPath(): string {
+    return join(this.folder, "broker.sock");
+  }
+
+  /** The port of the Broker API, once it listens. */
+  brokerPort(): Promise<number> {
+    return eventually("the broker endpoint listens", async () => {
+      const { lines } = await this.look();
+      const fields = lines.map(({ fields: each }) => each as { readonly network?: string; readonly address?: string });
+      const port = Number(
+        fields
+          .find(({ network }) => network === "tcp")
+          ?.address?.split(":")
+          .at(-1),
+      );
+      return Number.isNaN(port) ? undefined : port;
+    });
+  }
+
+  /** Another SVID of the agent itself. */
+  async renew(svid: Issued): Promise<void> {
+    await this.#order({ do: "renew", svid: svidOf(svid) });
+  }
+
   look(): Promise<EndpointView> {
     return this.#order({ do: "look" });
   }
@@ -80,6 +111,10 @@ export class Endpoint implements AsyncDisposable {
     const [view] = await once(this.#child, "message");
     return view as EndpointView;
   }
+}
+
+function svidOf({ chain, privateKey }: Issued) {
+  return { chain: chain.map((der) => Buffer.from(der)), privateKey: Buffer.from(privateKey) };
 }
 
 function bundleOf(...authorities: readonly TestCa[]): Bundle {

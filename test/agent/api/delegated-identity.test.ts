@@ -6,6 +6,7 @@ import type { SubscribeToX509SVIDsRequest } from "../../../src/rpc/gen/spire/api
 import type { SubscribeToX509SVIDsResponse__Output } from "../../../src/rpc/gen/spire/api/agent/delegatedidentity/v1/SubscribeToX509SVIDsResponse.ts";
 import { DelegatedIdentityApi } from "../../../src/rpc/protos.ts";
 import { parseSpiffeId, parseTrustDomain } from "../../../src/spiffe/id.ts";
+import { collect } from "../../support/collect.ts";
 import { bundlesOf, cachedEntry, Endpoint } from "../../support/endpoint.ts";
 import { eventually } from "../../support/eventually.ts";
 import { createCa, type Issued, type TestCa } from "../../support/pki.ts";
@@ -60,22 +61,6 @@ async function grant(...entries: readonly CachedEntry[]): Promise<ReadonlyMap<st
 const api = () => channel.client(DelegatedIdentityApi);
 const pathsOf = ({ x509_svids }: SubscribeToX509SVIDsResponse__Output) =>
   x509_svids.map(({ x509_svid }) => x509_svid?.id?.path);
-
-/** The answers of a stream as they come, and its end. */
-function collect<T>(open: (options: { readonly signal: AbortSignal }) => AsyncIterable<T>) {
-  const stop = new AbortController();
-  const answers: T[] = [];
-  const ended = (async (): Promise<unknown> => {
-    try {
-      for await (const answer of open({ signal: stop.signal })) answers.push(answer);
-      return undefined;
-    } catch (error) {
-      return error;
-    }
-  })();
-  const answer = (count: number): Promise<T> => eventually(`answer ${count}`, () => answers[count - 1]);
-  return { answers, answer, ended, [Symbol.dispose]: () => stop.abort() };
-}
 
 const svids = (request: SubscribeToX509SVIDsRequest) =>
   collect((options) => api().SubscribeToX509SVIDs(request, options));

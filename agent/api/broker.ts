@@ -1,0 +1,220 @@
+import { isDeepStrictEqual } from "node:util";
+import type { Call } from "../../src/rpc/caller.ts";
+import type { FetchJWTSVIDRequest__Output } from "../../src/rpc/gen/spiffe/broker/FetchJWTSVIDRequest.ts";
+import type { FetchJWTSVIDResponse } from "../../src/rpc/gen/spiffe/broker/FetchJWTSVIDResponse.ts";
+import type { JWTSVID } from "../../src/rpc/gen/spiffe/broker/JWTSVID.ts";
+import type { SubscribeToX509SVIDResponse } from "../../src/rpc/gen/spiffe/broker/SubscribeToX509SVIDResponse.ts";
+import type { WorkloadReference__Output } from "../../src/rpc/gen/spiffe/broker/WorkloadReference.ts";
+import { BrokerApi } from "../../src/rpc/protos.ts";
+import { type ServiceImplementation, serverStream, service, unary } from "../../src/rpc/service.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import { followerOf } from "../../src/runtime/task.ts";
+import type { Selector } from "../../src/spiffe/selector.ts";
+import type { Entitlement } from "../cache/entries.ts";
+import type { CachedEntry } from "../cache/entry.ts";
+import type { WorkloadUpdate } from "../cache/update.ts";
+import type { ReferencedWorkload } from "../workload/references.ts";
+import { type IdentityFeed, notReady } from "./attested-call.ts";
+import { authorizeReference, type BrokerCaller } from "./broker-caller.ts";
+import { notEntitled, resolutionFailed } from "./broker-errors.ts";
+import { type ReferenceResolvers, readReference } from "./broker-reference.ts";
+import type { EntitlementFeed, JwtTokens } from "./jwt.ts";
+import { jwkSetsOf } from "./jwt-answers.ts";
+import { x509Bundles, x509SvidAnswer } from "./x509-answers.ts";
+
+export interface BrokerApiOptions {
+  readonly identities: IdentityFeed & EntitlementFeed;
+  readonly jwtTokens: JwtTokens;
+  readonly resolvers: ReferenceResolvers;
+  /** As the Workload API's: asks the server once more when nothing is held for these selectors. */
+  readonly pull?: ((selectors: readonly Selector[], signal: AbortSignal) => Promise<void>) | undefined;
+}
+
+type BrokerCall = Call<BrokerCaller>;
+
+/** All audiences of a request together. */
+const MAX_AUDIENCE_CHARACTERS = 8 * 1024;
+
+/**
+ * The SPIFFE Broker API: what a referenced workload would get from the Workload API, for a broker that serves it, and
+ * for no longer than it lives. Never identities that may act on the server (T-W7).
+ */
+export function brokerApi(options: BrokerApiOptions): ServiceImplementation<BrokerCaller> {
+  return service<NonNullable<(typeof BrokerApi)["types"]>, BrokerCaller>(BrokerApi, {
+    SubscribeToX509SVID: serverStream(({ reference }, call) => x509Svids(options, reference, call)),
+    SubscribeToX509Bundles: serverStream(({ reference }, call) =>
+      entitledAnswers(options, { reference, call }, (entitlement) => ({
+        bundles: x509Bundles(bundlesOf(entitlement)),
+      })),
+    ),
+    FetchJWTSVID: unary((request, call) => fetchJwtSvids(options, request, call)),
+    SubscribeToJWTBundles: serverStream(({ reference }, call) =>
+      entitledAnswers(options, { reference, call }, (entitlement) => ({ bundles: jwtBundles(entitlement) })),
+    ),
+  });
+}
+
+async function* x509Svids(
+  options: BrokerApiOptions,
+  reference: WorkloadReference__Output | null,
+  call: BrokerCall,
+): AsyncGenerator<SubscribeToX509SVIDResponse, void, undefined> {
+  await using target = await Target.open(options, reference, call);
+  let last: SubscribeToX509SVIDResponse | undefined;
+  for await (const update of options.identities.subscribe(target.selectors, target.life)) {
+    const answer = x509SvidAnswer(ordinaryUpdate(update, target.entitlement()));
+    if (answer === undefined || isDeepStrictEqual(answer, last)) continue;
+    await target.verify();
+    last = answer;
+    call.auth.log.debug("Fetched X.509 SVID for broker", { count: answer.svids?.length ?? 0 });
+    yield answer;
+  }
+}
+
+/** Every answer that differs from the one before. */
+async function* entitledAnswers<T>(
+  options: BrokerApiOptions,
+  { reference, call }: { readonly reference: WorkloadReference__Output | null; readonly call: BrokerCall },
+  compose: (entitlement: Entitlement) => T,
+): AsyncGenerator<T, void, undefined> {
+  await using target = await Target.open(options, reference, call);
+  let last: T | undefined;
+  for await (const _ of options.identities.changes.watch(target.life)) {
+    const answer = compose(target.entitlement());
+    if (isDeepStrictEqual(answer, last)) continue;
+    await target.verify();
+    last = answer;
+    yield answer;
+  }
+}
+
+async function fetchJwtSvids(
+  options: BrokerApiOptions,
+  request: FetchJWTSVIDRequest__Output,
+  call: BrokerCall,
+): Promise<FetchJWTSVIDResponse> {
+  const audience = [...new Set(request.audience.filter((value) => value !== ""))];
+  if (audience.length === 0) throw new Fault("invalid", "audience must be specified", { code: "audience-missing" });
+  if (audience.reduce((sum, { length }) => sum + length, 0) > MAX_AUDIENCE_CHARACTERS)
+    throw new Fault("invalid", "audience is too long", { code: "audience-too-long" });
+  await using target = await Target.open(options, request.reference, call);
+  const wanted = request.spiffe_id;
+  const entries = target.entitlement().entries.filter(({ spiffeId }) => wanted === "" || spiffeId === wanted);
+  if (entries.length === 0) throw notEntitled();
+  const svids = await Promise.all(entries.map((entry) => fetchJwtSvid(options, { entry, audience }, call)));
+  await target.verify();
+  return { svids };
+}
+
+async function fetchJwtSvid(
+  { jwtTokens }: BrokerApiOptions,
+  { entry, audience }: { readonly entry: CachedEntry; readonly audience: readonly string[] },
+  call: BrokerCall,
+): Promise<JWTSVID> {
+  const { spiffeId, hint } = entry;
+  try {
+    const { token } = await jwtTokens.fetch(entry, audience, call.signal);
+    call.auth.log.debug("Fetched JWT SVID", { spiffe_id: spiffeId });
+    return { spiffe_id: spiffeId, svid: token, hint };
+  } catch (error) {
+    call.signal.throwIfAborted();
+    const { message } = Fault.from(error);
+    call.auth.log.error("Could not fetch JWT-SVID", { spiffe_id: spiffeId, error: message });
+    throw new Fault("unavailable", `could not fetch JWT-SVID: ${message}`, {
+      code: "jwt-svid-unavailable",
+      cause: error,
+    });
+  }
+}
+
+/** The workload behind a reference, for as long as it and the call last: the call ends when it does. */
+class Target implements AsyncDisposable {
+  readonly #options: BrokerApiOptions;
+  readonly #call: BrokerCall;
+  readonly #workload: ReferencedWorkload;
+  readonly #life: AbortController;
+
+  private constructor(options: BrokerApiOptions, call: BrokerCall, workload: ReferencedWorkload) {
+    this.#options = options;
+    this.#call = call;
+    this.#workload = workload;
+    this.#life = followerOf(call.signal);
+  }
+
+  /** The reference is looked at before anything else is done for the request (BRK-49). */
+  static async open(
+    options: BrokerApiOptions,
+    message: WorkloadReference__Output | null,
+    call: BrokerCall,
+  ): Promise<Target> {
+    const { resolvers, identities, pull } = options;
+    const reference = readReference(message, resolvers);
+    authorizeReference(call.auth, reference.type);
+    if (!identities.ready.value) throw notReady();
+    const workload = await reference.open(call.signal).catch((error) => failed(call, error));
+    const target = new Target(options, call, workload);
+    await pull?.(workload.selectors, call.signal);
+    void target.#watch();
+    return target;
+  }
+
+  get selectors(): readonly Selector[] {
+    return this.#workload.selectors;
+  }
+
+  /** Aborted when the call ends, or the work on it does. */
+  get life(): AbortSignal {
+    return this.#life.signal;
+  }
+
+  /** Throws `denied` when there is nothing that the workload may have. */
+  entitlement(): Entitlement {
+    const { entries, bundle, federatedBundles } = this.#options.identities.entitlement(this.selectors);
+    const ordinary = entries.filter(({ admin, downstream }) => !admin && !downstream);
+    if (ordinary.length === 0) throw notEntitled();
+    const names = new Set(ordinary.flatMap(({ federatesWith }) => federatesWith));
+    const foreign = [...federatedBundles].filter(([name]) => names.has(name));
+    return { entries: ordinary, bundle, federatedBundles: new Map(foreign) };
+  }
+
+  /** Throws `not_found` once the workload is gone. */
+  async verify(): Promise<void> {
+    await this.#workload.verify().catch((error) => failed(this.#call, error));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#life.abort();
+    this.#workload[Symbol.dispose]();
+  }
+
+  async #watch(): Promise<void> {
+    try {
+      const error = await this.#workload.ended(this.life);
+      this.#call.abort(resolutionFailed(error));
+    } catch {
+      // The call has ended first.
+    }
+  }
+}
+
+function failed(call: BrokerCall, error: unknown): never {
+  if (call.signal.aborted) throw Fault.from(call.signal.reason);
+  call.auth.log.error("Workload attestation failed", { error: Fault.from(error).message });
+  throw resolutionFailed(error);
+}
+
+function ordinaryUpdate(update: WorkloadUpdate, { entries, federatedBundles }: Entitlement): WorkloadUpdate {
+  const ids = new Set(entries.map(({ id }) => id));
+  const identities = update.identities.filter(({ entry }) => ids.has(entry.id));
+  const foreign = [...update.federatedBundles].filter(([name]) => federatedBundles.has(name));
+  return { ...update, identities, federatedBundles: new Map(foreign) };
+}
+
+function bundlesOf({ bundle, federatedBundles }: Entitlement) {
+  return [bundle, ...federatedBundles.values()];
+}
+
+function jwtBundles(entitlement: Entitlement): Record<string, Buffer> {
+  const texts = jwkSetsOf(bundlesOf(entitlement), "jwtAuthorities");
+  return Object.fromEntries(Object.entries(texts).map(([id, text]) => [id, Buffer.from(text)]));
+}
