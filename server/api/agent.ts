@@ -80,6 +80,7 @@ export function agentService(parts: AgentServiceParts): HandlersOf<typeof AgentA
     AttestAgent: attestAgent(parts),
     RenewAgent: unary(async ({ params }, call) => ({ svid: await renew(parts, params, call.auth, agentOf(call)) })),
     PostStatus: unary(async ({ agent_version }, call) => {
+      call.auth.note(() => ({ spiffe_id: call.caller.peer?.id }));
       if (agent_version !== "") await postStatus(parts, agent_version, call.auth.log, agentOf(call).id);
       return {};
     }),

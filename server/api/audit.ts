@@ -6,6 +6,9 @@ import type { Fault } from "../../src/runtime/fault.ts";
 import type { Log, LogFields } from "../../src/runtime/log.ts";
 import * as events from "../events.ts";
 
+/** Health and reflection. */
+const PROBES = /^\/grpc\./;
+
 interface Record {
   log: Log;
   fields: LogFields;
@@ -48,9 +51,10 @@ export class AuditTrail {
     events.apiAccessed(record.log, code === 0 ? undefined : { code, message }, { ...record.fields, ...fields() });
   }
 
+  /** A probe that found all well is nobody's deed; there may be one every second. */
   close(call: Call, fault: Fault | undefined): void {
     const record = this.#records.get(call);
-    if (record === undefined || (record.itemised && fault === undefined)) return;
+    if (record === undefined || (fault === undefined && (record.itemised || PROBES.test(call.method)))) return;
     const status = fault === undefined ? undefined : { code: codeOf(fault), message: fault.message };
     events.apiAccessed(record.log, status, record.fields);
   }

@@ -118,6 +118,18 @@ describe("one audit record for each call", () => {
     });
   });
 
+  test("an agent's status, with its ID and version", async () => {
+    using apis = server.connect(agent.tls);
+    const [record] = await records("PostStatus", () => apis.agent.PostStatus({ agent_version: "1.2.3" }));
+    expect(record).toMatchObject({ ...ok, spiffe_id: agent.id, caller_id: agent.id, agent_version: "1.2.3" });
+  });
+
+  test("a probe that finds all well has none", async () => {
+    await server.admin.health.Check({});
+    await records("CountBundles", () => server.admin.bundle.CountBundles({}));
+    expect(server.logged("API accessed", { method: "Check" })).toEqual([]);
+  });
+
   test("what failed, with code and words", async () => {
     const [record] = await records("GetEntry", () => faultFrom(server.admin.entry.GetEntry({ id: "none" })));
     expect(record).toMatchObject({
