@@ -18,6 +18,7 @@ import {
 import { type TelemetrySettings, telemetrySettings } from "../src/runtime/telemetry-config.ts";
 import { parseTrustDomain, type SpiffeId, type TrustDomain } from "../src/spiffe/id.ts";
 import { type DataStoreConfig, dataStoreConfig } from "./config/data-store.ts";
+import { type FederationConfig, federationConfig } from "./config/federation.ts";
 import { type KeyManagerConfig, keyManagerOf } from "./config/key-manager.ts";
 import { SERVER_SOCKET, serverKeys } from "./config/keys.ts";
 import { judgeLifetimes } from "./config/lifetimes.ts";
@@ -58,6 +59,7 @@ export interface ServerConfig {
   readonly upstreamAuthority?: UpstreamAuthorityConfig;
   readonly keyManager: KeyManagerConfig;
   readonly nodeAttestors: readonly NodeAttestorConfig[];
+  readonly federation: FederationConfig;
   readonly healthChecks: HealthChecks;
   readonly telemetry: TelemetrySettings<SpiffeId>;
   /** For the log at start-up, one line each. */
@@ -120,6 +122,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
   warnOfEmptySubject(loaded);
   warnOfFlags(loaded);
   const telemetry = telemetrySettings(values.telemetry, reader);
+  const federation = federationConfig(values.server.federation, trustDomain, reader);
   reader.throwFaults();
   return deepFreeze({
     ...coreConfig(values),
@@ -130,6 +133,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
     ...(upstreamAuthority === undefined ? {} : { upstreamAuthority }),
     nodeAttestors,
     telemetry,
+    federation,
     warnings: reader.warnings,
   });
 }
@@ -150,6 +154,7 @@ type CoreConfig = Omit<
   | "upstreamAuthority"
   | "nodeAttestors"
   | "telemetry"
+  | "federation"
   | "warnings"
 >;
 

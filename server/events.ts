@@ -314,3 +314,64 @@ export function logLevelReset(log: Log, launch: LogLevel): void {
 function levelText(level: LogLevel): string {
   return level === "warn" ? "warning" : level;
 }
+
+interface Endpoint {
+  readonly trustDomain: TrustDomain;
+  readonly bundleEndpointUrl: string;
+  readonly profile: { readonly type: string; readonly endpointSpiffeId?: SpiffeId };
+}
+
+function endpointFields({ trustDomain, bundleEndpointUrl, profile }: Endpoint): LogFields {
+  return {
+    trust_domain: trustDomain,
+    bundle_endpoint_url: bundleEndpointUrl,
+    bundle_endpoint_profile: profile.type,
+    endpoint_spiffe_id: profile.endpointSpiffeId,
+  };
+}
+
+export function trustDomainManaged(log: Log, endpoint: Endpoint): void {
+  log.info("Trust domain is now managed", endpointFields(endpoint));
+}
+
+export function trustDomainUpdated(log: Log, endpoint: Endpoint): void {
+  log.info("Updated configuration for managed trust domain", endpointFields(endpoint));
+}
+
+export function trustDomainNotManaged(log: Log, trustDomain: TrustDomain): void {
+  log.info("Trust domain no longer managed", { trust_domain: trustDomain });
+}
+
+export function relationshipsUnknown(log: Log, error: Error): void {
+  log.error("Failed to reload configs", { error });
+}
+
+const FETCHED = {
+  new: { level: "info", message: "Bundle refreshed" },
+  same: { level: "debug", message: "Bundle is unchanged" },
+  older: { level: "warn", message: "Bundle endpoint answers with an older bundle than the one held, which stays" },
+  rewritten: { level: "warn", message: "Bundle endpoint changed a bundle without a new sequence number" },
+} as const;
+
+/** Every fetch that succeeded. SPIFFE Federation, section 7.6. */
+export function bundleFetched(
+  log: Log,
+  endpoint: Endpoint,
+  fetched: { readonly outcome: keyof typeof FETCHED; readonly sequenceNumber: bigint },
+): void {
+  const { level, message } = FETCHED[fetched.outcome];
+  log[level](message, { ...endpointFields(endpoint), sequence_number: fetched.sequenceNumber });
+}
+
+export function bundleUpdateFailed(log: Log, endpoint: Endpoint, error: Error): void {
+  log.error("Error updating bundle", { ...endpointFields(endpoint), error });
+}
+
+export function bundleKeySkipped(log: Log, trustDomain: TrustDomain, reason: string): void {
+  log.warn("Part of a fetched bundle is of no use", { trust_domain: trustDomain, reason });
+}
+
+/** Once the bundle endpoint accepts connections. */
+export function bundleEndpointServing(log: Log, address: string): void {
+  log.info("Serving bundle endpoint", { addr: address });
+}

@@ -20,6 +20,8 @@ import { isBanned } from "./directory/agents.ts";
 import { Directory } from "./directory/authorized.ts";
 import { Follower } from "./directory/follow.ts";
 import * as events from "./events.ts";
+import { serveBundleEndpoint } from "./federation/endpoint.ts";
+import { BundlePoller } from "./federation/poll.ts";
 import { type HealthCheck, serveHealth } from "./health.ts";
 import { runJanitor } from "./janitor.ts";
 import { measuredKeys, measuredStore } from "./measured.ts";
@@ -78,6 +80,8 @@ export async function runServer(given: RunServerOptions): Promise<void> {
     (stop) => follower.run(stop),
     ...signing.tasks,
     (stop) => identity.run(stop),
+    (stop) => state.poller.run(stop),
+    ...(await serveBundle(options, state, scope)),
     (stop) => runJanitor(janitor, stop),
     ...reporting,
   ];
@@ -129,6 +133,7 @@ interface State {
   readonly follower: Follower;
   readonly signing: Signing;
   readonly identity: ServerIdentity;
+  readonly poller: BundlePoller;
 }
 
 /** What the calls stand on: the directory as it is in the database, an authority that may sign, an SVID of our own. */
@@ -159,7 +164,11 @@ async function openState(
     log: part(log, "svid_rotator"),
   });
   await follower.caughtUp();
-  return { directory, follower, signing, identity };
+  const poller = new BundlePoller({
+    ...{ federation: store.federation, bundles: store.bundles, directory, clock, log: part(log, "bundle_client") },
+    relationships: config.federation.relationships,
+  });
+  return { directory, follower, signing, identity, poller };
 }
 
 /** What was signed for agents and entries that are gone can't be replaced any more, and nobody waits for it. */
@@ -217,19 +226,12 @@ async function serviceParts(
   const seams = {
     caughtUp: visible(follower),
     checkReady: () => checkReady(state),
-    refreshBundle: (name: TrustDomain) => refreshBundle(store, name),
+    refreshBundle: (name: TrustDomain, stop: AbortSignal) => state.poller.refresh(name, stop),
+    relationshipsChanged: () => state.poller.reload(),
     serverSvid: () => state.identity.svid,
   };
   const stores = { nodes, entries, tokens, bundles, federation };
   return { trustDomain, ...stores, ...signing, directory, attestation, clock, logger, closing, ...seams };
-}
-
-async function refreshBundle({ federation }: Store, trustDomain: TrustDomain): Promise<boolean> {
-  if ((await federation.find(trustDomain)) === undefined) return false;
-  throw new Fault("unimplemented", "bundles are not fetched from endpoints yet", {
-    code: "bundle-fetch-not-offered",
-    hint: "set the bundle by hand with bundle set",
-  });
 }
 
 /** Own writes are visible on this server when a call returns. What was stored stays stored when that cannot be seen to. */
@@ -241,6 +243,20 @@ function visible(follower: Follower): (log: Log) => Promise<void> {
       log.warn("The change is stored, and not in the directory yet", { error: Fault.from(error) });
     }
   };
+}
+
+/** The tasks of the bundle endpoint: none when the bundle is not served. */
+async function serveBundle(
+  { config, clock, log }: RunServerOptions,
+  { directory, identity }: State,
+  scope: AsyncDisposableStack,
+): Promise<readonly Task[]> {
+  const { endpoint } = config.federation;
+  if (endpoint === undefined) return [];
+  const bundle = () => directory.ownBundle.value;
+  const own = { bundle, identity: identity.identity, clock, log: part(log, "bundle_endpoint") };
+  const { run } = scope.use(await serveBundleEndpoint({ ...endpoint, ...own }));
+  return [run];
 }
 
 function checkReady({ directory, signing }: State): void {

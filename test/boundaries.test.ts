@@ -34,6 +34,10 @@ const ROOMS: readonly { readonly room: string; readonly may: readonly string[] }
     room: "server/api/",
     may: ["src/", "server/ca/", "server/attest/", "server/directory/", "server/store/store.ts", "server/events.ts"],
   },
+  {
+    room: "server/federation/",
+    may: ["src/", "server/directory/", "server/store/store.ts", "server/events.ts", "server/config.ts"],
+  },
   { room: "server/ca/", may: ["src/", "server/store/store.ts", "server/events.ts"] },
   { room: "server/attest/", may: ["src/", "server/store/store.ts", "server/events.ts"] },
   { room: "server/directory/", may: ["src/", "server/store/store.ts", "server/events.ts"] },

@@ -6,8 +6,9 @@ import type {
 import type { FederationRelationshipMask__Output } from "../../src/rpc/gen/spire/api/types/FederationRelationshipMask.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
+import { checkEndpointUrl, type EndpointProfile, type FederationRelationship } from "../../src/spiffe/federation.ts";
 import { parseSpiffeId, parseTrustDomainOrId, type TrustDomain } from "../../src/spiffe/id.ts";
-import type { FederationRelationship, HeldRelationship } from "../store/store.ts";
+import type { HeldRelationship } from "../store/store.ts";
 import { foreignBundle } from "./bundle-input.ts";
 
 export type RelationshipMask = FederationRelationshipMask__Output | null;
@@ -19,15 +20,15 @@ export interface RelationshipInput {
   readonly bundle: Bundle | undefined;
 }
 
-const MAX_URL_BYTES = 2048;
-
 /** Throws `invalid`, in SPIRE's words. */
 export function relationshipInput(proto: FederationRelationship__Output, mask: RelationshipMask): RelationshipInput {
   const trustDomain = within("failed to parse trust domain", () => parseTrustDomainOrId(proto.trust_domain));
   return {
     trustDomain,
     change: {
-      ...(wanted(mask, "bundle_endpoint_url") ? { bundleEndpointUrl: checkUrl(proto.bundle_endpoint_url) } : {}),
+      ...(wanted(mask, "bundle_endpoint_url")
+        ? { bundleEndpointUrl: checkEndpointUrl(proto.bundle_endpoint_url) }
+        : {}),
       ...(wanted(mask, "bundle_endpoint_profile") ? { profile: readProfile(proto) } : {}),
     },
     bundle: wanted(mask, "trust_domain_bundle") ? readBundle(proto, trustDomain) : undefined,
@@ -42,7 +43,7 @@ export function newRelationship(proto: FederationRelationship__Output): {
   const { trustDomain, bundle } = relationshipInput(proto, null);
   const relationship = {
     trustDomain,
-    bundleEndpointUrl: checkUrl(proto.bundle_endpoint_url),
+    bundleEndpointUrl: checkEndpointUrl(proto.bundle_endpoint_url),
     profile: readProfile(proto),
   };
   return { relationship, bundle };
@@ -69,19 +70,7 @@ function wanted(mask: RelationshipMask, field: keyof FederationRelationshipMask_
   return mask === null || mask[field];
 }
 
-/** Kept as it is written, but for the case of its scheme. Its parts are read without the leniency of browsers, which would take \`https:host\`. */
-function checkUrl(text: string): string {
-  if (Buffer.byteLength(text) > MAX_URL_BYTES || /[^\u0021-\u007e]/.test(text))
-    throw bad("failed to parse bundle endpoint URL: at most 2048 printable characters are allowed");
-  const [, scheme = "", authority = ""] = /^(?:([A-Za-z][A-Za-z0-9+.-]*):)?(?:\/\/([^/?#]*))?/.exec(text) ?? [];
-  if (scheme.toLowerCase() !== "https") throw bad("bundle endpoint URL must use the https scheme");
-  if (authority === "") throw bad("bundle endpoint URL must specify the host");
-  if (authority.includes("@")) throw bad("bundle endpoint URL must not contain user info");
-  if (!URL.canParse(text)) throw bad("failed to parse bundle endpoint URL: invalid host or port");
-  return text.replace(/^https/i, "https");
-}
-
-function readProfile(proto: FederationRelationship__Output): FederationRelationship["profile"] {
+function readProfile(proto: FederationRelationship__Output): EndpointProfile {
   if (proto.bundle_endpoint_profile === "https_web") return { type: "https_web" };
   if (proto.bundle_endpoint_profile !== "https_spiffe") throw bad("unsupported bundle endpoint profile type: <nil>");
   const endpoint = proto.https_spiffe?.endpoint_spiffe_id ?? "";

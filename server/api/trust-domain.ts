@@ -24,6 +24,8 @@ export interface TrustDomainServiceParts {
   readonly directory: Pick<Directory, "bundle">;
   /** Fetches the bundle of the trust domain now, and stores it. False when there is no relationship with it. */
   readonly refreshBundle: (trustDomain: TrustDomain, signal: AbortSignal) => Promise<boolean>;
+  /** Told after relationships were stored or deleted. */
+  readonly relationshipsChanged: () => void;
   /** Resolves once what was committed before is in the directory. */
   readonly caughtUp: (log: Log) => Promise<void>;
 }
@@ -37,7 +39,11 @@ const DELETE_WORDS: Words = { not_found: UNKNOWN, otherwise: "failed to delete f
 
 /** Where the bundles of foreign trust domains are fetched. */
 export function trustDomainService(parts: TrustDomainServiceParts): HandlersOf<typeof TrustDomainApi> {
-  const { federation, refreshBundle, caughtUp } = parts;
+  const { federation, refreshBundle } = parts;
+  const caughtUp = async (log: Log): Promise<void> => {
+    parts.relationshipsChanged();
+    await parts.caughtUp(log);
+  };
   return {
     ListFederationRelationships: unary(async ({ output_mask, page_size, page_token }, { auth: { log } }) => {
       const read = async (page: PageRequest) => {
@@ -74,7 +80,7 @@ export function trustDomainService(parts: TrustDomainServiceParts): HandlersOf<t
       const log = call.auth.log.child({ trust_domain_id: name });
       const known = await attempt(log, "failed to refresh bundle", () => refreshBundle(name, call.signal));
       if (!known) throw failure(log, "not_found", `no relationship with trust domain "${name}"`);
-      await caughtUp(log);
+      await parts.caughtUp(log);
       events.bundleRefreshed(log);
       return {};
     }),

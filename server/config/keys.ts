@@ -26,6 +26,7 @@ import {
 import { telemetryKeys } from "../../src/runtime/telemetry-config.ts";
 import { parseSpiffeId, parseTrustDomainOrId } from "../../src/spiffe/id.ts";
 import { dataStoreKeys } from "./data-store.ts";
+import { federationKeys } from "./federation.ts";
 import { keyManagerPlugins } from "./key-manager.ts";
 import { nodeAttestorPlugins } from "./node-attestors.ts";
 import { upstreamAuthorityPlugins } from "./upstream-authority.ts";
@@ -105,7 +106,7 @@ const server = block("The server's core settings.", {
     shown: "[]",
   }),
   audit_log_enabled: flag({ doc: "Writes an audit record for every call.", default: false }),
-  federation: unsupported("Bundle endpoint and federation relationships."),
+  federation: federationKeys,
   ratelimit: block("Limits per caller.", {
     attestation: flag({ doc: "Limits attestation to one per second and caller.", default: true }),
     signing: flag({ doc: "Limits signing to 500 SVIDs per second and caller.", default: true }),

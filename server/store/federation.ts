@@ -1,13 +1,14 @@
 import { type Insertable, type Selectable, sql } from "kysely";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
+import type { FederationRelationship } from "../../src/spiffe/federation.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
 import { toBundle } from "./bundle-rows.ts";
 import { lockedBundle, putForeignBundle } from "./bundle-writes.ts";
 import { pageOf, positionOf, sizeOf } from "./paging.ts";
 import type { FederationRelationshipTable } from "./schema.ts";
 import type { Queries, Session } from "./session.ts";
-import type { FederationRelationship, FederationStore, HeldRelationship, Page, PageRequest } from "./store.ts";
+import type { FederationStore, HeldRelationship, Page, PageRequest } from "./store.ts";
 
 type Change = Partial<Omit<FederationRelationship, "trustDomain">>;
 

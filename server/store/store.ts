@@ -1,6 +1,7 @@
 import type { Fault } from "../../src/runtime/fault.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
+import type { FederationRelationship } from "../../src/spiffe/federation.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 
@@ -165,16 +166,6 @@ export interface BundleStore {
   ): Promise<Bundle>;
   /** Restrict throws `precondition` when entries federate with it. Throws `not_found`. */
   delete(trustDomain: TrustDomain, mode: BundleDeleteMode): Promise<void>;
-}
-
-/** Where and how the bundle of a foreign trust domain is fetched. SPIFFE Federation, section 5. */
-export interface FederationRelationship {
-  readonly trustDomain: TrustDomain;
-  /** As it was given: https, with a host and without user information. */
-  readonly bundleEndpointUrl: string;
-  readonly profile:
-    | { readonly type: "https_web" }
-    | { readonly type: "https_spiffe"; readonly endpointSpiffeId: SpiffeId };
 }
 
 /** A relationship with the bundle that is held of its trust domain. */

@@ -1,6 +1,6 @@
 import { beforeEach, expect, test } from "vitest";
-import type { FederationRelationship } from "../../server/store/store.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
+import type { FederationRelationship } from "../../src/spiffe/federation.ts";
 import { parseSpiffeId, parseTrustDomain, type TrustDomain } from "../../src/spiffe/id.ts";
 import { faultFrom, refusal } from "../support/faults.ts";
 import { bundleOf, emptyStore } from "../support/store-data.ts";

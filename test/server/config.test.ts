@@ -140,6 +140,7 @@ const FULL_CONFIG = {
   nodeAttestors: [{ type: "join_token" }],
   trustedProxies: [],
   telemetry: TELEMETRY,
+  federation: { endpoint: undefined, relationships: [] },
   healthChecks: { listenerEnabled: true, bindAddress: "::", bindPort: 8080, livePath: "/l", readyPath: "/r" },
   warnings: [expect.stringContaining('Developer feature flag "wit-svid" has been enabled')],
 };
@@ -166,6 +167,7 @@ const DEFAULTS = {
   nodeAttestors: [{ type: "join_token" }],
   trustedProxies: [],
   telemetry: TELEMETRY,
+  federation: { endpoint: undefined, relationships: [] },
   healthChecks: {
     listenerEnabled: false,
     bindAddress: "localhost",
@@ -429,9 +431,81 @@ describe("tokens", () => {
   });
 });
 
+describe("federation", () => {
+  const endpoint = (lines: string) => `federation { bundle_endpoint { ${lines} } }`;
+  const federates = (lines: string, name = "b.test") => `federation { federates_with "${name}" { ${lines} } }`;
+  const URL = 'bundle_endpoint_url = "https://b.test:8443"';
+
+  test("SPIRE's own example is read whole", async () => {
+    const { federation } = await load(
+      server(`federation {
+        bundle_endpoint {
+          address = "127.0.0.1" port = 8443 refresh_hint = "10m"
+          profile "https_web" { serving_cert_file { cert_file_path = "/c" key_file_path = "/k" file_sync_interval = "1m" } }
+        }
+        federates_with "domain1.test" { bundle_endpoint_url = "https://1.2.3.4:8443" bundle_endpoint_profile "https_web" {} }
+        federates_with "domain2.test" {
+          bundle_endpoint_url = "https://5.6.7.8:8443"
+          bundle_endpoint_profile "https_spiffe" { endpoint_spiffe_id = "spiffe://domain2.test/beserver" }
+        }
+      }`),
+    );
+    expect(federation).toEqual({
+      endpoint: {
+        ...{ address: "127.0.0.1", port: 8443, refreshHintSeconds: 600 },
+        profile: { type: "https_web", certFile: "/c", keyFile: "/k", syncIntervalMs: 60_000 },
+      },
+      relationships: [
+        {
+          ...{ trustDomain: "domain1.test", bundleEndpointUrl: "https://1.2.3.4:8443" },
+          profile: { type: "https_web" },
+        },
+        {
+          ...{ trustDomain: "domain2.test", bundleEndpointUrl: "https://5.6.7.8:8443" },
+          profile: { type: "https_spiffe", endpointSpiffeId: "spiffe://domain2.test/beserver" },
+        },
+      ],
+    });
+  });
+
+  test("without the section nothing is served and nobody is asked", async () => {
+    expect((await load(server(""))).federation).toEqual({ endpoint: undefined, relationships: [] });
+    const plain = await load(server(endpoint('port = 8443 profile "https_spiffe" {}')));
+    expect(plain.federation.endpoint).toMatchObject({ address: "0.0.0.0", refreshHintSeconds: 300 });
+  });
+
+  test.each([
+    { lines: endpoint('profile "https_spiffe" {}'), says: "port must be configured" },
+    { lines: endpoint("port = 8443"), says: "needs one profile" },
+    { lines: endpoint('port = 1 profile "https_web" {} profile "https_spiffe" {}'), says: "needs one profile" },
+    { lines: endpoint('port = 1 profile "https_web" {}'), says: "needs cert_file_path and key_file_path" },
+    { lines: federates('bundle_endpoint_profile "https_web" {}'), says: "bundle_endpoint_url must be configured" },
+    { lines: federates(URL), says: 'must be one of "https_web" {} and "https_spiffe"' },
+    {
+      lines: federates(`${URL} bundle_endpoint_profile "https_spiffe" {}`),
+      says: "endpoint_spiffe_id must be configured",
+    },
+    {
+      lines: federates('bundle_endpoint_url = "http://b.test" bundle_endpoint_profile "https_web" {}'),
+      says: "must use the https scheme",
+    },
+    {
+      lines: federates('bundle_endpoint_url = "https://u@b.test" bundle_endpoint_profile "https_web" {}'),
+      says: "must not contain user info",
+    },
+    { lines: federates(`${URL} bundle_endpoint_profile "https_web" {}`, "B"), says: "invalid trust domain" },
+    { lines: federates(`${URL} bundle_endpoint_profile "https_web" {}`, "a.test"), says: "federate with itself" },
+  ])("FED-14 FED-16 FED-17 FED-20 $says: refused", async ({ lines, says }) => {
+    await expect(load(server(lines))).rejects.toThrow(says);
+  });
+});
+
 describe("what SPIRE has and Steeple hasn't", () => {
   test.each([
-    { lines: 'federation { bundle_endpoint { address = "0.0.0.0" port = 8443 } }', key: "federation" },
+    {
+      lines: 'federation { bundle_endpoint { port = 1 profile "https_spiffe" {} acme { email = "a@b.test" } } }',
+      key: "federation.bundle_endpoint.acme",
+    },
     { lines: "experimental { require_pq_kem = true }", key: "experimental.require_pq_kem" },
     { lines: "experimental { agent_spiffe_id_as_selector = true }", key: "experimental.agent_spiffe_id_as_selector" },
     {
@@ -616,7 +690,7 @@ describe("the reference", () => {
 
   test("says what has no effect and what is not supported", () => {
     expect(text).toMatch(/`experimental\.events_based_cache` .* accepted, no effect/);
-    expect(text).toMatch(/`federation` .* not supported/);
+    expect(text).toMatch(/`experimental\.require_pq_kem` .* not supported/);
   });
 });
 

@@ -253,7 +253,7 @@ test("each refusal is one log line with the caller and what was called", async (
     level: "error",
     service: "entry.v1.Entry",
     subsystem_name: "api",
-    caller_addr: "127.0.0.1",
+    caller_addr: expect.stringMatching(/^127\.0\.0\.1:\d+$/),
     request_id: expect.any(String),
   });
   await server.untilLogged("Failed to authenticate caller", { request_id: record["request_id"] });

@@ -17,7 +17,7 @@ describe("Logger", () => {
   /** Logs one line at DEBUG, and answers after it. */
   const logOneDebugLine = async (): Promise<void> => {
     made += 1;
-    const bundle_endpoint_url = "https://partner.test/";
+    const bundle_endpoint_url = "https://127.0.0.1:1/";
     const trust_domain = `partner-${made}.test`;
     const federation_relationships = [{ trust_domain, bundle_endpoint_url, https_web: {} }];
     const { results } = await server.admin.trustDomain.BatchCreateFederationRelationship({ federation_relationships });
