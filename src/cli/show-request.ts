@@ -54,7 +54,7 @@ function wireForm(value: unknown): unknown {
   const [only] = fields;
   if (fields.length === 1 && only?.[0] === "value" && typeof only[1] !== "object") return only[1];
   return Object.fromEntries(
-    fields.map(([name, field]) => [name, SECRETS.has(name) && field !== "" ? "<secret>" : wireForm(field)]),
+    fields.map(([name, field]) => [name, SECRETS.has(name) && field !== "" ? "(masked)" : wireForm(field)]),
   );
 }
 

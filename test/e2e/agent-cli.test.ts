@@ -1,7 +1,10 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { agentProgram } from "../../agent/cli/program.ts";
+import { runCommandLine } from "../../src/runtime/cli.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
+import { eventually } from "../support/eventually.ts";
 import { PROJECT } from "../support/server.ts";
 import { startTokenServer, type TestTokenServer } from "../support/token-server.ts";
 import { runTranscript } from "../support/transcript.ts";
@@ -26,5 +29,28 @@ describe("transcripts of the commands that ask an agent", () => {
 
   test.each(readdirSync(FOLDER).sort())("%s", async (file) => {
     await runTranscript(join(FOLDER, file), new Map(), () => ["-socketPath", agent.socketPath]);
+  });
+
+  test("api watch prints each update in the form that is asked for, without private keys", async () => {
+    const stop = new AbortController();
+    const out: string[] = [];
+    const io = {
+      stdout: { write: (part: string) => out.push(part) },
+      stderr: { write: () => undefined },
+      stdin: (async function* () {})(),
+      env: {},
+    };
+    const args = ["api", "watch", "-socketPath", agent.socketPath, "-output", "json"];
+    const watching = runCommandLine(agentProgram(), { args, io, signal: stop.signal });
+    await eventually("the first update", () => out.join("").endsWith("\n"));
+    stop.abort();
+    expect(await watching).toBe(0);
+    const { svids, trust_domains } = JSON.parse(out.join("").split("\n")[0] ?? "");
+    expect(trust_domains).toEqual(["example.org"]);
+    expect(svids.map(({ spiffe_id }: { readonly spiffe_id: string }) => spiffe_id)).toEqual([
+      "spiffe://example.org/web",
+      "spiffe://example.org/api",
+    ]);
+    expect(out.join("")).not.toContain("key");
   });
 });
