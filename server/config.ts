@@ -113,10 +113,11 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
   const loaded = loadKeys({ keys: serverKeys, defaultPath: "conf/server/server.conf", flagPaths: FLAG_PATHS, options });
   const { values, reader } = loaded;
   const trustDomain = trustDomainOf(loaded);
-  const dataDir = values.server.data_dir ?? defaultDataDirectory("server", options.env ?? process.env);
+  const env = options.env ?? process.env;
+  const dataDir = values.server.data_dir ?? defaultDataDirectory("server", env);
   const dataStore = dataStoreConfig(values.plugins.DataStore.sql, dataDir, reader);
-  const keyManager = keyManagerOf(values.plugins.KeyManager, dataDir, reader);
-  const upstreamAuthority = upstreamAuthorityOf(values.plugins.UpstreamAuthority, reader);
+  const keyManager = keyManagerOf(values.plugins.KeyManager, { dataDir, reader, env });
+  const upstreamAuthority = upstreamAuthorityOf(values.plugins.UpstreamAuthority, { reader, env });
   const nodeAttestors = nodeAttestorConfigs(values.plugins.NodeAttestor, reader);
   judgeLifetimes(svidLifetimes(values), values.server.ca_ttl, reader);
   warnOfEmptySubject(loaded);

@@ -1,8 +1,12 @@
+import { randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { openDiskKeys } from "../src/keys/disk.ts";
 import type { KeyManager } from "../src/keys/keys.ts";
 import { openMemoryKeys } from "../src/keys/memory.ts";
 import { openPkcs11Keys } from "../src/keys/pkcs11.ts";
+import { openVaultKeys } from "../src/keys/vault.ts";
+import type { Clock } from "../src/runtime/clock.ts";
+import { writePrivateFile } from "../src/runtime/files.ts";
 import type { Log } from "../src/runtime/log.ts";
 import type { NodeAttestor } from "./attest/attestor.ts";
 import { HttpChallengeAttestor } from "./attest/http-challenge.ts";
@@ -14,6 +18,7 @@ import { TpmDevIdAttestor } from "./attest/tpm-devid.ts";
 import { X509PopAttestor, type X509PopOptions } from "./attest/x509pop.ts";
 import { openDiskUpstream } from "./ca/upstream/disk.ts";
 import { openSpireUpstream, type SpireUpstreamOptions } from "./ca/upstream/spire.ts";
+import { openVaultUpstream } from "./ca/upstream/vault.ts";
 import type { UpstreamAuthority } from "./ca/upstream.ts";
 import type { ServerConfig } from "./config.ts";
 
@@ -26,7 +31,7 @@ type KeyManagerConfig = ServerConfig["keyManager"];
 type ConfigOf<T extends KeyManagerConfig["type"]> = Extract<KeyManagerConfig, { readonly type: T }>;
 
 const keyManagers: {
-  readonly [T in KeyManagerConfig["type"]]: (config: ConfigOf<T>, log: Log) => Promise<KeyManager>;
+  readonly [T in KeyManagerConfig["type"]]: (config: ConfigOf<T>, log: Log, clock: Clock) => Promise<KeyManager>;
 } = {
   memory: async () => openMemoryKeys(),
   disk: async ({ keysPath }, log) => {
@@ -34,12 +39,31 @@ const keyManagers: {
     for (const notice of keys.notices) log.warn(notice);
     return keys;
   },
+  hashicorp_vault: async ({ vault, mount, identifier }, _, clock) => {
+    const serverId = "value" in identifier ? identifier.value : await identifierIn(identifier.file);
+    return openVaultKeys({ vault, mount, serverId, clock });
+  },
   pkcs11: async ({ pinPath, ...token }) => openPkcs11Keys({ ...token, pin: (await readFile(pinPath, "utf8")).trim() }),
 };
 
-export function openKeyManager<T extends KeyManagerConfig["type"]>(config: ConfigOf<T>, log: Log): Promise<KeyManager> {
+export function openKeyManager<T extends KeyManagerConfig["type"]>(
+  config: ConfigOf<T>,
+  { log, clock }: { readonly log: Log; readonly clock: Clock },
+): Promise<KeyManager> {
   const open = keyManagers[config.type as T];
-  return open(config, log);
+  return open(config, log, clock);
+}
+
+/** The name in the file, made when there is none: as SPIRE has it. */
+async function identifierIn(file: string): Promise<string> {
+  const held = await readFile(file, "utf8").catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT") throw error;
+    return "";
+  });
+  if (held.trim() !== "") return held.trim();
+  const made = randomUUID();
+  await writePrivateFile(file, made);
+  return made;
 }
 
 type UpstreamConfig = NonNullable<ServerConfig["upstreamAuthority"]>;
@@ -54,6 +78,7 @@ const upstreamAuthorities: {
 } = {
   disk: ({ bundlePath, ...paths }, parts) => openDiskUpstream({ ...paths, bundlePath, ...parts }),
   spire: (config, parts) => openSpireUpstream({ ...config, ...parts }),
+  vault: (config, { clock }) => openVaultUpstream({ ...config, clock }),
 };
 
 /** Undefined for none. Throws `invalid` when what it needs to sign can't be read. */

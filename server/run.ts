@@ -143,7 +143,7 @@ async function openState(
   scope: AsyncDisposableStack,
 ): Promise<State> {
   const { trustDomain, caKeyType } = config;
-  const manager = scope.use(await openKeyManager(config.keyManager, part(log, "key_manager")));
+  const manager = scope.use(await openKeyManager(config.keyManager, { log: part(log, "key_manager"), clock }));
   const keys = measuredKeys(manager, { metrics: log.metrics, clock });
   const directory = new Directory({ trustDomain, clock });
   const follower = new Follower({ changes: store.changes, directory, trustDomain, clock, log: part(log, "directory") });

@@ -1,8 +1,10 @@
 import { join } from "node:path";
+import type { VaultConfig } from "../../src/keys/vault-client.ts";
 import type { ConfigReader, Values } from "../../src/runtime/config.ts";
 import { text } from "../../src/runtime/config-keys.ts";
 import { pluginNames } from "../../src/runtime/config-plugins.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
+import { vaultConfigOf, vaultKeys } from "./vault.ts";
 
 /** Where the authority's private keys live. */
 export type KeyManagerConfig =
@@ -14,6 +16,12 @@ export type KeyManagerConfig =
       readonly tokenLabel: string;
       readonly pinPath: string;
       readonly keyPrefix: string;
+    }
+  | {
+      readonly type: "hashicorp_vault";
+      readonly vault: VaultConfig;
+      readonly mount: string;
+      readonly identifier: { readonly value: string } | { readonly file: string };
     };
 
 const diskKeys = { keys_path: filePath({ doc: "The file. SPIRE requires it.", shown: "keys.json in data_dir" }) };
@@ -29,6 +37,15 @@ const pkcs11Keys = {
   }),
 };
 
+const transitKeys = {
+  ...vaultKeys,
+  transit_engine_path: text({ doc: "Where the transit engine is mounted.", default: "transit" }),
+  key_identifier_file: filePath({
+    doc: "A file with the name that tells this server's keys; made when it is not there.",
+  }),
+  key_identifier_value: text({ doc: "That name itself." }),
+};
+
 /** The `KeyManager` plug-ins. */
 export const keyManagerPlugins = {
   disk: { doc: "A file, mode 0600.", keys: diskKeys },
@@ -37,18 +54,26 @@ export const keyManagerPlugins = {
   aws_kms: undefined,
   azure_key_vault: undefined,
   gcp_kms: undefined,
-  hashicorp_vault: undefined,
+  hashicorp_vault: { doc: "The transit engine of HashiCorp Vault or OpenBao.", keys: transitKeys },
 } as const;
 
 interface KeyManagerValues {
   readonly disk?: Values<typeof diskKeys> | undefined;
   readonly memory?: object | undefined;
   readonly pkcs11?: Values<typeof pkcs11Keys> | undefined;
+  readonly hashicorp_vault?: Values<typeof transitKeys> | undefined;
+}
+
+export interface KeyManagerSpot {
+  readonly dataDir: string;
+  readonly reader: ConfigReader;
+  readonly env: Readonly<Record<string, string | undefined>>;
 }
 
 /** Default: disk. Reports what is missing. */
-export function keyManagerOf(plugins: KeyManagerValues, dataDir: string, reader: ConfigReader): KeyManagerConfig {
-  const { disk, memory, pkcs11 } = plugins;
+export function keyManagerOf(plugins: KeyManagerValues, spot: KeyManagerSpot): KeyManagerConfig {
+  const { disk, memory, pkcs11, hashicorp_vault } = plugins;
+  const { dataDir, reader } = spot;
   const names = pluginNames({ ...plugins });
   if (names.length > 1) {
     reader.fault(
@@ -65,7 +90,19 @@ export function keyManagerOf(plugins: KeyManagerValues, dataDir: string, reader:
     const [module, tokenLabel, pinPath] = [required("module_path"), required("token_label"), required("pin_path")];
     return { type: "pkcs11", module, tokenLabel, pinPath, keyPrefix: pkcs11.key_prefix };
   }
+  if (hashicorp_vault !== undefined) return transitOf(hashicorp_vault, spot);
   return memory === undefined
     ? { type: "disk", keysPath: disk?.keys_path ?? join(dataDir, "keys.json") }
     : { type: "memory" };
+}
+
+function transitOf(values: Values<typeof transitKeys>, { reader, env }: KeyManagerSpot): KeyManagerConfig {
+  const path = "plugins.KeyManager.hashicorp_vault";
+  const { key_identifier_file: file = "", key_identifier_value: value = "", transit_engine_path: mount } = values;
+  if (file !== "" && value !== "")
+    reader.fault(path, "only one of 'key_identifier_file' or 'key_identifier_value' should be provided");
+  if (file === "" && value === "")
+    reader.fault(path, "one of 'key_identifier_file' or 'key_identifier_value' must be provided");
+  const identifier = value === "" ? { file } : { value };
+  return { type: "hashicorp_vault", vault: vaultConfigOf(values, { reader, env, path }), mount, identifier };
 }

@@ -1,12 +1,15 @@
+import type { VaultConfig } from "../../src/keys/vault-client.ts";
 import type { ConfigReader, Values } from "../../src/runtime/config.ts";
 import { block, ignored, text, unsupported } from "../../src/runtime/config-keys.ts";
 import { pluginNames } from "../../src/runtime/config-plugins.ts";
 import { filePath, socketPath } from "../../src/runtime/program-config.ts";
+import { type VaultSpot, vaultConfigOf, vaultKeys } from "./vault.ts";
 
 /** Who signs the CA certificate. */
 export type UpstreamAuthorityConfig =
   | { readonly type: "disk"; readonly certPath: string; readonly keyPath: string; readonly bundlePath?: string }
-  | { readonly type: "spire"; readonly address: string; readonly port: number; readonly workloadApiSocket: string };
+  | { readonly type: "spire"; readonly address: string; readonly port: number; readonly workloadApiSocket: string }
+  | { readonly type: "vault"; readonly vault: VaultConfig; readonly mount: string };
 
 const diskKeys = {
   cert_file_path: filePath({ doc: "The signing certificate and those above it, in PEM. Required." }),
@@ -28,6 +31,11 @@ const spireKeys = {
   }),
 };
 
+const pkiKeys = {
+  ...vaultKeys,
+  pki_mount_point: text({ doc: "Where the PKI engine is mounted.", default: "pki" }),
+};
+
 /** The `UpstreamAuthority` plug-ins. */
 export const upstreamAuthorityPlugins = {
   aws_pca: undefined,
@@ -37,12 +45,13 @@ export const upstreamAuthorityPlugins = {
   ejbca: undefined,
   gcp_cas: undefined,
   spire: { doc: "A SPIRE or Steeple server above this one.", keys: spireKeys },
-  vault: undefined,
+  vault: { doc: "The PKI engine of HashiCorp Vault or OpenBao.", keys: pkiKeys },
 } as const;
 
 interface UpstreamValues {
   readonly disk?: Values<typeof diskKeys> | undefined;
   readonly spire?: Values<typeof spireKeys> | undefined;
+  readonly vault?: Values<typeof pkiKeys> | undefined;
 }
 
 const PATH = "plugins.UpstreamAuthority";
@@ -50,7 +59,7 @@ const PATH = "plugins.UpstreamAuthority";
 /** Undefined for none. Reports what is missing. */
 export function upstreamAuthorityOf(
   plugins: UpstreamValues,
-  reader: ConfigReader,
+  { reader, env }: Pick<VaultSpot, "reader" | "env">,
 ): UpstreamAuthorityConfig | undefined {
   const names = pluginNames({ ...plugins });
   if (names.length > 1)
@@ -58,12 +67,16 @@ export function upstreamAuthorityOf(
       "plugins",
       `plugin type "UpstreamAuthority" constraint not satisfied: expected at most 1 but got ${names.length}`,
     );
-  const { disk, spire } = plugins;
+  const { disk, spire, vault } = plugins;
   if (disk !== undefined) {
     const { bundle_file_path: bundlePath } = disk;
     const certPath = required(reader, "disk", "cert_file_path", disk.cert_file_path);
     const keyPath = required(reader, "disk", "key_file_path", disk.key_file_path);
     return { type: "disk", certPath, keyPath, ...(bundlePath === undefined ? {} : { bundlePath }) };
+  }
+  if (vault !== undefined) {
+    const config = vaultConfigOf(vault, { reader, env, path: `${PATH}.vault` });
+    return { type: "vault", vault: config, mount: vault.pki_mount_point };
   }
   if (spire === undefined) return undefined;
   const address = required(reader, "spire", "server_address", spire.server_address);

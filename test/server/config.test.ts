@@ -399,6 +399,39 @@ describe("key managers and upstream authorities", () => {
     );
   });
 
+  test("HashiCorp Vault as both, with what the environment says", async () => {
+    const base = 'vault_addr = "https://v.test:8200" approle_auth { approle_id = "r" }';
+    const env = { VAULT_APPROLE_SECRET_ID: "s", VAULT_NAMESPACE: "n" };
+    const vault = {
+      ...{ address: "https://v.test:8200", namespace: "n", insecureSkipVerify: false },
+      auth: { method: "approle", mount: "approle", roleId: "r", secretId: "s" },
+    };
+    const transit = await load(plugin("KeyManager", "hashicorp_vault", `${base} key_identifier_value = "one"`), {
+      env,
+    });
+    expect(transit.keyManager).toEqual({
+      ...{ type: "hashicorp_vault", vault, mount: "transit", identifier: { value: "one" } },
+    });
+    const pki = await load(plugin("UpstreamAuthority", "vault", `${base} pki_mount_point = "p"`), { env });
+    expect(pki.upstreamAuthority).toEqual({ type: "vault", vault, mount: "p" });
+  });
+
+  test.each([
+    { data: 'token_auth { token = "t" }', message: "vault_addr is required, as a URL" },
+    { data: 'vault_addr = "http://v" token_auth { token = "t" }', message: "one of 'key_identifier_file'" },
+    {
+      data: 'vault_addr = "http://v" key_identifier_value = "x" token_auth {} k8s_auth {}',
+      message: "exactly one of token_auth, cert_auth, approle_auth and k8s_auth",
+    },
+    {
+      data: 'vault_addr = "http://v" key_identifier_value = "x" k8s_auth {}',
+      message: "k8s_auth_role_name is required",
+    },
+    { data: 'vault_addr = "http://v" key_identifier_value = "x" token_auth {}', message: "token is required" },
+  ])("Vault with $data is refused", async ({ data, message }) => {
+    expect(await refused(plugin("KeyManager", "hashicorp_vault", data))).toContain(message);
+  });
+
   test("a server above", async () => {
     const data = 'server_address = "up.test" server_port = "8081" workload_api_socket = "/w.sock"';
     expect((await load(plugin("UpstreamAuthority", "spire", data))).upstreamAuthority).toEqual({
