@@ -42,6 +42,8 @@ export class WorkloadAttestor {
   readonly #options: WorkloadAttestorOptions;
   readonly #users = new KeyedGate<number>(PER_UID);
   readonly #cgroups = new KeyedGate<string>(PER_CGROUP);
+  /** One look at a process is enough for all its streams that a change reaches at once. */
+  readonly #looking = new WeakMap<PeerProcess, Promise<void>>();
   readonly #history = new AttestationHistory();
 
   constructor(options: WorkloadAttestorOptions) {
@@ -65,10 +67,10 @@ export class WorkloadAttestor {
     const remember = this.#begin(peer);
     const sources: SourceRecord[] = [];
     try {
-      await this.verify(peer);
+      await verifyCaller(peer, this.#options.procRoot);
       const selectors = selectorSet(await this.#collect(peer, signal, sources));
       if (selectors.length === 0) throw new Fault("unavailable", "no workload attestor knows the caller");
-      await this.verify(peer);
+      await verifyCaller(peer, this.#options.procRoot);
       remember(sources);
       events.selectorsFound(this.#options.log, selectors.length);
       return selectors;
@@ -80,7 +82,13 @@ export class WorkloadAttestor {
 
   /** Throws when the caller is gone, or is no longer the program or user that connected. T-W1. */
   async verify(peer: PeerProcess): Promise<void> {
-    await verifyCaller(peer, this.#options.procRoot);
+    const looking = this.#looking.get(peer) ?? verifyCaller(peer, this.#options.procRoot);
+    this.#looking.set(peer, looking);
+    try {
+      await looking;
+    } finally {
+      this.#looking.delete(peer);
+    }
   }
 
   #begin({ pid, uid, gid }: PeerProcess): (sources: readonly SourceRecord[], error?: string) => void {

@@ -4,6 +4,7 @@ import { measureEntryToSvid, measureFetch } from "./agent.ts";
 import { measureAttestation } from "./attest.ts";
 import { measureCrypto } from "./crypto.ts";
 import { measureEntries } from "./entries.ts";
+import { measureFanOut, measureLocalApis } from "./local-apis.ts";
 import { measurePush } from "./push.ts";
 import { measureSigning } from "./signing.ts";
 import { measureStart } from "./start.ts";
@@ -18,6 +19,8 @@ const benches = {
   signing: measureSigning,
   attest: measureAttestation,
   fetch: measureFetch,
+  "local-apis": measureLocalApis,
+  "fan-out": measureFanOut,
   tokens: measureTokens,
   "token-calls": measureTokenCalls,
   "entry-to-svid": measureEntryToSvid,

@@ -67,7 +67,12 @@ export class RawCall {
 
   /** Resolves with the first message, without polling. */
   async first(): Promise<void> {
-    while (this.messages.length === 0) await once(this.#stream, "data");
+    await this.next(1);
+  }
+
+  /** Resolves once this many messages have come, without polling. */
+  async next(count: number): Promise<void> {
+    while (this.messages.length < count) await once(this.#stream, "data");
   }
 
   cancel(): void {
