@@ -29,7 +29,6 @@ export interface DockerAttestorOptions extends DockerAttestorConfig {
 
 /** As SPIRE's agent: once, and three more times. */
 const RETRY = { firstMs: 100, maxMs: 400, factor: 2, giveUpAfterMs: 1_000 } as const;
-const NESTED = "container-nested";
 
 /** Selectors of type `docker`: the caller's container as its engine, Docker or Podman, has it. */
 export class DockerAttestor implements Attestor {
@@ -92,7 +91,9 @@ async function find(
   for (const id of chain.slice(0, chain.indexOf(containerId) + 1)) {
     const container = await engine.container(id, signal);
     if (container !== undefined && id !== containerId)
-      throw new Fault("precondition", `the caller is in a container inside the container ${id}`, { code: NESTED });
+      throw new Fault("precondition", `the caller is in a container inside the container ${id}`, {
+        code: "container-nested",
+      });
     if (container !== undefined) return container;
   }
   throw new Fault("unavailable", `no such container: ${containerId}`, {
@@ -102,7 +103,7 @@ async function find(
 }
 
 function retryable(error: unknown): boolean {
-  return !(error instanceof Fault && error.code === NESTED);
+  return !(error instanceof Fault && error.code === "container-nested");
 }
 
 function valuesOf({ labels, env, image, imageDigest }: EngineContainer): readonly string[] {

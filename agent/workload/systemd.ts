@@ -46,11 +46,8 @@ export class SystemdAttestor implements Attestor {
       throw failed(`failed to get unit by pid ${peer.pid}`, error);
     });
     const [id, fragment] = await Promise.all(["Id", "FragmentPath"].map((name) => property(bus, unit, name)));
-    // A unit that was made without a file has no path to match.
-    return [`id:${id}`, ...(fragment === "" ? [] : [`fragment_path:${fragment}`])].map((value) => ({
-      type: this.name,
-      value,
-    }));
+    // As in SPIRE, a unit that was made without a file has the empty path.
+    return [`id:${id}`, `fragment_path:${fragment}`].map((value) => ({ type: this.name, value }));
   }
 
   /** One connection for all, and a new one once it is lost. */

@@ -12,6 +12,7 @@ caller-changed | The calling process went away or became another while it was at
 caller-unknown | The calling process could not be attested. | See the agent's log for the attestor and its reason.
 cgroup-malformed | The control groups of a process cannot be read. | See which runtime made the container.
 container-ambiguous | A process seems to be in several containers. | See the workload attestor's configuration of control groups.
+container-nested | The process is in a container inside another one that the engine knows. | Let it ask the agent of the inner engine, or none.
 container-unknown | The container of the process is not known to the engine. | Check that the agent talks to the engine that made it.
 dbus-malformed | D-Bus answered something that cannot be read. | See the agent's log.
 dbus-unavailable | D-Bus cannot be reached. | Check the system bus socket, or leave the systemd attestor out.
@@ -36,7 +37,7 @@ kube-config | The Kubernetes configuration cannot be used. | See kube_config_fil
 kubelet-answer | The kubelet's answer cannot be read. | Check what listens on its port.
 kubelet-credentials | The kubelet's credentials cannot be read. | See token and certificate paths of the k8s attestor.
 kubelet-disabled | The kubelet is needed, and switched off. | See the k8s attestor's configuration.
-kubelet-refused | The kubelet refused the agent. | Give the agent's service account the right to read nodes/proxy.
+kubelet-refused | The kubelet refused the agent. | Let the agent's service account get nodes/pods, or nodes/proxy before Kubernetes 1.33.
 kubelet-unavailable | The kubelet cannot be reached. | Check port and network of the node.
 namespace-labels | The labels of a namespace cannot be read. | Give the agent the right to read namespaces.
 node-attestor-unknown | The server does not have this node attestor. | Configure it on the server, or another one on the agent.

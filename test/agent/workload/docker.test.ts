@@ -1,5 +1,6 @@
 import { execFile } from "node:child_process";
 import { randomBytes, randomUUID } from "node:crypto";
+import { readdirSync } from "node:fs";
 import { symlink } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -10,6 +11,7 @@ import type { PeerProcess } from "../../../src/rpc/peer-credentials.ts";
 import { systemClock } from "../../../src/runtime/clock.ts";
 import { Cgroup, hasCgroups } from "../../support/cgroup.ts";
 import { ContainerEngine, startUserEngine } from "../../support/engine.ts";
+import { eventually } from "../../support/eventually.ts";
 import { faultOf } from "../../support/faults.ts";
 import { ProcRoot } from "../../support/proc-root.ts";
 import { RecordingLog } from "../../support/recording-log.ts";
@@ -196,6 +198,22 @@ describe("podman", () => {
     );
     await expect(refused).rejects.toMatchObject({ kind: "unavailable" });
   });
+});
+
+test("T-W2 failing attestations leave no descriptor behind", async () => {
+  const open = (): number => readdirSync("/proc/self/fd").length;
+  const peer = await proc.caller(`0::/docker/${web}/docker/${victim}`);
+  const fail = async (count: number): Promise<void> => {
+    for (let done = 0; done < count; done += 50)
+      await Promise.all(
+        Array.from({ length: 50 }, async () => {
+          await expect(attestor().attest(peer, never)).rejects.toMatchObject({ code: "container-nested" });
+        }),
+      );
+  };
+  const before = open();
+  await fail(550);
+  await eventually("what was opened is closed", () => open() <= before);
 });
 
 describe("the double", () => {

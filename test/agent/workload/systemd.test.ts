@@ -67,6 +67,11 @@ describe.skipIf(!canRun)("systemd selectors", () => {
     });
   });
 
+  test("a unit without a file has the empty path", async () => {
+    await using _manager = await startSystemd({ ...orders(true), fragments: {} });
+    expect(await valuesOf(attestor(), inUnit.peer)).toEqual([`systemd:id:${UNIT}`, "systemd:fragment_path:"]);
+  });
+
   test("T-W1 by pidfd a PID says nothing: the process that the descriptor holds counts", async () => {
     await using _manager = await startSystemd(orders(true));
     const forged = { ...inUnit.peer, pid: outside.peer.pid };
