@@ -11,13 +11,26 @@ const documents: Readonly<Record<TokenKind, WeakMap<Bundle, string>>> = {
   witAuthorities: new WeakMap(),
 };
 
+/** Callers differ in few ways by the domains they federate with; the answers of so many are kept. */
+const MOST_SHARED = 64;
+
 /**
- * The JWK Sets of one kind of token, by the trust domain's ID. Foreign ones go to callers with an identity only. SPIFFE
- * Workload API, sections 6.2.2 and 7.2.2.
+ * Makes an answer of the bundles that somebody may have: foreign ones with an identity only. Callers with the same
+ * bundles get one object, which is encoded once. SPIFFE Workload API, sections 6.2.2 and 7.2.2.
  */
-export function jwkSets({ entries, bundle, federatedBundles }: Entitlement, kind: TokenKind): Record<string, string> {
-  const foreign = entries.length > 0 ? federatedBundles.values() : [];
-  return jwkSetsOf([bundle, ...foreign], kind);
+export function sharedByBundles<T>(make: (bundles: readonly Bundle[]) => T): (entitlement: Entitlement) => T {
+  const answers = new WeakMap<Bundle, readonly { readonly bundles: readonly Bundle[]; readonly answer: T }[]>();
+  return ({ entries, bundle, federatedBundles }) => {
+    const bundles = [bundle, ...(entries.length > 0 ? federatedBundles.values() : [])];
+    const held = answers.get(bundle) ?? [];
+    const isSame = (others: readonly Bundle[]): boolean =>
+      others.length === bundles.length && others.every((other, at) => other === bundles[at]);
+    const found = held.find((each) => isSame(each.bundles));
+    if (found !== undefined) return found.answer;
+    const answer = make(bundles);
+    answers.set(bundle, [...held, { bundles, answer }].slice(-MOST_SHARED));
+    return answer;
+  };
 }
 
 /** The JWK Sets of one kind of token, by the trust domain's ID. */

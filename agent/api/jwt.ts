@@ -19,7 +19,7 @@ import type { CachedEntry } from "../cache/entry.ts";
 import type { HeldJwt } from "../cache/jwt.ts";
 import { AttestedCall, type AttestedCallOptions, notReady } from "./attested-call.ts";
 import type { LocalCaller } from "./caller.ts";
-import { jwkSets } from "./jwt-answers.ts";
+import { jwkSetsOf, sharedByBundles } from "./jwt-answers.ts";
 
 /** Who is entitled to what, without regard to X.509-SVIDs. */
 export interface EntitlementFeed {
@@ -95,13 +95,13 @@ export async function* fetchJwtBundles(
   options: JwtApiOptions,
   call: LocalCall,
 ): AsyncGenerator<JWTBundlesResponse, void, undefined> {
-  const compose = (entitlement: Entitlement): JWTBundlesResponse => ({
-    bundles: Object.fromEntries(
-      Object.entries(jwkSets(entitlement, "jwtAuthorities")).map(([id, text]) => [id, Buffer.from(text)]),
-    ),
-  });
-  yield* entitledAnswers(options, call, compose);
+  yield* entitledAnswers(options, call, jwtBundles);
 }
+
+const jwtBundles = sharedByBundles((bundles): JWTBundlesResponse => {
+  const sets = Object.entries(jwkSetsOf(bundles, "jwtAuthorities"));
+  return { bundles: Object.fromEntries(sets.map(([id, text]) => [id, Buffer.from(text)])) };
+});
 
 /** Every answer that differs from the one before. Ends with `denied` when the caller has, or keeps, no identity. */
 export async function* entitledAnswers<T>(

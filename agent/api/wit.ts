@@ -10,7 +10,7 @@ import { msUntilDue } from "../node/rotation.ts";
 import { wait } from "../node/wait.ts";
 import type { LocalCaller } from "./caller.ts";
 import { entitledAnswers, type JwtApiOptions, openCall, requestedId } from "./jwt.ts";
-import { jwkSets } from "./jwt-answers.ts";
+import { jwkSetsOf, sharedByBundles } from "./jwt-answers.ts";
 
 export interface WitTokens {
   fetch(entry: CachedEntry, signal: AbortSignal): Promise<HeldWit>;
@@ -90,8 +90,12 @@ export async function* fetchWitBundles(
   call: LocalCall,
 ): AsyncGenerator<WITBundlesResponse, void, undefined> {
   switchedOn(options);
-  yield* entitledAnswers(options, call, (entitlement) => ({ bundles: jwkSets(entitlement, "witAuthorities") }));
+  yield* entitledAnswers(options, call, witBundles);
 }
+
+const witBundles = sharedByBundles(
+  (bundles): WITBundlesResponse => ({ bundles: jwkSetsOf(bundles, "witAuthorities") }),
+);
 
 /** SPIFFE Workload API, section 7. */
 function switchedOn({ witTokens }: WitApiOptions): WitTokens {

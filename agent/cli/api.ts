@@ -16,6 +16,7 @@ import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
 import { socketFlags, socketPathFrom } from "./connection.ts";
 import { fetchJwt, validateJwt } from "./jwt.ts";
 import { printX509Context, x509Table } from "./print.ts";
+import { fetchWit } from "./wit.ts";
 import { callOptions, firstOf, timeoutFlag, workloadCommand } from "./workload.ts";
 
 const fetchX509 = workloadCommand({
@@ -115,7 +116,7 @@ function updateAnswer(context: X509Context, afterMs: number): Answer {
   };
 }
 
-const fetch: CommandNode = { ...fetchX509, commands: { jwt: fetchJwt, x509: fetchX509 } };
+const fetch: CommandNode = { ...fetchX509, commands: { jwt: fetchJwt, wit: fetchWit, x509: fetchX509 } };
 const validate = group("Validates SVIDs by the Workload API", { jwt: validateJwt });
 
 export const apiCommands = group("Talks to the Workload API as a workload does", { fetch, validate, watch });

@@ -1,4 +1,5 @@
 import { readdirSync } from "node:fs";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { agentProgram } from "../../agent/cli/program.ts";
@@ -20,7 +21,7 @@ describe("transcripts of the commands that ask an agent", () => {
       { id: "web", spiffeId: "spiffe://example.org/web", selectors: [OWN_SELECTOR], hint: "internal" },
       { id: "api", spiffeId: "spiffe://example.org/api", selectors: [OWN_SELECTOR] },
     );
-    agent = await startAgent(server);
+    agent = await startAgent(server, { agent: { experimental: { feature_flags: ["wit-svid"] } } });
   });
   afterAll(async () => {
     await agent?.[Symbol.asyncDispose]();
@@ -28,7 +29,11 @@ describe("transcripts of the commands that ask an agent", () => {
   });
 
   test.each(readdirSync(FOLDER).sort())("%s", async (file) => {
-    await runTranscript(join(FOLDER, file), new Map(), () => ["-socketPath", agent.socketPath]);
+    await runTranscript(join(FOLDER, file), new Map([["folder", agent.folder]]), () => [
+      "-socketPath",
+      agent.socketPath,
+    ]);
+    expect((await stat(join(agent.folder, "wit.0.key"))).mode & 0o777).toBe(0o600);
   });
 
   test("api watch prints each update in the form that is asked for, without private keys", async () => {
