@@ -51,7 +51,6 @@ endpoint-address-missing | No address of the Workload API is set. | Set SPIFFE_E
 endpoint-address-path | The address of the Workload API needs an absolute path. | Write unix:/path/to/socket.
 endpoint-address-port | The address of the Workload API needs a port. | Write unix:/path/to/socket.
 endpoint-address-scheme | The address of the Workload API has an unknown scheme. | Write unix:/path/to/socket.
-endpoint-transport | The Workload API is not called over TCP. | Use a Unix socket.
 entry-create-failed | Entries were refused. | Each is listed with its reason; the others are made.
 entry-data | The data of entries or IDs is malformed. | The message names the place; --help has an example.
 entry-delete-failed | Entries could not be deleted. | Each is listed with its reason; the others are gone.
