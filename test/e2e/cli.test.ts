@@ -23,6 +23,7 @@ describe("command line transcripts", () => {
     .sort()) {
     test(file.replace(".script", ""), { timeout: 120_000 }, async () => {
       const variables = new Map([["folder", server.folder]]);
+      if (file === "agent-attested.script") variables.set("agent", (await server.attest()).id);
       await runTranscript(join(FOLDER, file), variables, (command) =>
         ONLINE.test(command) && !/--help/.test(command) ? ["-socketPath", server.socketPath] : [],
       );
