@@ -59,8 +59,10 @@ systemd-unit | The systemd unit of the process cannot be found. | Check that sys
 tpm-devid-evidence | The tpm_devid evidence is malformed. | Run matching versions on both sides.
 tpm-devid-files | The DevID files cannot be used. | See the paths of the tpm_devid attestor.
 tpm-devid-refused | The DevID is not accepted. | See devid_ca_path and endorsement_ca_path.
+tpm-folder | The folder of the TPM's files cannot be used. | Name an empty folder that you may write.
 tpm-malformed | The TPM's evidence is malformed. | Run matching versions on both sides.
 tpm-no-endorsement | The TPM has no endorsement certificate. | Provision one, or use another attestor.
+tpm-no-simulator | There is no TPM simulator. | Install swtpm.
 tpm-open | The TPM cannot be opened. | Check the device and the agent's permission.
 tpm-pcrs | The selection of PCRs cannot be used. | See the tpm attestor's configuration.
 tpm-refused | The TPM's evidence is not accepted. | The message says what does not match; see the tpm attestor's configuration.

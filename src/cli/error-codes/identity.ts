@@ -13,7 +13,12 @@ bearer-missing | Exactly one bearer token is needed. | Send one Authorization he
 bearer-plaintext | A JWT-SVID is not sent without TLS. | Use https.
 bearer-wit | A WIT-SVID was sent as a bearer token. | Send it with a proof of possession of its key.
 bundle-delete-mode | The mode of bundle delete is unknown. | Choose restrict, delete or dissociate.
-bundle-fetch-not-offered | This version does not fetch bundles from endpoints yet. | Set the bundle with bundle set.
+bundle-endpoint-answer | The bundle endpoint's answer cannot be used. | Check the URL with the other trust domain.
+bundle-endpoint-bootstrap | There is no bundle yet to verify the endpoint with. | Set one with bundle set, or give it to federation create.
+bundle-endpoint-certificate | The certificate of the bundle endpoint cannot be used. | See the paths of its profile.
+bundle-endpoint-identity | The bundle endpoint is not who it should be. | Check its SPIFFE ID and bundle with the other trust domain.
+bundle-endpoint-unreachable | The bundle endpoint cannot be reached. | Check URL and network.
+bundle-endpoint-url | The URL of the bundle endpoint cannot be used. | Write it as https://host/path, without user or password.
 bundle-format | The bundle format is unknown. | Choose pem or spiffe.
 bundle-in-use | Entries federate with the bundle's trust domain. | Delete with -mode dissociate or -mode delete, or change the entries first.
 bundle-key | A key of the bundle cannot be used. | Ask the other trust domain for its current bundle.

@@ -17,8 +17,10 @@ answer-too-large | The answer is larger than a gRPC message may be. | Ask for pa
 audience-missing | A JWT-SVID needs an audience. | Add -audience, the name of the service it is for.
 audience-too-long | The audience is longer than is accepted. | Choose a shorter name.
 authorization-denied | This caller may not use this method. | Call on the admin socket, or with an identity that is an admin.
+broker-not-authorized | The caller is no authorized broker. | Add its SPIFFE ID to the brokers of the agent's configuration.
 cidr | The network is malformed. | Write it like 10.0.0.0/8.
 client-certificate-expired | The client certificate has expired. | Renew it; an agent does so by itself.
+client-certificate-missing | The client shows no certificate. | Show one: this address takes mutual TLS only.
 client-certificate-untrusted | The client certificate is not trusted any more. | Attest again: its authority was revoked.
 clock-too-early | The clock is earlier than the certificate's beginning. | Set this machine's clock.
 config-invalid | The configuration has faults. | All are listed; validate -explain describes every key.
@@ -108,6 +110,9 @@ push-divergence | Agent and server do not come to agree on the entries. | The ag
 push-silent | The server has fallen silent on the push stream. | The agent goes on by polling, and connects again.
 rate-limit | There were too many calls. | Wait a second; see ratelimit in the server's configuration.
 rebootstrap-impossible | The agent cannot start over with this configuration. | Give it a way to bootstrap and to attest again.
+reference-type-local | The reference holds on the same machine only. | Call on the Unix socket.
+reference-type-not-allowed | The broker may not name workloads in this way. | See the reference types of the broker in the agent's configuration.
+reflection-local | Reflection is answered on the Unix socket only. | Call there.
 relationship-exists | A relationship with the trust domain exists. | Update it.
 relationship-invalid | The relationship is malformed. | The message names the field.
 relationship-not-found | There is no relationship with the trust domain. | federation list shows them.
@@ -142,5 +147,16 @@ unusable-answer | The Workload API's answer cannot be used. | See who answers on
 usage | The command line is not one that is read. | See the command's --help.
 value-not-storable | A value has characters that cannot be stored. | Leave out NUL characters.
 value-too-long | A value is longer than is stored. | Choose a shorter one.
+vault-400 | Vault does not understand the request. | See mount and key of the plugin.
+vault-403 | Vault refuses the request. | Check the token and its policy.
+vault-404 | Vault has no such path or key. | See mount and key of the plugin.
+vault-429 | Vault is asked too often. | Try again; see its rate limits.
+vault-500 | Vault failed. | See its log.
+vault-503 | Vault is sealed or in maintenance. | Unseal it.
+vault-answer | Vault refused, or its answer cannot be used. | The message has Vault's reason; see policy and mount of the plugin.
+vault-away | Vault cannot be reached. | Check its address, and that it is unsealed.
 workload-api-response | The Workload API's answer cannot be read. | See who answers on the socket.
+workload-not-entitled | The workload has no identity. | Create an entry whose selectors it has.
+workload-not-found | There is no such workload. | Check the reference.
+workload-reference-invalid | The reference to the workload is malformed. | See the Broker API.
 `;
