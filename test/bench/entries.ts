@@ -1,7 +1,9 @@
+import { execFileSync } from "node:child_process";
 import { randomBytes, randomUUID } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import manifest from "../../package.json" with { type: "json" };
 import { openStore } from "../../server/store/database.ts";
 import { SCHEMA_VERSION } from "../../server/store/migrations.ts";
 import { importStore } from "../../server/store/transfer.ts";
@@ -19,7 +21,10 @@ const PARENTS = 1000;
 
 /** ListEntries over 100,000 entries page by page, and 10,000 created in batches; on both stores, between processes. */
 export async function measureEntries(): Promise<string[]> {
+  const pglite = manifest.dependencies["@electric-sql/pglite"];
   const lines = [
+    `embedded: PGlite ${pglite}`,
+    "",
     "| store | what | entries/s | one call | server CPU per entry |",
     "|---|---|---|---|---|",
     ...(await measureOn("embedded", undefined)),
@@ -27,7 +32,9 @@ export async function measureEntries(): Promise<string[]> {
   const bin = await findPostgres();
   if (bin === undefined) return [...lines, "| PostgreSQL | not on this machine | | | |"];
   await using cluster = await startCluster(bin);
-  return [...lines, ...(await measureOn("PostgreSQL", cluster.url))];
+  const version = execFileSync(join(bin, "postgres"), ["--version"], { encoding: "utf8" });
+  const name = `PostgreSQL ${/[\d.]+/.exec(version)?.[0]}`;
+  return [...lines, ...(await measureOn(name, cluster.url))];
 }
 
 async function measureOn(name: string, adminUrl: string | undefined): Promise<string[]> {

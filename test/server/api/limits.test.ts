@@ -83,6 +83,12 @@ describe("a token bucket by address", () => {
     expect(queue.every(({ state }) => state === "given")).toBe(true);
   });
 
+  test("T-X9 whoever has a whole network of addresses does not fill the memory", async () => {
+    const limiter = new RateLimiter(new FakeClock(), 10);
+    for (let index = 0; index < 350_000; index += 1) await limiter.take(`2001:db8::${index}`, 1, forever);
+    expect(limiter.size).toBeLessThanOrEqual(200_000);
+  });
+
   test("an address that stays away for two minutes is forgotten, one that comes back is not", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(clock, 10);
