@@ -353,6 +353,16 @@ const FETCHED = {
   rewritten: { level: "warn", message: "Bundle endpoint changed a bundle without a new sequence number" },
 } as const;
 
+/** Runs the fetch, and counts and times it. */
+export function fetchingBundle<T>(
+  { log, clock }: { readonly log: Log; readonly clock: Clock },
+  trustDomain: TrustDomain,
+  work: () => Promise<T>,
+): Promise<T> {
+  const meter = { metrics: log.metrics, clock };
+  return counted(meter, "bundle_manager.fetch.federated_bundle", work, { trust_domain_id: trustDomain });
+}
+
 /** Every fetch that succeeded. SPIFFE Federation, section 7.6. */
 export function bundleFetched(
   log: Log,
@@ -361,6 +371,8 @@ export function bundleFetched(
 ): void {
   const { level, message } = FETCHED[fetched.outcome];
   log[level](message, { ...endpointFields(endpoint), sequence_number: fetched.sequenceNumber });
+  if (fetched.outcome === "same" || fetched.outcome === "older") return;
+  log.metrics.increment("bundle_manager.update.federated_bundle", { trust_domain_id: endpoint.trustDomain });
 }
 
 export function bundleUpdateFailed(log: Log, endpoint: Endpoint, error: Error): void {

@@ -142,7 +142,9 @@ export class BundlePoller {
     const { trustDomain } = relationship;
     const notice = (reason: string): void => events.bundleKeySkipped(log, trustDomain, reason);
     const bundle = (name: TrustDomain): Bundle | undefined => directory.bundle(name);
-    const fetched = await fetchBundle({ relationship, bundle, notice, clock, signal });
+    const fetched = await events.fetchingBundle({ log, clock }, trustDomain, () =>
+      fetchBundle({ relationship, bundle, notice, clock, signal }),
+    );
     let outcome: Outcome = "new";
     const held = await bundles.changeForeign(trustDomain, (current) => {
       outcome = judge(current, fetched);

@@ -7,6 +7,8 @@ import { Follower } from "../../../server/directory/follow.ts";
 import { BundlePoller } from "../../../server/federation/poll.ts";
 import type { SqlStore } from "../../../server/store/database.ts";
 import { systemClock } from "../../../src/runtime/clock.ts";
+import { MetricNaming, type Metrics, noMetrics } from "../../../src/runtime/metrics.ts";
+import { PrometheusRegistry } from "../../../src/runtime/prometheus.ts";
 import { type Bundle, encodeBundleDocument } from "../../../src/spiffe/bundle.ts";
 import type { FederationRelationship } from "../../../src/spiffe/federation.ts";
 import { parseSpiffeId, parseTrustDomain } from "../../../src/spiffe/id.ts";
@@ -16,6 +18,7 @@ import { eventually } from "../../support/eventually.ts";
 import { faultFrom } from "../../support/faults.ts";
 import { createCa, type TestCa } from "../../support/pki.ts";
 import { RecordingLog } from "../../support/recording-log.ts";
+
 import { emptyStore, openTestStore } from "../../support/store-data.ts";
 
 const PARTNER = parseTrustDomain("partner.test");
@@ -59,9 +62,9 @@ const serve = (served: Bundle): void => {
   endpoint.answer = document(encodeBundleDocument(served));
 };
 
-async function setUp(relationships: readonly FederationRelationship[] = []) {
+async function setUp(relationships: readonly FederationRelationship[] = [], metrics: Metrics = noMetrics) {
   const clock = new FakeClock(new Date().toISOString());
-  const log = new RecordingLog();
+  const log = new RecordingLog([], {}, metrics);
   const directory = new Directory({ trustDomain: HOME, clock: systemClock });
   const follower = new Follower({ changes: store.changes, directory, trustDomain: HOME, clock: systemClock, log });
   await follower.load(forever);
@@ -89,6 +92,23 @@ describe("one refresh", () => {
     expect(await second.refresh(PARTNER, forever)).toBe(true);
     expect(await now()).toEqual(bundle(2n, 60));
     expect(await held()).toEqual(bundle(2n, 60));
+  });
+
+  test("counts fetches and updates under SPIRE's names", async () => {
+    await store.federation.create(relationship, bundle(1n));
+    const metrics = new PrometheusRegistry(new MetricNaming({ prefix: "spire_server" }), systemClock);
+    const { poller } = await setUp([], metrics);
+    serve(bundle(2n));
+    await poller.refresh(PARTNER, forever);
+    await poller.refresh(PARTNER, forever);
+    serve(bundle(1n));
+    await poller.refresh(PARTNER, forever);
+    const label = PARTNER.replace(/\W/g, "_");
+    const lines = metrics.text().split("\n");
+    expect(lines).toContain(`spire_server_bundle_manager_update_federated_bundle{trust_domain_id="${label}"} 1`);
+    expect(lines).toContain(
+      `spire_server_bundle_manager_fetch_federated_bundle{status="OK",trust_domain_id="${label}"} 3`,
+    );
   });
 
   const other = createCa({ trustDomain: PARTNER });
