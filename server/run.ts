@@ -40,6 +40,8 @@ export interface RunServerOptions {
   readonly signal: AbortSignal;
 }
 
+/** No certificate has it, and it is not the empty one of a ban. */
+const NO_SERIAL = "0";
 /** Permission bits of the admin socket: whoever may open it is an administrator. */
 const ADMIN_SOCKET_MODE = 0o770;
 
@@ -222,7 +224,14 @@ async function serviceParts(
     ...{ trustDomain, tokens, clock, log: part(log, "node_attestor") },
     ownAuthorities: () => (directory.ownBundle.value?.x509Authorities ?? []).map(({ asn1 }) => parseCertificate(asn1)),
   });
-  const attestation = new NodeAttestation({ trustDomain, attestors, node: (id) => directory.node(id) });
+  const attestation = new NodeAttestation({
+    ...{ trustDomain, attestors, node: (id) => directory.node(id) },
+    // Not by deletion, which would lift a ban that another server has just laid on it.
+    async withdraw(node) {
+      await nodes.attest({ ...node, selectors: [], serialNumber: NO_SERIAL, expiresAt: clock.now() });
+      await follower.caughtUp();
+    },
+  });
   const seams = {
     caughtUp: visible(follower),
     checkReady: () => checkReady(state),

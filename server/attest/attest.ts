@@ -9,6 +9,8 @@ export interface AttestationOptions {
   readonly trustDomain: TrustDomain;
   readonly attestors: readonly NodeAttestor[];
   readonly node: (id: SpiffeId) => AttestedNode | undefined;
+  /** Takes from an attested node what it has: its selectors, and that its SVID is good. */
+  readonly withdraw: (node: AttestedNode) => Promise<unknown>;
 }
 
 export interface Evidence {
@@ -50,6 +52,11 @@ export class NodeAttestation {
         hint: "evict the agent to let it attest again",
       });
     }
+    if (claim.refused !== undefined) {
+      const node = this.#options.node(claim.id);
+      if (node !== undefined) await this.#options.withdraw(node);
+      throw prefixed(attestor.type, claim.refused);
+    }
     return { ...claim, selectors: selectorSet(claim.selectors) };
   }
 
@@ -80,12 +87,15 @@ async function judge(attestor: NodeAttestor, { payload, challenge, context }: Ev
     return await attestor.attest(payload, challenge, context);
   } catch (thrown) {
     const fault = Fault.from(thrown);
-    if (attestor.type === JOIN_TOKEN) throw fault;
-    throw new Fault(fault.kind, `nodeattestor(${attestor.type}): ${fault.message}`, {
-      code: fault.code,
-      details: fault.details,
-      cause: fault,
-      ...(fault.hint === undefined ? {} : { hint: fault.hint }),
-    });
+    throw attestor.type === JOIN_TOKEN ? fault : prefixed(attestor.type, fault);
   }
+}
+
+function prefixed(type: string, fault: Fault): Fault {
+  return new Fault(fault.kind, `nodeattestor(${type}): ${fault.message}`, {
+    code: fault.code,
+    details: fault.details,
+    cause: fault,
+    ...(fault.hint === undefined ? {} : { hint: fault.hint }),
+  });
 }

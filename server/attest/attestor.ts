@@ -1,3 +1,4 @@
+import type { Fault } from "../../src/runtime/fault.ts";
 import type { SpiffeId } from "../../src/spiffe/id.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 
@@ -7,6 +8,8 @@ export interface NodeClaim {
   readonly selectors: readonly Selector[];
   /** False when the same evidence cannot be shown twice: the agent then renews instead. */
   readonly canReattest: boolean;
+  /** The node is who it says, and in a state in which it gets nothing: what it has is withdrawn. */
+  readonly refused?: Fault;
   /** The evidence makes a node once: trust on first use. */
   readonly once?: boolean;
 }

@@ -83,13 +83,11 @@ export class TpmAttestor implements NodeAttestor {
     const response = readResponse(await challenge(writeChallenge({ ...activation, ...quote })));
     if (response.credential.length !== credential.length || !timingSafeEqual(response.credential, credential))
       throw denied("credential activation failed");
+    const claim = { id: agentId(trustDomain, `${TPM}/${hash}`), selectors: [], canReattest: true };
     const state = this.#state(response, attestationKey, nonce);
+    if (state === undefined) return { ...claim, refused: wrongState() };
     const values = [`pub_hash:${hash}`, ...maker, ...state];
-    return {
-      id: agentId(trustDomain, `${TPM}/${hash}`),
-      selectors: values.map((value) => ({ type: TPM, value })),
-      canReattest: true,
-    };
+    return { ...claim, selectors: values.map((value) => ({ type: TPM, value })) };
   }
 
   /** Selectors of who made the TPM. Throws `denied` when neither its hash nor its maker is known. */
@@ -118,8 +116,8 @@ export class TpmAttestor implements NodeAttestor {
     }
   }
 
-  /** Selectors of the state in which the node was booted. Throws `denied` when it has to be another. */
-  #state({ quote }: TpmResponse, attestationKey: TpmPublic, nonce: Uint8Array): readonly string[] {
+  /** Selectors of the state in which the node was booted; undefined when it has to be another. Throws `denied`. */
+  #state({ quote }: TpmResponse, attestationKey: TpmPublic, nonce: Uint8Array): readonly string[] | undefined {
     const { pcrs, pcrSets } = this.#options;
     if (quote === undefined || pcrs.length === 0) {
       if (pcrSets.length === 0) return [];
@@ -129,12 +127,7 @@ export class TpmAttestor implements NodeAttestor {
     const { quoted, signature, values: claimed } = quote;
     const values = verifyQuote({ attestationKey, quoted, signature, nonce, selection, values: claimed });
     const matching = pcrSets.filter((set) => [...set.values].every(([pcr, value]) => values.get(pcr) === value));
-    if (pcrSets.length > 0 && matching.length === 0) {
-      throw new Fault("denied", "PCR values are in none of the required sets", {
-        code: "tpm-pcrs",
-        hint: 'see them on the node with "steeple tpm show", and add a set to pcr_sets if they are right',
-      });
-    }
+    if (pcrSets.length > 0 && matching.length === 0) return undefined;
     return [
       ...[...values].map(([pcr, value]) => `pcr:sha256:${pcr}:${value}`),
       ...matching.map(({ name }) => `pcr:set:${name}`),
@@ -166,6 +159,13 @@ async function certificatesIn(folder: string): Promise<readonly Certificate[]> {
     const text = content.toString("latin1");
     const ders = text.includes("-----BEGIN") ? decodePem(text, "CERTIFICATE") : content.length === 0 ? [] : [content];
     return ders.map(parseCertificate);
+  });
+}
+
+function wrongState(): Fault {
+  return new Fault("denied", "PCR values are in none of the required sets", {
+    code: "tpm-pcrs",
+    hint: 'see them on the node with "steeple tpm show", and add a set to pcr_sets if they are right',
   });
 }
 

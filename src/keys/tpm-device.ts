@@ -1,7 +1,9 @@
 import { once } from "node:events";
 import { type FileHandle, open, readdir } from "node:fs/promises";
 import { createConnection, type Socket } from "node:net";
+import { systemClock } from "../runtime/clock.ts";
 import { Fault, messageOf } from "../runtime/fault.ts";
+import { retry } from "../runtime/task.ts";
 import { Tpm } from "../tpm/commands.ts";
 
 /** A TPM that is ours for the moment. Disposing ends the connection. */
@@ -19,10 +21,9 @@ const HEADER_BYTES = 10;
 export async function openTpm(path: string | undefined): Promise<OpenTpm> {
   const place = path ?? (await onlyDevice());
   try {
-    const socket = simulator(place);
-    if (socket === undefined) return overDevice(await open(place, "r+"));
-    await once(socket, "connect");
-    return await overSocket(socket);
+    if (!SIMULATOR.test(place)) return overDevice(await open(place, "r+"));
+    // Between two users a simulator does not listen for a moment.
+    return await retry(systemClock, CONNECT, () => connect(place), NEVER);
   } catch (error) {
     throw new Fault("precondition", `cannot open TPM at "${place}": ${messageOf(error)}`, {
       code: "tpm-open",
@@ -50,10 +51,20 @@ function noDevice(message: string): Fault {
   });
 }
 
-function simulator(path: string): Socket | undefined {
-  if (path.startsWith("unix:")) return createConnection(path.slice("unix:".length));
-  const tcp = /^tcp:(.+):(\d+)$/.exec(path);
-  return tcp === null ? undefined : createConnection(Number(tcp[2]), tcp[1]);
+const SIMULATOR = /^(?:unix:(.+)|tcp:(.+):(\d+))$/;
+const CONNECT = { firstMs: 20, maxMs: 200, giveUpAfterMs: 2_000 } as const;
+const NEVER = new AbortController().signal;
+
+async function connect(place: string): Promise<OpenTpm> {
+  const [, path, host, port] = SIMULATOR.exec(place) ?? [];
+  const socket = path === undefined ? createConnection(Number(port), host) : createConnection(path);
+  await once(socket, "connect");
+  try {
+    return await overSocket(socket);
+  } catch (error) {
+    socket.destroy();
+    throw error;
+  }
 }
 
 function overDevice(file: FileHandle): OpenTpm {
@@ -77,7 +88,9 @@ async function overSocket(socket: Socket): Promise<OpenTpm> {
   return {
     tpm,
     async [Symbol.asyncDispose]() {
-      socket.destroy();
+      const closed = new Promise<void>((done) => socket.once("close", () => done()));
+      socket.end();
+      if (!socket.closed) await closed;
     },
   };
 }

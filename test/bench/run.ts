@@ -5,6 +5,7 @@ import { measureAttestation } from "./attest.ts";
 import { measureCrypto } from "./crypto.ts";
 import { measureEntries } from "./entries.ts";
 import { measureFanOut, measureLocalApis } from "./local-apis.ts";
+import { measureNodeAttestation } from "./nodes.ts";
 import { measurePush } from "./push.ts";
 import { measureSigning } from "./signing.ts";
 import { measureStart } from "./start.ts";
@@ -18,6 +19,7 @@ const benches = {
   crypto: measureCrypto,
   signing: measureSigning,
   attest: measureAttestation,
+  nodes: measureNodeAttestation,
   fetch: measureFetch,
   "local-apis": measureLocalApis,
   "fan-out": measureFanOut,

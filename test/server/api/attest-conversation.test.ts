@@ -53,6 +53,7 @@ async function serve(attest: Attest): Promise<Harness> {
     trustDomain: TD,
     attestors: [{ type: "riddle", attest }],
     node: () => undefined,
+    withdraw: async () => {},
   });
   const issuer = makeIssuer(await makeAuthority({ now: clock.now() }), clock);
   const handler = attestAgent({ nodes, attestation, issuer, caughtUp: async () => {}, clock });

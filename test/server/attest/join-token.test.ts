@@ -191,7 +191,10 @@ test.each([".", "..", "", "a/b", "a b", "ä", "a".repeat(256)])("no agent ID is 
 describe("node attestation", () => {
   const nodes = new Map<SpiffeId, AttestedNode>();
   const attestation = (extra: readonly NodeAttestor[] = []): NodeAttestation =>
-    new NodeAttestation({ trustDomain: TD, attestors: [attestor, ...extra], node: (agent) => nodes.get(agent) });
+    new NodeAttestation({
+      ...{ trustDomain: TD, attestors: [attestor, ...extra], node: (agent) => nodes.get(agent) },
+      withdraw: async ({ id }) => nodes.delete(id),
+    });
   const evidence = (type: string, payload: string) => ({
     type,
     payload: Buffer.from(payload),

@@ -397,6 +397,39 @@ describe.skipIf(withoutSwtpm)("TPMs", () => {
     });
   });
 
+  test("T-N11 a node that leaves the required states is refused, and what it has is withdrawn at once", async () => {
+    await using machine = await startSimulator();
+    await writeFile(join(folder.path, "hashes", await hashOf(machine)), "");
+    const attested = await withAgent(tpmAgent(machine), {}, (evidence) => attestWith(atStrict, evidence));
+    using agent = strict.connect(attested.tls);
+    await agent.agent.PostStatus({ agent_version: "1" });
+    await machine.use((tpm) => tpm.pcrExtend(16, Buffer.alloc(32, 1)));
+    expect(await withAgent(tpmAgent(machine), {}, (evidence) => refused(atStrict, evidence))).toEqual({
+      kind: "denied",
+      message: "nodeattestor(tpm): PCR values are in none of the required sets",
+    });
+    await expect(agent.agent.PostStatus({ agent_version: "1" })).rejects.toMatchObject({ kind: "denied" });
+    expect(await selectorsOf(strict, attested.id)).toEqual([]);
+  });
+
+  test("T-N11 a fleet of 50 attests and quotes again; whoever has changed loses what was bound to its state", async () => {
+    await using fleet = new AsyncDisposableStack();
+    const machines = await Promise.all(Array.from({ length: 50 }, async () => fleet.use(await startSimulator())));
+    const attest = async (machine: Simulator): Promise<string> =>
+      (await withAgent(tpmAgent(machine), {}, (evidence) => attestWith(anonymous, evidence))).id;
+    for (const machine of machines) {
+      const payload = await hashOf(machine);
+      await writeFile(join(folder.path, "hashes", payload), "");
+    }
+    const ids = await Promise.all(machines.map(attest));
+    expect(new Set(ids).size).toBe(50);
+    for (const machine of machines.slice(0, 10)) await machine.use((tpm) => tpm.pcrExtend(23, Buffer.alloc(32, 1)));
+    expect(await Promise.all(machines.map(attest))).toEqual(ids);
+    const good = await Promise.all(ids.map((id) => selectorsOf(server, id)));
+    const bound = good.map((selectors) => selectors.includes(`tpm:pcr:sha256:23:${ZERO}`));
+    expect([bound.indexOf(true), bound.lastIndexOf(false)]).toEqual([10, 9]);
+  }, 120_000);
+
   test("an agent quotes its state on a schedule, and an identity that is bound to a PCR goes when that changes", async () => {
     await using machine = await startSimulator();
     await certifyEndorsement(machine, maker);
