@@ -78,7 +78,8 @@ function connectFault(error: NodeJS.ErrnoException, socket: TLSSocket, web: bool
   const spiffeId = web ? uriOf(socket) : undefined;
   const hint =
     spiffeId === undefined ? {} : { hint: `its certificate names ${spiffeId}: maybe use https_spiffe, not https_web` };
-  return new Fault("unavailable", `could not connect: ${error.message}`, {
+  const reason = error.message.replace(/; if the root CA is installed locally.*$/, "");
+  return new Fault("unavailable", `could not connect: ${reason}`, {
     code: "bundle-endpoint-unreachable",
     cause: error,
     ...hint,
