@@ -111,9 +111,15 @@ function updateAnswer(context: X509Context, afterMs: number): Answer {
   return {
     message: { svids, trust_domains: [...context.bundles.keys()] },
     ordered: true,
-    pretty: ({ stdout }) => printX509Context(stdout, context, afterMs),
+    pretty: ({ stdout }) => printX509Context(stdout, withoutHints(context), afterMs),
     table: x509Table(context),
   };
+}
+
+/** SPIRE's `api watch` does not print them. */
+function withoutHints(context: X509Context): X509Context {
+  const [first, ...others] = context.svids;
+  return { ...context, svids: [{ ...first, hint: "" }, ...others.map((svid) => ({ ...svid, hint: "" }))] };
 }
 
 const fetch: CommandNode = { ...fetchX509, commands: { jwt: fetchJwt, wit: fetchWit, x509: fetchX509 } };

@@ -28,15 +28,8 @@ describe("transcripts of the commands that ask an agent", () => {
     await server?.[Symbol.asyncDispose]();
   });
 
-  test.each(readdirSync(FOLDER).sort())("%s", async (file) => {
-    await runTranscript(join(FOLDER, file), new Map([["folder", agent.folder]]), () => [
-      "-socketPath",
-      agent.socketPath,
-    ]);
-    expect((await stat(join(agent.folder, "wit.0.key"))).mode & 0o777).toBe(0o600);
-  });
-
-  test("api watch prints each update in the form that is asked for, without private keys", async () => {
+  /** Until the first update is there. */
+  async function watchOnce(flags: readonly string[]): Promise<{ readonly out: string }> {
     const stop = new AbortController();
     const out: string[] = [];
     const io = {
@@ -45,17 +38,38 @@ describe("transcripts of the commands that ask an agent", () => {
       stdin: (async function* () {})(),
       env: {},
     };
-    const args = ["api", "watch", "-socketPath", agent.socketPath, "-output", "json"];
+    const args = ["api", "watch", "-socketPath", agent.socketPath, ...flags];
     const watching = runCommandLine(agentProgram(), { args, io, signal: stop.signal });
     await eventually("the first update", () => out.join("").endsWith("\n"));
     stop.abort();
     expect(await watching).toBe(0);
-    const { svids, trust_domains } = JSON.parse(out.join("").split("\n")[0] ?? "");
+    return { out: out.join("") };
+  }
+
+  test.each(readdirSync(FOLDER).sort())("%s", async (file) => {
+    await runTranscript(join(FOLDER, file), new Map([["folder", agent.folder]]), () => [
+      "-socketPath",
+      agent.socketPath,
+    ]);
+    expect((await stat(join(agent.folder, "wit.0.key"))).mode & 0o777).toBe(0o600);
+  });
+
+  test("api watch prints SPIRE's text, which leaves hints out", async () => {
+    const { out } = await watchOnce([]);
+    expect(out).toMatch(
+      /^Received 2 svids after \S+\n\nSPIFFE ID:\t\tspiffe:\/\/example.org\/web\nSVID Valid After:\t/,
+    );
+    expect(out).not.toContain("Hint");
+  });
+
+  test("api watch prints each update in the form that is asked for, without private keys", async () => {
+    const { out } = await watchOnce(["-output", "json"]);
+    const { svids, trust_domains } = JSON.parse(out.split("\n")[0] ?? "");
     expect(trust_domains).toEqual(["example.org"]);
     expect(svids.map(({ spiffe_id }: { readonly spiffe_id: string }) => spiffe_id)).toEqual([
       "spiffe://example.org/web",
       "spiffe://example.org/api",
     ]);
-    expect(out.join("")).not.toContain("key");
+    expect(out).not.toContain("key");
   });
 });
