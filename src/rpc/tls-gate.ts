@@ -26,9 +26,9 @@ export interface TlsGateOptions {
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 /** With more at once the oldest makes room: one that is meant to succeed takes milliseconds, an idle one waits (T-X9). */
-const MAX_HANDSHAKES = 256;
+const MAX_HANDSHAKES = 1024;
 /** Of one address, so that it makes room for itself first. */
-const MAX_HANDSHAKES_PER_ADDRESS = 64;
+const MAX_HANDSHAKES_PER_ADDRESS = 512;
 
 interface Handshake {
   readonly socket: Socket;
@@ -110,9 +110,10 @@ export class TlsGate {
   #dropOldest(most: number, counts: (handshake: Handshake) => boolean): void {
     if (this.#handshakes.size <= most) return;
     const alike = [...this.#handshakes].filter(([, handshake]) => counts(handshake));
-    const [oldest] = alike;
-    if (alike.length <= most || oldest === undefined) return;
-    const [key, { socket }] = oldest;
+    // Whoever has sent something is likely to go on: a herd of real clients is let through.
+    const victim = alike.find(([, { socket }]) => socket.bytesRead === 0) ?? alike[0];
+    if (alike.length <= most || victim === undefined) return;
+    const [key, { socket }] = victim;
     this.#handshakes.delete(key);
     socket.destroy();
   }

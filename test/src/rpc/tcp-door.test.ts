@@ -65,13 +65,22 @@ describe("T-X9 before a byte of TLS is read", () => {
     expect(stillOpen(held)).toBe(4);
   });
 
+  test("those who never speak make room for those who do", async () => {
+    await using server = await listen({});
+    const crowd: Socket[] = [];
+    for (let index = 0; index < 512; index += 1) crowd.push(await server.open("127.0.0.2"));
+    const answers = Array.from({ length: 100 }, () => server.isAdmitted("127.0.0.2"));
+    expect(await Promise.all(answers)).toEqual(Array(100).fill(true));
+    expect(stillOpen(crowd)).toBeLessThan(512);
+  });
+
   test("an address with many unfinished handshakes makes room for itself, not at the cost of others", async () => {
     await using server = await listen({});
     const slow = await server.open("127.0.0.3");
     const crowd: Socket[] = [];
-    for (let index = 0; index < 300; index += 1) crowd.push(await server.open("127.0.0.2"));
-    await eventually("the crowd is thinned out", () => stillOpen(crowd) <= 64);
-    expect(stillOpen(crowd)).toBe(64);
+    for (let index = 0; index < 600; index += 1) crowd.push(await server.open("127.0.0.2"));
+    await eventually("the crowd is thinned out", () => stillOpen(crowd) <= 512);
+    expect(stillOpen(crowd)).toBe(512);
     expect(stillOpen([slow])).toBe(1);
   });
 });
