@@ -3,6 +3,7 @@ import { cpus, totalmem } from "node:os";
 import { measureEntryToSvid, measureFetch } from "./agent.ts";
 import { measureAttestation } from "./attest.ts";
 import { measureCrypto } from "./crypto.ts";
+import { measureDirectory } from "./directory.ts";
 import { measureEntries } from "./entries.ts";
 import { measureFanOut, measureLocalApis } from "./local-apis.ts";
 import { measureNodeAttestation } from "./nodes.ts";
@@ -26,6 +27,7 @@ const benches = {
   tokens: measureTokens,
   "token-calls": measureTokenCalls,
   "entry-to-svid": measureEntryToSvid,
+  directory: measureDirectory,
   push: measurePush,
   start: measureStart,
   entries: measureEntries,
