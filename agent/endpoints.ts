@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import type { Certificate } from "../src/crypto/certificate.ts";
 import { RpcServer } from "../src/rpc/serve.ts";
 import type { Clock } from "../src/runtime/clock.ts";
@@ -19,6 +20,7 @@ import { type AgentCondition, AgentHealth, workloadApiProbe } from "./health.ts"
 import type { Credentials } from "./node/credentials.ts";
 import { openWorkloadAttestors } from "./parts.ts";
 import { WorkloadAttestor } from "./workload/attest.ts";
+import { seesPrograms } from "./workload/process.ts";
 import { ProcessReferences } from "./workload/references.ts";
 
 /** What is served, and to whom. */
@@ -89,6 +91,7 @@ function openBrokers(
 function openAttestor({ config, log, clock, signal }: EndpointParts): WorkloadAttestor {
   const { procRoot } = config;
   const attestationLog = part(log, "workload_attestor");
+  if (!seesPrograms(readFileSync("/proc/self/status", "latin1"))) events.programsHidden(attestationLog);
   const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, procRoot, signal, log: attestationLog });
   return new WorkloadAttestor({ attestors, clock, procRoot, log: attestationLog });
 }

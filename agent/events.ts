@@ -135,6 +135,10 @@ function publicApis({ disableWorkloadApi, disableSdsApi }: PublicApis): string |
   return disableSdsApi ? "Workload API" : "Workload and SDS APIs";
 }
 
+export function programsHidden(log: Log): void {
+  log.warn("Agent has no CAP_SYS_PTRACE; callers of other users that become another program will not be noticed");
+}
+
 // Node
 
 export function bundleLoaded(log: Log, trustDomain: SpiffeId | undefined): void {

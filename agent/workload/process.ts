@@ -50,6 +50,17 @@ export async function readCallerStatus(peer: PeerProcess, procRoot = PROC): Prom
   return { uid, gid, supplementaryGids: statusNumbers(text, "Groups") };
 }
 
+const CAP_SYS_PTRACE = 19n;
+
+/**
+ * Whether who has this status may see the programs of other users' processes; who may not cannot tell when one of them
+ * has become another program.
+ */
+export function seesPrograms(status: string): boolean {
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1];
+  return effective !== undefined && ((BigInt(`0x${effective}`) >> CAP_SYS_PTRACE) & 1n) === 1n;
+}
+
 /** The program a process runs: the file itself, held open so that path and contents are of one and the same file. */
 export interface Executable extends AsyncDisposable {
   /** Without the right to read. */

@@ -1,6 +1,6 @@
 import { realpathSync, statSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { openExecutable, readCallerStatus, verifyCaller } from "../../../agent/workload/process.ts";
+import { openExecutable, readCallerStatus, seesPrograms, verifyCaller } from "../../../agent/workload/process.ts";
 import { type PeerProcess, parseIds, statusNumbers } from "../../../src/rpc/peer-credentials.ts";
 import { eventually } from "../../support/eventually.ts";
 import { isRoot, NOBODY, PinningSocket, startWorkload, type Workload } from "../../support/workload.ts";
@@ -111,6 +111,16 @@ describe("facts about a caller", () => {
     const text = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \n";
     expect(parseIds(text)).toEqual({ realUid: 1, uid: 2, realGid: 5, gid: 6 });
     expect(statusNumbers(text, "Groups")).toEqual([9, 10]);
+  });
+
+  test.each([
+    { what: "all of root's rights", caps: "000001ffffffffff", sees: true },
+    { what: "that right alone", caps: "0000000000080000", sees: true },
+    { what: "all but that right", caps: "000001fffff7ffff", sees: false },
+    { what: "no rights", caps: "0000000000000000", sees: false },
+  ])("the programs of other users are seen with $what: $sees", ({ caps, sees }) => {
+    expect(seesPrograms(`CapPrm:\t000001ffffffffff\nCapEff:\t${caps}\nCapBnd:\t000001ffffffffff\n`)).toBe(sees);
+    expect(seesPrograms("Name:\tx\n")).toBe(false);
   });
 
   test.each([
