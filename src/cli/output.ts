@@ -3,7 +3,7 @@ import type { Clock } from "../runtime/clock.ts";
 import type { Fault } from "../runtime/fault.ts";
 import type { OutputFormat } from "../runtime/flags.ts";
 import type { Io } from "../runtime/terminal.ts";
-import { renderTable, type Table } from "./table.ts";
+import { printable, renderTable, type Table } from "./table.ts";
 
 /** What a command found, in every form it can be printed in. */
 export interface Answer {
@@ -37,17 +37,24 @@ export async function printAnswer(answer: Answer, { io, output, clock }: Printin
       break;
     }
     case "pretty":
-      answer.pretty(io);
+      answer.pretty(guarded(io));
       break;
     default: {
       const { isTTY, columns } = io.stdout;
       const wide = output === "wide";
       const width = isTTY === true && !wide ? columns : undefined;
-      if (answer.table === undefined) answer.pretty(io);
+      if (answer.table === undefined) answer.pretty(guarded(io));
       else io.stdout.write(renderTable(answer.table, { wide, width, now: clock.now() }));
     }
   }
   if (answer.failure !== undefined) throw answer.failure;
+}
+
+/** On a terminal, what another party wrote must not steer it; elsewhere every byte stays, as SPIRE prints it. */
+function guarded(io: Io): Io {
+  if (io.stdout.isTTY !== true) return io;
+  const { stdout } = io;
+  return { ...io, stdout: { isTTY: true, write: (text) => stdout.write(printable(text, "\n\t")) } };
 }
 
 /** As `-output json` prints it. */

@@ -63,9 +63,9 @@ function cellText(cell: Cell, now: Date): string {
   return printable(String(cell));
 }
 
-/** What another party wrote must not steer the terminal. */
-function printable(text: string): string {
-  return text.replace(/\p{Cc}/gu, "\u{fffd}");
+/** Without control characters, save those that are kept: what another party wrote must not steer the terminal. */
+export function printable(text: string, kept = ""): string {
+  return text.replace(/\p{Cc}/gu, (character) => (kept.includes(character) ? character : "\u{fffd}"));
 }
 
 const UNITS = [

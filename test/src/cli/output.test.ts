@@ -55,10 +55,14 @@ describe("one answer in every form", () => {
     table: TABLE,
   };
 
-  async function printed(output: OutputFormat, of: Answer = answer): Promise<{ out: string; thrown: unknown }> {
+  async function printed(
+    output: OutputFormat,
+    of: Answer = answer,
+    isTTY = false,
+  ): Promise<{ out: string; thrown: unknown }> {
     const parts: string[] = [];
     const io: Io = {
-      stdout: { write: (part) => parts.push(part) },
+      stdout: { write: (part) => parts.push(part), isTTY },
       stderr: { write: () => {} },
       stdin: (async function* () {})(),
       env: {},
@@ -70,6 +74,12 @@ describe("one answer in every form", () => {
   }
 
   test("pretty is SPIRE's text", async () => expect((await printed("pretty")).out).toBe("for people\n"));
+
+  test("and on a terminal steers nothing; elsewhere every byte stays", async () => {
+    const hostile = { ...answer, pretty: ({ stdout }: Io) => void stdout.write("a\u001b[2J\tb\n") };
+    expect((await printed("pretty", hostile)).out).toBe("a\u001b[2J\tb\n");
+    expect((await printed("pretty", hostile, true)).out).toBe("a\u{fffd}[2J\tb\n");
+  });
 
   test("json is the message as Go prints it", async () => {
     expect((await printed("json")).out).toBe('{"a":"\\u003c1\\u003e","b":["eA=="]}\n');
