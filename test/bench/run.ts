@@ -5,6 +5,7 @@ import { measureAttestation } from "./attest.ts";
 import { measureCrypto } from "./crypto.ts";
 import { measureDirectory } from "./directory.ts";
 import { measureEntries } from "./entries.ts";
+import { measureKeyTypes } from "./key-types.ts";
 import { measureFanOut, measureLocalApis } from "./local-apis.ts";
 import { measureNodeAttestation } from "./nodes.ts";
 import { measurePush } from "./push.ts";
@@ -19,6 +20,7 @@ import { measureTokenCalls, measureTokens } from "./tokens.ts";
 const benches = {
   crypto: measureCrypto,
   signing: measureSigning,
+  "key-types": measureKeyTypes,
   attest: measureAttestation,
   nodes: measureNodeAttestation,
   fetch: measureFetch,
