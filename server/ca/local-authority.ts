@@ -156,7 +156,7 @@ function stillInUse({ agents, downstreamServers, workloadSvids, until }: InUse):
     counted(downstreamServers, "downstream server"),
     counted(workloadSvids, "workload SVID"),
   ].filter((part) => part !== "");
-  const what = parts.length === 0 ? "tokens that have not expired" : parts.join(", ");
+  const what = parts.length === 0 ? "tokens or replacements under way" : parts.join(", ");
   const end = until.toISOString().replace(/\.\d+Z$/, "Z");
   return new Fault("precondition", `the authority is still in use by ${what}, until ${end} at the latest`, {
     code: "authority-still-in-use",

@@ -19,6 +19,13 @@ interface Holding {
 /** In place of an entry id, which never has a star. */
 const AGENT = "*agent";
 const DOWNSTREAM = "*downstream";
+/**
+ * What was just replaced may be under way to a workload still, or stand in a handshake that has begun; so long it counts
+ * as in use.
+ */
+const SETTLE_MS = 5000;
+/** A server below needs longer: it polls, and then its own agents follow. */
+const SETTLE_BELOW_MS = 30_000;
 /** Writes between two looks for what has ended. */
 const WRITES_PER_SWEEP = 10_000;
 
@@ -29,6 +36,8 @@ const WRITES_PER_SWEEP = 10_000;
 export class AuthorityUsage {
   readonly #clock: Pick<Clock, "now">;
   readonly #holders = new Map<SpiffeId, Map<string, Holding>>();
+  /** Until when what was replaced under an authority counts as in use still, by authority: Unix milliseconds. */
+  readonly #left = new Map<string, number>();
   /** By key id: end of the last token. */
   readonly #tokens = new Map<string, number>();
   #writes = 0;
@@ -58,7 +67,8 @@ export class AuthorityUsage {
   of(authorityId: string, counts: (holder: SpiffeId, entryId: string | undefined) => boolean): InUse | undefined {
     this.#sweep();
     const found = { [AGENT]: 0, [DOWNSTREAM]: 0, svids: 0 };
-    let until = this.#tokens.get(authorityId) ?? 0;
+    const settled = this.#left.get(authorityId) ?? 0;
+    let until = Math.max(this.#tokens.get(authorityId) ?? 0, settled);
     for (const [holder, items] of this.#holders) {
       for (const [item, holding] of items) {
         const special = item === AGENT || item === DOWNSTREAM;
@@ -82,13 +92,21 @@ export class AuthorityUsage {
     const held = items.get(item);
     const ends = notAfter.getTime();
     if (held?.authorityId === authorityId && held.ends === ends) return;
+    if (held !== undefined && held.authorityId !== authorityId)
+      this.#leave(held.authorityId, item === DOWNSTREAM ? SETTLE_BELOW_MS : SETTLE_MS);
     items.set(item, { authorityId, ends });
     this.#writes += 1;
     if (this.#writes % WRITES_PER_SWEEP === 0) this.#sweep();
   }
 
+  #leave(authorityId: string, settlesMs: number): void {
+    const until = this.#clock.now().getTime() + settlesMs;
+    this.#left.set(authorityId, Math.max(this.#left.get(authorityId) ?? 0, until));
+  }
+
   #sweep(): void {
     const now = this.#clock.now().getTime();
+    for (const [authorityId, left] of this.#left) if (left <= now) this.#left.delete(authorityId);
     for (const [keyId, ends] of this.#tokens) if (ends <= now) this.#tokens.delete(keyId);
     for (const [holder, items] of this.#holders) {
       for (const [item, { ends }] of items) if (ends <= now) items.delete(item);

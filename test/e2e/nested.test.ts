@@ -4,6 +4,7 @@ import { parseCertificate } from "../../src/crypto/certificate.ts";
 import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
+import { openMesh } from "../support/mesh.ts";
 import { protoId, startServer, type TestServer } from "../support/server.ts";
 
 /** A server, its agent, a server below that the agent identifies, and an agent of that one. */
@@ -96,10 +97,12 @@ test("the local authority of a server below can't be tainted or revoked, and a r
   );
 });
 
-test("a root that is tainted above: the server below gets another CA first, then its agents and workloads re-key", async () => {
+test("a root that is tainted above: the server below gets another CA first, then all re-key, and of 50 clients of both servers none fails a handshake", async () => {
   const api = top.admin.localAuthority;
   const old = (await api.GetX509AuthorityState({})).active?.authority_id ?? "";
   await using watched = agent.watch();
+  await using mesh = await openMesh([agent.socket, identifier.socket], 50);
+  await mesh.rounds(1);
   const prepared = (await api.PrepareX509Authority({})).prepared_authority?.authority_id ?? "";
   await eventually("the next root is below", async () => (await bundleOf(below)).roots.length === 2);
   await api.ActivateX509Authority({ authority_id: prepared });
@@ -109,6 +112,13 @@ test("a root that is tainted above: the server below gets another CA first, then
     return ca?.authorityKeyId === prepared;
   });
   expect(svids[0]?.chain).toHaveLength(2);
+  await eventually("the agent of above has re-keyed", async () => {
+    const { svids: held } = await identifier.fetch();
+    return held[0].chain.at(-1)?.authorityKeyId === prepared;
+  });
+  await mesh.rounds(2);
+  expect(mesh.failures).toEqual([]);
+  expect(mesh.handshakes).toBeGreaterThan(150);
   await eventually("the taint is below", async () => (await bundleOf(below)).tainted.includes(old));
   const { active } = await below.admin.localAuthority.GetX509AuthorityState({});
   expect(active?.upstream_authority_subject_key_id).toBe(prepared);

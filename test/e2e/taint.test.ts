@@ -4,6 +4,7 @@ import { parseCertificate } from "../../src/crypto/certificate.ts";
 import { parseTrustDomain } from "../../src/spiffe/id.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
+import { openMesh } from "../support/mesh.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 
 let server: TestServer;
@@ -22,19 +23,23 @@ function rootsIn(bundles: X509Context["bundles"]): number {
   return bundles.get(parseTrustDomain("example.org"))?.authorities.length ?? 0;
 }
 
-test("a tainted authority: agent and workload re-key on the open stream, then nothing holds the authority any more", async () => {
+test("a tainted authority: agent and workload re-key on the open stream, then nothing holds it any more, and of 50 clients none fails a handshake", async () => {
   const api = server.admin.localAuthority;
   const old = (await api.GetX509AuthorityState({})).active?.authority_id ?? "";
   await using watched = agent.watch();
   const signerOf = (chain: readonly { readonly authorityKeyId: string }[] | undefined): string =>
     chain?.[0]?.authorityKeyId ?? "";
   await watched.until("an SVID under the first authority", ({ svids }) => signerOf(svids[0]?.chain) === old);
+  await using mesh = await openMesh([agent.socket], 50);
+  await mesh.rounds(1);
   const prepared = (await api.PrepareX509Authority({})).prepared_authority?.authority_id ?? "";
   await watched.until("the next authority is in the bundle", ({ bundles }) => rootsIn(bundles) === 2);
   await api.ActivateX509Authority({ authority_id: prepared });
   await api.TaintX509Authority({ authority_id: old });
   await watched.until("an SVID under the second authority", ({ svids }) => signerOf(svids[0]?.chain) === prepared);
   await agent.untilLogged("Agent SVID is tainted by a root authority, forcing rotation");
+  await mesh.rounds(1);
+  expect(mesh.failures, "before the old authority leaves").toEqual([]);
   await eventually("nothing under the old authority is in use", () =>
     api.RevokeX509Authority({ authority_id: old }).then(
       () => true,
@@ -48,4 +53,7 @@ test("a tainted authority: agent and workload re-key on the open stream, then no
   const { x509_authorities } = await server.admin.bundle.GetBundle({});
   expect(x509_authorities.map(({ asn1 }) => parseCertificate(asn1).subjectKeyId)).toEqual([prepared]);
   expect(signerOf(context.svids[0]?.chain)).toBe(prepared);
+  await mesh.rounds(2);
+  expect(mesh.failures).toEqual([]);
+  expect(mesh.handshakes).toBeGreaterThan(150);
 });
