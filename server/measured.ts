@@ -18,6 +18,7 @@ const STORE = {
     count: "datastore.registration_entry.count",
     update: "datastore.registration_entry.update",
     delete: "datastore.registration_entry.delete",
+    deleteMany: "datastore.registration_entry.delete",
     prune: "datastore.registration_entry.prune",
   },
   nodes: {

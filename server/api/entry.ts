@@ -67,8 +67,8 @@ export function entryService(parts: EntryServiceParts): HandlersOf<typeof EntryA
       return { results: await batch(call, protos, { work, audit: auditOf(parts, input_mask), caughtUp }) };
     }),
     BatchDeleteEntry: unary(async ({ ids }, call) => {
-      const work = (id: string) => remove(entries, id, call.auth.log);
-      return { results: await batch(call, ids, { work, audit: (id) => ({ entry_id: id }), caughtUp }) };
+      const together = (group: readonly string[]) => remove(entries, group, call.auth.log);
+      return { results: await batch(call, ids, { together, audit: (id) => ({ entry_id: id }), caughtUp }) };
     }),
     GetAuthorizedEntries: unary(async ({ output_mask }, call) => {
       const authorized = directory.authorizedEntries(agentOf(call).id);
@@ -162,15 +162,33 @@ async function update(
   }
 }
 
-async function remove(entries: EntryStore, id: string, outer: Log) {
-  const log = outer.child({ entry_id: id.slice(0, 255) });
+interface DeleteResult {
+  readonly status: Status;
+  readonly id: string;
+}
+
+/** One that is named twice is gone the second time. */
+async function remove(entries: EntryStore, ids: readonly string[], outer: Log): Promise<readonly DeleteResult[]> {
+  const deleted = await settled(() => entries.deleteMany(ids.filter(isEntryId)));
+  const left = new Set(deleted instanceof Fault ? [] : deleted);
+  return ids.map((id) => {
+    if (left.delete(id)) return { status: OK, id };
+    const log = outer.child({ entry_id: id.slice(0, 255) });
+    if (id === "") return { status: itemFailure(log, failure(log, "invalid", "missing entry ID")), id };
+    const trouble = deleted instanceof Fault && isEntryId(id) ? deleted : undefined;
+    const fault =
+      trouble === undefined
+        ? failure(log, "not_found", "entry not found")
+        : passedOn(log, "failed to delete entry", trouble);
+    return { status: itemFailure(log, fault), id };
+  });
+}
+
+async function settled<T>(work: () => Promise<T>): Promise<T | Fault> {
   try {
-    if (id === "") throw failure(log, "invalid", "missing entry ID");
-    const entry = isEntryId(id) ? await attempt(log, "failed to delete entry", () => entries.delete(id)) : undefined;
-    if (entry === undefined) throw failure(log, "not_found", "entry not found");
-    return { status: OK, id };
+    return await work();
   } catch (error) {
-    return { status: itemFailure(log, error), id };
+    return Fault.from(error);
   }
 }
 

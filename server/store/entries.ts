@@ -90,6 +90,18 @@ export class SqlEntryStore implements EntryStore {
     return row === undefined ? undefined : toEntry(row);
   }
 
+  async deleteMany(ids: readonly string[]): Promise<ReadonlySet<string>> {
+    if (ids.length === 0) return new Set();
+    const rows = await this.#session.write((db) =>
+      db
+        .deleteFrom("entries")
+        .where(sql<boolean>`id = any(${[...ids]}::text[])`)
+        .returning("id")
+        .execute(),
+    );
+    return new Set(rows.map(({ id }) => id));
+  }
+
   async prune(now: Date, limit: number): Promise<readonly Entry[]> {
     const rows = await this.#session.write((db) =>
       db

@@ -56,6 +56,8 @@ export interface EntryStore {
   update(id: string, change: (current: Entry) => EntryDraft): Promise<Entry>;
   /** The deleted entry, or undefined. */
   delete(id: string): Promise<Entry | undefined>;
+  /** The ids that there were, of those given; all are deleted, or none. */
+  deleteMany(ids: readonly string[]): Promise<ReadonlySet<string>>;
   /** Deletes entries whose `expiresAt` is set and before `now`; at most `limit`. */
   prune(now: Date, limit: number): Promise<readonly Entry[]>;
 }

@@ -173,6 +173,13 @@ export function entryContract(current: () => StoreUnderTest): void {
 
     test("none is none", async () => {
       expect(await entries().createMany([])).toEqual([]);
+      expect(await entries().deleteMany([])).toEqual(new Set());
+    });
+
+    test("those that are there are deleted, and named", async () => {
+      for (const name of ["a", "b", "c"]) await entries().create(draftOf(name, { id: name }));
+      expect(await entries().deleteMany(["a", "nobody", "c", "c"])).toEqual(new Set(["a", "c"]));
+      expect((await entries().list({})).items.map(({ id }) => id)).toEqual(["b"]);
     });
   });
 
