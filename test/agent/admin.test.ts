@@ -78,6 +78,22 @@ describe("the admin socket", () => {
   });
 });
 
+test("with both public APIs off there is no public socket, and the admin socket stays", async () => {
+  await using folder = await temporaryDirectory();
+  const admin_socket_path = join(folder.path, "private", "admin.sock");
+  await using quiet = await startAgent(server, {
+    agent: { admin_socket_path, disable_sds_api: true, disable_workload_api: true },
+    anyState: true,
+  });
+  using channel = dialUnix(admin_socket_path);
+  await quiet.untilLogged("Node attestation was successful");
+  expect(await channel.client(AgentDebugApi).GetInfo({}, { waitForReady: true })).toMatchObject({
+    uptime: expect.any(Number),
+  });
+  await expect(lstat(quiet.socketPath)).rejects.toMatchObject({ code: "ENOENT" });
+  expect(quiet.logged("Starting Workload and SDS APIs")).toEqual([]);
+});
+
 describe("debug getinfo", () => {
   test("prints what SPIRE's agent prints", async () => {
     const { status, stdout } = await run("debug getinfo");

@@ -1,7 +1,9 @@
+import { createPrivateKey } from "node:crypto";
 import { stat } from "node:fs/promises";
 import { connect } from "node:net";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import type { CachedEntry } from "../../../agent/cache/entry.ts";
+import { parseCertificates } from "../../../src/crypto/certificate.ts";
 import type { Channel } from "../../../src/rpc/dial.ts";
 import type { WorkloadReference } from "../../../src/rpc/gen/spiffe/broker/WorkloadReference.ts";
 import { BrokerApi, ReflectionApi } from "../../../src/rpc/protos.ts";
@@ -114,7 +116,7 @@ const ownReference = pidReference(process.pid);
 const asNobody = (): Promise<Workload> => startWorkload({ uid: NOBODY, gid: NOBODY, socket: endpoint.path });
 
 describe("what a broker gets for a workload", () => {
-  test("BRK-01 BRK-14b BRK-67 BRK-75a T-W7 its X.509-SVIDs as the Workload API has them, without admin ones", async () => {
+  test("BRK-01 BRK-14b BRK-67 BRK-75a BRK-75b BRK-75c T-W7 its X.509-SVIDs as the Workload API has them, without admin ones", async () => {
     using stream = streams().svids({ reference: ownReference });
     const { svids, federated_bundles } = await stream.answer(1);
     expect(svids).toEqual([
@@ -128,6 +130,23 @@ describe("what a broker gets for a workload", () => {
       expect.objectContaining({ spiffe_id: "spiffe://example.org/web-ext", hint: "" }),
     ]);
     expect(federated_bundles).toEqual({ "spiffe://partner.test": Buffer.from(rootB.der) });
+    expect(parseCertificates(svids[0]!.x509_svid)[0]?.uris).toEqual(["spiffe://example.org/web"]);
+    expect(() => createPrivateKey({ key: svids[0]!.x509_svid_key, format: "der", type: "pkcs8" })).not.toThrow();
+  });
+
+  test("BRK-62a of two entries with one hint the older is delivered", async () => {
+    await grant(web, cachedEntry({ id: "younger", selectors: mine, createdAt: 9, hint: "inside" }));
+    using stream = streams().svids({ reference: ownReference });
+    expect((await stream.answer(1)).svids.map(({ spiffe_id }) => spiffe_id)).toEqual(["spiffe://example.org/web"]);
+  });
+
+  test("BRK-13 each request is attested anew", async () => {
+    const before = (await endpoint.look()).attestations;
+    for (let round = 0; round < 2; round += 1) {
+      using stream = streams().bundles({ reference: ownReference });
+      await stream.answer(1);
+    }
+    expect((await endpoint.look()).attestations).toBe(before + 2);
   });
 
   test("BRK-40 BRK-41 BRK-42a each change, with the full state", async () => {
@@ -344,7 +363,7 @@ describe("who may ask", () => {
     await expectAll({ reference: ownReference }, refused, undefined, { over });
   });
 
-  test("BRK-16 BEP-04 over TCP a pid needs to be allowed, and the same policy holds", async () => {
+  test("BRK-16 BRK-33 BEP-04 over TCP a pid needs to be allowed, and the same policy holds", async () => {
     const port = await endpoint.brokerPort();
     using near = dialBrokerTcp(port, { identity: tlsIdentity(broker) });
     const refused = { kind: "denied", code: "reference-type-local" };
@@ -373,7 +392,7 @@ describe("who may ask", () => {
     expect(new Set(seen.map((line) => line.split(" ")[0]))).toEqual(new Set(["spiffe://example.org/spire/agent/a"]));
   });
 
-  test("BEP-23 BEP-24 BEP-25 BRK-03 reflection lists the API on the Unix socket, to who sends the header", async () => {
+  test("BEP-23 BEP-24 BEP-25 BRK-03 BRK-05 BRK-06 reflection lists the API on the Unix socket, to who sends the header", async () => {
     const list = async (over: Channel, metadata: Record<string, string>) => {
       async function* ask() {
         yield { list_services: "" };
