@@ -1,4 +1,7 @@
+import { get } from "node:https";
+import type { TLSSocket } from "node:tls";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { encodePem } from "../../src/crypto/pem.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
 import { scrapeMetrics } from "../support/metrics.ts";
@@ -7,9 +10,13 @@ import { freePort, startServer, type TestServer } from "../support/server.ts";
 let server: TestServer;
 let agent: TestAgent;
 let port = 0;
+let serverPort = 0;
+const MONITOR = "spiffe://example.org/monitor";
+const MONITORED = { use_spire_svid: true, authorized_spiffe_ids: [MONITOR] };
 beforeAll(async () => {
   port = await freePort();
-  server = await startServer();
+  serverPort = await freePort();
+  server = await startServer({ sections: { telemetry: { Prometheus: { port: serverPort, tls: MONITORED } } } });
   agent = await startAgent(server, {
     sections: { telemetry: { Prometheus: { port }, EnableHostnameLabel: false } },
   });
@@ -86,5 +93,35 @@ describe("the metrics of an agent, under SPIRE's names", () => {
     expect(values.get('spire_agent_workload_api_workload_attestor{attestor="unix",status="OK"}')).toBeGreaterThan(0);
     expect(values.get('spire_agent_workload_api_workload_attestation{status="OK"}')).toBeGreaterThan(0);
     expect(values.get("spire_agent_workload_api_discovered_selectors_count")).toBeGreaterThan(0);
+  });
+});
+
+describe("the metrics of a server that shows its own SVID", () => {
+  /** What a monitor with this SVID gets, and who shows it; undefined when it is turned away. */
+  async function fetchAs(
+    id: string,
+  ): Promise<{ readonly shownBy: string | undefined; readonly text: string } | undefined> {
+    const { chain, signer } = await server.mint(id);
+    const cert = chain.map(({ raw }) => encodePem("CERTIFICATE", raw)).join("");
+    const key = signer.privateKey.export({ type: "pkcs8", format: "pem" });
+    return new Promise((done) => {
+      const settings = { host: "127.0.0.1", port: serverPort, cert, key, rejectUnauthorized: false, agent: false };
+      const request = get(settings, (response) => {
+        const shownBy = (response.socket as TLSSocket).getPeerX509Certificate()?.subjectAltName;
+        let text = "";
+        response.on("data", (chunk) => {
+          text += chunk;
+        });
+        response.on("end", () => done({ shownBy, text }));
+      });
+      request.on("error", () => done(undefined));
+    });
+  }
+
+  test("T-F6 are for the IDs of the configuration, and for nobody else", async () => {
+    const seen = await fetchAs(MONITOR);
+    expect(seen?.shownBy).toBe("URI:spiffe://example.org/spire/server");
+    expect(seen?.text).toContain("spire_server_started");
+    expect(await fetchAs("spiffe://example.org/other")).toBeUndefined();
   });
 });
