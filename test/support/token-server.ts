@@ -4,9 +4,9 @@ import type { Entry } from "../../src/rpc/gen/spire/api/types/Entry.ts";
 import { bidi, unary } from "../../src/rpc/service.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
-import { parseSpiffeId, pathOf } from "../../src/spiffe/id.ts";
+import { parseSpiffeId, pathOf, type SpiffeId } from "../../src/spiffe/id.ts";
 import { type JwtSvidTemplate, signJwtSvid } from "../../src/spiffe/jwt-svid.ts";
-import { numericDate } from "../../src/spiffe/token.ts";
+import { numericDate, type TokenKey } from "../../src/spiffe/token.ts";
 import { signWitSvid, type WitSvidTemplate } from "../../src/spiffe/wit-svid.ts";
 import { eventually } from "./eventually.ts";
 import { createCa } from "./pki.ts";
@@ -100,37 +100,33 @@ export async function startTokenServer(): Promise<TestTokenServer> {
   };
 }
 
-function script({ ca, signCsr }: Pick<ScriptedServer, "ca" | "signCsr">, state: TokenState): Script {
-  const x509 = async (csr: Uint8Array, id: string) => {
-    const { chain, certificate } = await signCsr(csr, { id });
-    const path = id.slice(`spiffe://${TRUST_DOMAIN}`.length);
-    return {
-      cert_chain: chain.map((der) => Buffer.from(der)),
-      id: { trust_domain: TRUST_DOMAIN, path },
-      expires_at: Math.floor(certificate.notAfter.getTime() / 1000),
-    };
+type Parts = Pick<ScriptedServer, "ca" | "signCsr">;
+
+function script(parts: Parts, state: TokenState): Script {
+  return { agent: agentOf(parts), ...bundleAndEntries(parts, state), svid: signing(parts, state) };
+}
+
+function agentOf(parts: Parts): NonNullable<Script["agent"]> {
+  return {
+    AttestAgent: bidi(async function* (requests) {
+      for await (const { params } of requests) {
+        const id = parseSpiffeId(`spiffe://${TRUST_DOMAIN}${AGENT_PATH}`);
+        const svid = await x509(parts, params?.params?.csr ?? Buffer.alloc(0), id);
+        yield { result: { svid, reattestable: true } };
+        return;
+      }
+    }),
+    PostStatus: unary(async () => ({})),
   };
-  const idOf = (entryId: string): string => {
-    const entry = state.entries.find(({ id }) => id === entryId);
-    if (entry === undefined) throw new Fault("not_found", "entry not found or not authorized");
-    return `spiffe://${TRUST_DOMAIN}${entry.spiffe_id?.path}`;
-  };
+}
+
+function bundleAndEntries({ ca }: Parts, state: TokenState): Pick<Script, "bundle" | "entry"> {
   const authority = ({ keyId, authority: { publicKey } }: TestKey) => ({
     public_key: Buffer.from(publicKey),
     key_id: keyId,
     tainted: state.tainted.has(keyId),
   });
   return {
-    agent: {
-      AttestAgent: bidi(async function* (requests) {
-        for await (const { params } of requests) {
-          const svid = await x509(params?.params?.csr ?? Buffer.alloc(0), `spiffe://${TRUST_DOMAIN}${AGENT_PATH}`);
-          yield { result: { svid, reattestable: true } };
-          return;
-        }
-      }),
-      PostStatus: unary(async () => ({})),
-    },
     bundle: {
       GetBundle: unary(async () => ({
         trust_domain: TRUST_DOMAIN,
@@ -153,58 +149,77 @@ function script({ ca, signCsr }: Pick<ScriptedServer, "ca" | "signCsr">, state: 
         }
       }),
     },
-    svid: {
-      BatchNewX509SVID: unary(async ({ params }) => ({
-        results: await Promise.all(
-          params.map(async ({ entry_id, csr }) => ({ status: { code: 0 }, svid: await x509(csr, idOf(entry_id)) })),
-        ),
-      })),
-      BatchNewWITSVID: unary(async ({ params }) => {
-        if (state.away) throw new Fault("unavailable", "the server is away");
-        const results = params.map(async ({ entry_id, public_key, signing_algorithm }) => {
-          const subject = parseSpiffeId(idOf(entry_id));
-          const issued = Math.floor(systemClock.now().getTime() / 1000) * 1000;
-          const template = state.alterWit({
-            ...{ subject, publicKey: public_key, algorithm: signing_algorithm as JwsAlgorithm },
-            ...{ issuedAt: new Date(issued), expiresAt: new Date(issued + LIFETIME * 1000) },
-          });
-          const [key] = state.witKeys;
-          if (key === undefined) throw new Fault("internal", "no key");
-          const token = await signWitSvid(template, { keyId: key.keyId, signer: localSigner(key.privateKey) });
-          const svid = {
-            ...{ token, id: { trust_domain: TRUST_DOMAIN, path: pathOf(subject) } },
-            ...{ issued_at: numericDate(template.issuedAt), expires_at: numericDate(template.expiresAt) },
-          };
-          return { status: { code: 0 }, svid };
-        });
-        return { results: await Promise.all(results) };
-      }),
-      NewJWTSVID: unary(async ({ entry_id, audience }) => {
-        state.asked.push({ entry: entry_id, audience });
-        if (state.away) throw new Fault("unavailable", "the server is away");
-        const id = idOf(entry_id);
-        const issued = Math.floor(systemClock.now().getTime() / 1000);
-        const [key] = state.keys;
-        if (key === undefined) throw new Fault("internal", "no key");
-        const entry = state.entries.find(({ id: found }) => found === entry_id);
-        const template = state.alter({
-          subject: parseSpiffeId(id),
-          audience,
-          issuedAt: new Date(issued * 1000),
-          expiresAt: new Date((issued + LIFETIME) * 1000),
-          ...(entry?.additional_attributes?.jwt_svid_include_jti ? { jti: `jti-${state.asked.length}` } : {}),
-        });
-        const token = await signJwtSvid(template, { keyId: key.keyId, signer: localSigner(key.privateKey) });
-        const path = id.slice(`spiffe://${TRUST_DOMAIN}`.length);
-        return {
-          svid: {
-            token,
-            id: { trust_domain: TRUST_DOMAIN, path },
-            issued_at: numericDate(template.issuedAt),
-            expires_at: numericDate(template.expiresAt),
-          },
-        };
-      }),
-    },
+  };
+}
+
+function signing(parts: Parts, state: TokenState): NonNullable<Script["svid"]> {
+  return {
+    BatchNewX509SVID: unary(async ({ params }) => {
+      const results = params.map(async ({ entry_id, csr }) => ({
+        status: { code: 0 },
+        svid: await x509(parts, csr, idOf(state, entry_id)),
+      }));
+      return { results: await Promise.all(results) };
+    }),
+    BatchNewWITSVID: unary(async ({ params }) => {
+      if (state.away) throw new Fault("unavailable", "the server is away");
+      const results = params.map(async ({ entry_id, public_key, signing_algorithm }) => {
+        const algorithm = signing_algorithm as JwsAlgorithm;
+        const times = timesFromNow();
+        const template = state.alterWit({ subject: idOf(state, entry_id), publicKey: public_key, algorithm, ...times });
+        const token = await signWitSvid(template, keyOf(state.witKeys));
+        return { status: { code: 0 }, svid: tokenMessage(token, template) };
+      });
+      return { results: await Promise.all(results) };
+    }),
+    NewJWTSVID: unary(async ({ entry_id, audience }) => {
+      state.asked.push({ entry: entry_id, audience });
+      if (state.away) throw new Fault("unavailable", "the server is away");
+      const { additional_attributes } = entryOf(state, entry_id);
+      const jti = additional_attributes?.jwt_svid_include_jti ? { jti: `jti-${state.asked.length}` } : {};
+      const template = state.alter({ subject: idOf(state, entry_id), audience, ...timesFromNow(), ...jti });
+      return { svid: tokenMessage(await signJwtSvid(template, keyOf(state.keys)), template) };
+    }),
+  };
+}
+
+async function x509({ signCsr }: Parts, csr: Uint8Array, id: SpiffeId) {
+  const { chain, certificate } = await signCsr(csr, { id });
+  return {
+    cert_chain: chain.map((der) => Buffer.from(der)),
+    id: { trust_domain: TRUST_DOMAIN, path: pathOf(id) },
+    expires_at: numericDate(certificate.notAfter),
+  };
+}
+
+function entryOf(state: TokenState, entryId: string): Entry {
+  const entry = state.entries.find(({ id }) => id === entryId);
+  if (entry === undefined) throw new Fault("not_found", "entry not found or not authorized");
+  return entry;
+}
+
+function idOf(state: TokenState, entryId: string): SpiffeId {
+  return parseSpiffeId(`spiffe://${TRUST_DOMAIN}${entryOf(state, entryId).spiffe_id?.path}`);
+}
+
+function timesFromNow(): { readonly issuedAt: Date; readonly expiresAt: Date } {
+  const issued = numericDate(systemClock.now());
+  return { issuedAt: new Date(issued * 1000), expiresAt: new Date((issued + LIFETIME) * 1000) };
+}
+
+function keyOf([key]: readonly TestKey[]): TokenKey {
+  if (key === undefined) throw new Fault("internal", "no key");
+  return { keyId: key.keyId, signer: localSigner(key.privateKey) };
+}
+
+function tokenMessage(
+  token: string,
+  { subject, issuedAt, expiresAt }: Pick<JwtSvidTemplate, "subject" | "issuedAt" | "expiresAt">,
+) {
+  return {
+    token,
+    id: { trust_domain: TRUST_DOMAIN, path: pathOf(subject) },
+    issued_at: numericDate(issuedAt),
+    expires_at: numericDate(expiresAt),
   };
 }
