@@ -15,10 +15,11 @@ import {
 } from "../../src/evidence/tpm.ts";
 import { certificateFingerprint } from "../../src/evidence/x509pop.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
-import { Fault } from "../../src/runtime/fault.ts";
+import { Fault, isFault } from "../../src/runtime/fault.ts";
 import { agentId, type TrustDomain } from "../../src/spiffe/id.ts";
 import { makeCredential } from "../../src/tpm/credential.ts";
 import { makerOf } from "../../src/tpm/endorsement.ts";
+import { parseEventLog, replay, secureBoot } from "../../src/tpm/event-log.ts";
 import { verifyQuote } from "../../src/tpm/quote.ts";
 import {
   ALG,
@@ -56,6 +57,8 @@ export interface TpmOptions extends TpmConfig {
 }
 
 const MAX_CA_FILES = 1000;
+/** Secure boot is measured here: TCG PC Client Platform Firmware Profile, section 3.3.4.8. */
+const SECURE_BOOT_PCR = 7;
 
 /**
  * The node shows the endorsement key of its TPM, which is known by its hash or by its maker, and in what state it was
@@ -131,7 +134,22 @@ export class TpmAttestor implements NodeAttestor {
     return [
       ...[...values].map(([pcr, value]) => `pcr:sha256:${pcr}:${value}`),
       ...matching.map(({ name }) => `pcr:set:${name}`),
+      ...measured(quote.eventLog, values),
     ];
+  }
+}
+
+/** What the event log says, where the quoted registers bear it out; a log that is absent or wrong says nothing. */
+function measured(log: Uint8Array, quoted: ReadonlyMap<number, string>): readonly string[] {
+  if (log.length === 0 || !quoted.has(SECURE_BOOT_PCR)) return [];
+  try {
+    const events = parseEventLog(log);
+    if (replay(events).get(SECURE_BOOT_PCR) !== quoted.get(SECURE_BOOT_PCR)) return [];
+    const isOn = secureBoot(events);
+    return isOn === undefined ? [] : [`secureboot:${isOn ? "enabled" : "disabled"}`];
+  } catch (error) {
+    if (isFault(error, "invalid")) return [];
+    throw error;
   }
 }
 

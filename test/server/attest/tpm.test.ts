@@ -14,6 +14,7 @@ import { parseEndorsement } from "../../../src/tpm/endorsement.ts";
 import { parsePublic, TEMPLATE } from "../../../src/tpm/structures.ts";
 import { OWN_SELECTOR, startAgent } from "../../support/agent.ts";
 import { attestWith, type Evidence, refused, selectorsOf } from "../../support/attest.ts";
+import { secureBootLog } from "../../support/event-log.ts";
 import { createCa, type TestCa } from "../../support/pki.ts";
 import { type Apis, protoId, startServer, type TestServer } from "../../support/server.ts";
 import {
@@ -395,6 +396,27 @@ describe.skipIf(withoutSwtpm)("TPMs", () => {
         "the agent sent no quote, and the server requires one",
       );
     });
+  });
+
+  test("T-N11 an event log becomes a selector only where the quoted PCR bears it out", async () => {
+    await using machine = await startSimulator();
+    await writeFile(join(folder.path, "hashes", await hashOf(machine)), "");
+    const { log, digest } = secureBootLog(1);
+    const attest = async (eventLog: Buffer): Promise<readonly string[]> => {
+      const bend: Bend = {
+        answer: ({ Secret, Quote }) => ({
+          Secret,
+          Quote: { ...(Quote as object), EventLog: eventLog.toString("base64") },
+        }),
+      };
+      const { id } = await withAgent(tpmAgent(machine), bend, (evidence) => attestWith(anonymous, evidence));
+      return (await selectorsOf(server, id)).filter((selector) => selector.includes("secureboot"));
+    };
+    expect(await attest(log)).toEqual([]);
+    await machine.use((tpm) => tpm.pcrExtend(7, digest));
+    expect(await attest(log)).toEqual(["tpm:secureboot:enabled"]);
+    expect(await attest(secureBootLog(0).log)).toEqual([]);
+    expect(await attest(log.subarray(0, -1))).toEqual([]);
   });
 
   test("T-N11 a node that leaves the required states is refused, and what it has is withdrawn at once", async () => {
