@@ -42,7 +42,8 @@ export async function printAnswer(answer: Answer, { io, output, clock }: Printin
     default: {
       const { isTTY, columns } = io.stdout;
       const wide = output === "wide";
-      const width = isTTY === true && !wide ? columns : undefined;
+      // A terminal that does not know its width says 0.
+      const width = isTTY === true && !wide ? columns || undefined : undefined;
       if (answer.table === undefined) answer.pretty(guarded(io));
       else io.stdout.write(renderTable(answer.table, { wide, width, now: clock.now() }));
     }

@@ -26,7 +26,7 @@ export interface TableView {
 const GAP = 2;
 const NARROWEST = 6;
 
-/** Titles and rows, aligned. What does not fit the width is cut where a column is widest, and ends in `…`. */
+/** Titles and rows, aligned. What does not fit the width is cut where a column is widest, with `…` in its place. */
 export function renderTable({ columns, rows }: Table, { wide, width, now }: TableView): string {
   const shown = [...columns.keys()].filter((index) => wide || columns[index]?.wide !== true);
   const titles = shown.map((index) => columns[index]?.title ?? "");
@@ -52,8 +52,10 @@ function fitted(natural: readonly number[], width: number): readonly number[] {
   return widths;
 }
 
+/** A SPIFFE ID keeps its end, which tells it from the others; everything else its beginning. */
 function cut(text: string, width: number): string {
-  return text.length <= width ? text : `${text.slice(0, width - 1)}…`;
+  if (text.length <= width) return text;
+  return text.startsWith("spiffe://") ? `…${text.slice(1 - width)}` : `${text.slice(0, width - 1)}…`;
 }
 
 function cellText(cell: Cell, now: Date): string {

@@ -35,6 +35,14 @@ describe("tables", () => {
     expect(lines[1]?.includes("…")).toBe(width < 60);
   });
 
+  test("of a SPIFFE ID the end is kept, of other text the beginning", () => {
+    const table = {
+      columns: [{ title: "ID" }, { title: "HINT" }],
+      rows: [["spiffe://a.test/ns/billing", "a long hint"]],
+    };
+    expect(renderTable(table, { wide: false, width: 20, now: NOW })).toBe("ID         HINT\n…/billing  a long h…\n");
+  });
+
   test("what another party wrote does not steer the terminal", () => {
     const table = { columns: [{ title: "HINT" }], rows: [["\u001b[2Jboo\n"]] };
     expect(renderTable(table, { wide: false, width: undefined, now: NOW })).toBe("HINT\n\u{fffd}[2Jboo\u{fffd}\n");
