@@ -44,7 +44,7 @@ export class Engine {
   async container(id: string, signal: AbortSignal): Promise<EngineContainer | undefined> {
     const found = await this.#get(`/containers/${encodeURIComponent(id)}/json`, signal);
     if (found === undefined) return undefined;
-    if (found["Id"] !== id) throw this.#failed(`it answered for container ${JSON.stringify(found["Id"])}`);
+    if (!names(found, id)) throw this.#failed(`it answered for container ${JSON.stringify(found["Id"])}`);
     const config = objectOf(found["Config"]);
     const image = textOf(config["Image"]);
     return {
@@ -101,4 +101,9 @@ export class Engine {
   #failed(reason: string): Fault {
     return new Fault("unavailable", `${this.#peer} cannot be used: ${reason}`, { code: "engine-refused" });
   }
+}
+
+/** By id, the beginning of one, or name: what a pattern of the configuration's finds may be any of them. */
+function names(container: Readonly<Record<string, unknown>>, id: string): boolean {
+  return textOf(container["Id"]).startsWith(id) || container["Name"] === `/${id}`;
 }

@@ -20,7 +20,7 @@ export async function startBus(): Promise<MessageBus | undefined> {
   const config = join(folder, "bus.conf");
   await writeFile(config, BUS_CONFIG.replace("PATH", path));
   const daemon = spawn("dbus-daemon", [`--config-file=${config}`, "--nofork", "--print-address=1"], {
-    stdio: ["ignore", "pipe", "inherit"],
+    stdio: ["ignore", "pipe", "ignore"],
   });
   const failed = once(daemon, "error").then(() => undefined);
   const stop = async (): Promise<void> => {

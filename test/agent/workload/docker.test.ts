@@ -115,6 +115,8 @@ describe("container_id_cgroup_matchers", () => {
     const find = async (path: string) => valuesOf(attestor({ matcher }), await proc.caller(`0::${path}`));
     expect(await find(`/ecs/task/${web}`)).toEqual(webValues);
     expect(await find(`/my.slice/${web}`)).toEqual(webValues);
+    expect(await find(`/my.slice/${web.slice(0, 12)}`)).toEqual(webValues);
+    expect(await find("/my.slice/web")).toEqual(webValues);
     expect(await find(`/myxslice/${web}`)).toEqual([]);
     expect(await find(`/ecs/task/${web}/more`)).toEqual([]);
     expect(await find("/my.slice/")).toEqual([]);
