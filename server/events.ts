@@ -202,6 +202,8 @@ export interface SignedSvid {
   readonly id: SpiffeId;
   readonly serialNumber: string;
   readonly notAfter: Date;
+  /** Why the life is shorter than asked for. */
+  readonly ttlReason?: string;
 }
 
 export function entrySvidSigned(
@@ -219,6 +221,8 @@ export function svidMinted(log: Log, svid: SignedSvid, dnsNames: readonly string
 export interface SignedToken {
   readonly id: SpiffeId;
   readonly expiresAt: Date;
+  /** Why the life is shorter than asked for. */
+  readonly ttlReason?: string;
 }
 
 export function jwtSvidSigned(log: Log, svid: SignedToken, audience: readonly string[]): void {
@@ -233,16 +237,17 @@ export function downstreamSigned(log: Log, ca: SignedSvid): void {
   log.debug("Signed X509 CA SVID", svidFields(ca));
 }
 
-function signedToken({ id, expiresAt }: SignedToken): { spiffe_id: string; expiration: string } {
-  return { spiffe_id: id, expiration: expiresAt.toISOString().replace(/\.\d+Z$/, "Z") };
+function signedToken({ id, expiresAt, ttlReason }: SignedToken): LogFields {
+  return { spiffe_id: id, ...endFields(expiresAt, ttlReason) };
 }
 
-function svidFields({ id, serialNumber, notAfter }: SignedSvid): {
-  spiffe_id: string;
-  serial_num: string;
-  expiration: string;
-} {
-  return { spiffe_id: id, serial_num: serialNumber, expiration: notAfter.toISOString().replace(/\.\d+Z$/, "Z") };
+function svidFields({ id, serialNumber, notAfter, ttlReason }: SignedSvid): LogFields {
+  return { spiffe_id: id, serial_num: serialNumber, ...endFields(notAfter, ttlReason) };
+}
+
+function endFields(end: Date, ttlReason: string | undefined): LogFields {
+  const expiration = end.toISOString().replace(/\.\d+Z$/, "Z");
+  return ttlReason === undefined ? { expiration } : { expiration, ttl_reason: ttlReason };
 }
 
 /** One record of what a caller did, for `audit_log_enabled`: of a call, or of each item of a batch. */

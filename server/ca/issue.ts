@@ -29,6 +29,8 @@ export interface X509Svid {
   readonly notAfter: Date;
   /** Hex subject key identifier of the signing certificate. */
   readonly authorityId: string;
+  /** Why the life is shorter than asked for; absent when it is not. */
+  readonly ttlReason?: string;
 }
 
 export interface IssuerOptions {
@@ -137,10 +139,14 @@ export class Issuer {
       const { raw, serialNumber, notBefore, notAfter } = await sign(template, authority.key, intent);
       this.#options.signed?.(role === "authority" ? "x509_ca_svid" : "x509_svid");
       const chain = [raw, ...above(authority)];
-      return { id: request.id, chain, serialNumber, notBefore, notAfter, authorityId: authority.id };
+      const made = { id: request.id, chain, serialNumber, notBefore, notAfter, authorityId: authority.id };
+      const asked = Math.floor((now.getTime() + request.ttlSeconds * 1000) / 1000) * 1000;
+      return asked > notAfter.getTime() ? { ...made, ttlReason: CUT_SHORT } : made;
     }, turn);
   }
 }
+
+const CUT_SHORT = "the signing authority ends then";
 
 /** The certificate of a new authority, signed by its own key. */
 export function issueSelfSigned(

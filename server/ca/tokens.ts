@@ -16,6 +16,8 @@ export interface TokenSvid {
   readonly expiresAt: Date;
   /** The `kid` of its signer. */
   readonly authorityId: string;
+  /** Why the life is shorter than asked for; absent when it is not. */
+  readonly ttlReason?: string;
 }
 
 /** Who signs the tokens of one kind, and what they say of their issuer: empty for nothing. */
@@ -121,7 +123,8 @@ export class TokenIssuer {
       const expiresAt = wholeSeconds(end);
       if (expiresAt <= issuedAt) throw endsNow();
       const common = { subject: id, issuedAt, expiresAt, ...(issuer === "" ? {} : { issuer }) };
-      return { id, token: await sign(common, authority), issuedAt, expiresAt, authorityId: authority.id };
+      const made = { id, token: await sign(common, authority), issuedAt, expiresAt, authorityId: authority.id };
+      return end < issuedAt.getTime() + ttl * 1000 ? { ...made, ttlReason: "the signing key ends then" } : made;
     }, turn);
   }
 }

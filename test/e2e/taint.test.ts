@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { X509Context } from "../../src/client/index.ts";
+import { fetchJwtSvid, validateJwtSvid, type X509Context } from "../../src/client/index.ts";
 import { parseCertificate } from "../../src/crypto/certificate.ts";
+import { systemClock } from "../../src/runtime/clock.ts";
 import { parseTrustDomain } from "../../src/spiffe/id.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
@@ -56,4 +57,32 @@ test("a tainted authority: agent and workload re-key on the open stream, then no
   await mesh.rounds(2);
   expect(mesh.failures).toEqual([]);
   expect(mesh.handshakes).toBeGreaterThan(150);
+});
+
+test("T-J6 a tainted JWT key: the agent drops what it signed, and no token that is fetched ever fails to validate", async () => {
+  const api = server.admin.localAuthority;
+  const { socket } = agent;
+  const old = (await api.GetJWTAuthorityState({})).active?.authority_id ?? "";
+  const kids: string[] = [];
+  const stop = new AbortController();
+  const using = (async () => {
+    while (!stop.signal.aborted) {
+      const { token } = await fetchJwtSvid("reports", { socket });
+      kids.push(JSON.parse(Buffer.from(token.split(".")[0] ?? "", "base64url").toString()).kid);
+      expect((await validateJwtSvid({ socket, audience: "reports", token })).id).toBe("spiffe://example.org/w");
+      await systemClock.sleep(20);
+    }
+  })();
+  const failed = using.catch((error: unknown) => error);
+  await eventually("tokens under the first key", () => kids.includes(old));
+  const prepared = (await api.PrepareJWTAuthority({})).prepared_authority?.authority_id ?? "";
+  await api.ActivateJWTAuthority({ authority_id: prepared });
+  await api.TaintJWTAuthority({ authority_id: old });
+  await eventually("tokens under the second key", () => kids.at(-1) === prepared);
+  await expect(api.RevokeJWTAuthority({ authority_id: old })).rejects.toThrow("still in use by tokens");
+  const seen = kids.length;
+  await eventually("many more tokens", () => kids.length > seen + 10);
+  expect(new Set(kids.slice(seen))).toEqual(new Set([prepared]));
+  stop.abort();
+  expect(await failed).toBeUndefined();
 });

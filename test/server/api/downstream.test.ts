@@ -66,6 +66,7 @@ describe("NewDownstreamX509CA", () => {
     const { x509_authorities } = await below.bundle.GetBundle({});
     const { notAfter } = parseCertificate(x509_authorities[0]?.asn1 ?? new Uint8Array());
     expect([none, long]).toEqual([notAfter, notAfter]);
+    await server.untilLogged("Signed X509 CA SVID", { ttl_reason: "the signing authority ends then" });
   });
 
   test.each([

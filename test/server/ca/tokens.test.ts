@@ -60,6 +60,8 @@ describe("lifetimes", () => {
     clock.move(900);
     const capped = await issuer.issueJwt(request);
     expect(capped.expiresAt.getTime() - capped.issuedAt.getTime()).toBe(100_000);
+    expect(capped.ttlReason).toBe("the signing key ends then");
+    expect((await issuer.issueJwt({ ...request, ttlSeconds: 99 })).ttlReason).toBeUndefined();
     clock.move(99.9);
     expect((await faultFrom(issuer.issueJwt(request))).code).toBe("token-key-ending");
   });
