@@ -70,7 +70,7 @@ async function opened(names: readonly string[], more: object = {}) {
 }
 
 describe("StreamSecrets", () => {
-  test("SDS-01 SDS-04 SDS-11 gives a certificate by SPIFFE ID, and roots by trust domain, in PEM, without the security header", async () => {
+  test("SDS-01 SDS-04 SDS-11 T-W5 gives a certificate by SPIFFE ID, and roots by trust domain, in PEM, without the security header", async () => {
     const { stream, first } = await opened(["spiffe://example.org/web-ext", "spiffe://partner.test"]);
     expect(first.type_url).toBe(SECRET_TYPE);
     const { "spiffe://example.org/web-ext": svid, "spiffe://partner.test": roots } = secretsIn(
