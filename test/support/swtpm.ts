@@ -43,7 +43,10 @@ function unpackInto(cache: string): void {
     download(work);
     for (const name of readdirSync(work).filter((file) => file.endsWith(".deb")))
       execFileSync("dpkg", ["-x", join(work, name), join(work, "root")], { stdio: "pipe" });
-    if (!existsSync(cache)) renameSync(join(work, "root"), cache);
+    renameSync(join(work, "root"), cache);
+  } catch (error) {
+    // Another run was faster.
+    if (!existsSync(cache)) throw error;
   } finally {
     rmSync(work, { recursive: true, force: true });
   }

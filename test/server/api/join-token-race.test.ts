@@ -2,8 +2,10 @@ import { describe, expect, test } from "vitest";
 import { createCertificateRequest } from "../../../src/crypto/csr.ts";
 import { generateKey } from "../../../src/crypto/key.ts";
 import { Fault } from "../../../src/runtime/fault.ts";
+import { attestWith, refused } from "../../support/attest.ts";
 import { createDatabase, withoutPostgres } from "../../support/postgres.ts";
-import { type Apis, collect, from, startServer, type TestServer } from "../../support/server.ts";
+import { type Apis, collect, from, protoId, startServer, type TestServer } from "../../support/server.ts";
+import { temporaryDirectory } from "../../support/workload.ts";
 
 /** Shows one token so many times at once, with a key each, spread over the connections. */
 async function race(connections: readonly Apis[], token: string, times: number): Promise<readonly string[]> {
@@ -25,6 +27,30 @@ const USED = "failed to attest: join token does not exist or has already been us
 
 /** What a database answers that is asked by too many at once. */
 const BUSY = "the datastore is not available";
+
+describe("an answer that is lost", () => {
+  test("costs no token: the same key finishes, also after the server was killed, and another key never", async () => {
+    await using folder = await temporaryDirectory();
+    const signer = await generateKey("ec-p256");
+    const first = await startServer({ folder: folder.path });
+    const payload = await first.createToken();
+    const evidence = { type: "join_token", payload };
+    using before = first.connect();
+    const lost = await attestWith(before, { ...evidence, signer });
+    await first.kill();
+    await using again = await startServer({ folder: folder.path });
+    using anonymous = again.connect();
+    expect(await refused(anonymous, evidence)).toEqual({ kind: "invalid", message: USED });
+    const found = await attestWith(anonymous, { ...evidence, signer });
+    expect(found.id).toBe(lost.id);
+    expect(found.serialNumber).not.toBe(lost.serialNumber);
+    using agent = again.connect(found.tls);
+    await agent.agent.PostStatus({ agent_version: "1" });
+    expect(await again.admin.agent.CountAgents({})).toEqual({ count: 1 });
+    await again.admin.agent.DeleteAgent({ id: protoId(found.id) });
+    expect(await refused(anonymous, { ...evidence, signer })).toEqual({ kind: "invalid", message: USED });
+  });
+});
 
 describe("T-N3 once means once", () => {
   test("1,000 at once on one server with the embedded store: exactly one attests", async () => {
