@@ -266,6 +266,22 @@ describe("the command line for people", () => {
       await server.admin.entry.BatchDeleteEntry({ ids: [id] });
     });
 
+    test("knows agents, their entries' parents, trust domains, relationships and authorities too", async () => {
+      const { id } = await server.attest();
+      const { x509_authorities } = await server.admin.bundle.GetBundle({});
+      await server.admin.bundle.BatchSetFederatedBundle({ bundle: [{ trust_domain: "other.test", x509_authorities }] });
+      const offered = async (...words: string[]) =>
+        (await run(["__complete", "--", ...words.slice(0, -1), ...socket, words.at(-1) ?? "", ""])).out
+          .split("\n")
+          .map((line) => line.split("\t")[0]);
+      expect(await offered("agent", "show", "-spiffeID")).toContain(id);
+      expect(await offered("entry", "create", "-parentID")).toContain(id);
+      expect(await offered("bundle", "delete", "-id")).toContain("other.test");
+      expect(await offered("federation", "delete", "-id")).toEqual([""]);
+      expect(await offered("localauthority", "x509", "taint", "-authorityID")).toHaveLength(2);
+      await server.admin.bundle.BatchDeleteFederatedBundle({ trust_domains: ["other.test"] });
+    });
+
     test("is silent when the server is away", async () => {
       const words = ["agent", "show", "-socketPath", join(server.folder, "none"), "-spiffeID", ""];
       expect(await run(["__complete", "--", ...words])).toEqual({ status: 0, out: "", err: "" });
