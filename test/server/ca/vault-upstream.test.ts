@@ -2,9 +2,10 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { openVaultUpstream } from "../../../server/ca/upstream/vault.ts";
 import { parseCertificate } from "../../../src/crypto/certificate.ts";
 import { FakeClock } from "../../support/clock.ts";
+import { eventually } from "../../support/eventually.ts";
 import { faultFrom } from "../../support/faults.ts";
 import { createCa, type TestCa } from "../../support/pki.ts";
-import { startServer } from "../../support/server.ts";
+import { freePort, startServer } from "../../support/server.ts";
 import { APPROLE, startVault, VAULT_TOKEN, type VaultDouble } from "../../support/vault.ts";
 
 let root: TestCa;
@@ -24,7 +25,9 @@ test("the PKI engine signs the server's CA, and the transit engine holds its key
     keyManagers: { hashicorp_vault: { ...address, approle_auth, key_identifier_value: "one" } },
     upstream: { vault: { ...address, token_auth: { token: VAULT_TOKEN } } },
   };
-  await using server = await startServer(plugins);
+  const health = await freePort();
+  const health_checks = { listener_enabled: true, bind_address: "127.0.0.1", bind_port: `${health}` };
+  await using server = await startServer({ ...plugins, sections: { health_checks } });
   const svid = await server.mint("spiffe://example.org/w");
   expect(svid.chain.map(({ issuer }) => issuer).at(-1)).toEqual(root.certificate.subject);
   expect(svid.chain).toHaveLength(3);
@@ -39,6 +42,19 @@ test("the PKI engine signs the server's CA, and the transit engine holds its key
       .sort(),
   ).toEqual(["JWT-Signer-A", "x509-CA-A"]);
   expect(server.output()).not.toContain(APPROLE.secretId);
+  const readiness = async (): Promise<string> => {
+    const response = await fetch(`http://127.0.0.1:${health}/ready`);
+    return `${response.status} ${await response.text()}`;
+  };
+  expect(await readiness()).toMatch(/^200 /);
+  vault.seal(true);
+  await eventually("an absent key manager is a matter of health", async () =>
+    /^500 .*Vault is sealed/.test(await readiness()),
+  );
+  expect((await faultFrom(server.mint("spiffe://example.org/w"))).kind).toBe("unavailable");
+  vault.seal(false);
+  await eventually("it is well again, without a restart", async () => (await readiness()).startsWith("200 "));
+  await server.mint("spiffe://example.org/w");
   expect(
     server.logged(
       "UpstreamAuthority plugin does not support JWT-SVIDs. Workloads managed by this server may have trouble communicating with workloads outside this cluster when using JWT-SVIDs.",
