@@ -2,18 +2,13 @@ import { generateKeyPairSync } from "node:crypto";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { tpmAttestor } from "../../../agent/node/tpm.ts";
-import { tpmDevIdAttestor } from "../../../agent/node/tpm-devid.ts";
-import { TAG } from "../../../src/crypto/der.ts";
-import { encodeAscii, encodeOid, explicit, sequence, setOf } from "../../../src/crypto/der-writer.ts";
-import { EXTENSION } from "../../../src/crypto/extensions.ts";
-import { endorsementHash, readEvidence, writeEvidence } from "../../../src/evidence/tpm.ts";
+import { writeEvidence } from "../../../src/evidence/tpm.ts";
 import { certificateFingerprint } from "../../../src/evidence/x509pop.ts";
 import { HANDLE } from "../../../src/tpm/commands.ts";
 import { parseEndorsement } from "../../../src/tpm/endorsement.ts";
 import { parsePublic, TEMPLATE } from "../../../src/tpm/structures.ts";
 import { OWN_SELECTOR, startAgent } from "../../support/agent.ts";
-import { attestWith, type Evidence, refused, selectorsOf } from "../../support/attest.ts";
+import { attestWith, refused, selectorsOf } from "../../support/attest.ts";
 import { secureBootLog } from "../../support/event-log.ts";
 import { createCa, type TestCa } from "../../support/pki.ts";
 import { type Apis, protoId, startServer, type TestServer } from "../../support/server.ts";
@@ -25,9 +20,18 @@ import {
   startSimulator,
   withoutSwtpm,
 } from "../../support/swtpm.ts";
+import {
+  type Bend,
+  devidAgentOf,
+  flip,
+  hashOf,
+  makerName,
+  signal,
+  tpmAgentOf,
+  withAgent,
+} from "../../support/tpm-agents.ts";
 import { temporaryDirectory } from "../../support/workload.ts";
 
-const signal = new AbortController().signal;
 const ZERO = "0".repeat(64);
 
 let folder: Awaited<ReturnType<typeof temporaryDirectory>>;
@@ -43,65 +47,8 @@ let anonymous: Apis;
 let strict: TestServer;
 let atStrict: Apis;
 
-/** Critical, since the subject is empty: TCG EK Credential Profile. */
-function makerName() {
-  const attribute = (oid: string, value: string) => setOf(sequence(encodeOid(oid), encodeAscii(TAG.utf8String, value)));
-  const name = sequence(
-    attribute("2.23.133.2.1", "id:53544550"),
-    attribute("2.23.133.2.2", "steeple"),
-    attribute("2.23.133.2.3", "id:1"),
-  );
-  return { oid: EXTENSION.subjectAltName, critical: true, value: sequence(explicit(4, name)) };
-}
-
-const access = (devicePath: string) => ({ devicePath, ownerPassword: "", endorsementPassword: "" });
-
-type Change = (message: Readonly<Record<string, unknown>>) => object;
-interface Bend {
-  readonly payload?: Change;
-  readonly answer?: Change;
-  readonly challenge?: Change;
-}
-
-const bent = (data: Uint8Array, change: Change | undefined): Uint8Array => {
-  if (change === undefined) return data;
-  return Buffer.from(JSON.stringify(change(JSON.parse(Buffer.from(data).toString()))));
-};
-
-/** What the agent's half says, with some of it changed; the TPM is free again afterwards. */
-async function withAgent<T>(
-  attestor: ReturnType<typeof tpmAttestor>,
-  bend: Bend,
-  work: (evidence: Evidence) => Promise<T>,
-): Promise<T> {
-  try {
-    const payload = bent(await attestor.evidence(signal), bend.payload);
-    const respond = async (challenge: Buffer) =>
-      bent(await attestor.respond(bent(challenge, bend.challenge), signal), bend.answer);
-    return await work({ type: attestor.type, payload, respond });
-  } finally {
-    await attestor.done?.();
-  }
-}
-
-const tpmAgent = (of = simulator) =>
-  tpmAttestor({ ...access(of.devicePath), attestationKey: "ecc", eventLogPath: "/nowhere", requoteMs: 0 });
-const devidAgent = (files: DevId = devid, of = simulator) =>
-  tpmDevIdAttestor({ ...access(of.devicePath), ...files, devidPassword: "" });
-
-/** One bit of a base64 member, near its end, and so in what matters. */
-const flip = (text: unknown): string => {
-  const data = Buffer.from(String(text), "base64");
-  data[data.length - 5] = (data[data.length - 5] ?? 0) ^ 1;
-  return data.toString("base64");
-};
-
-async function hashOf(of: Simulator): Promise<string> {
-  const attestor = tpmAgent(of);
-  const payload = await attestor.evidence(signal);
-  await attestor.done?.();
-  return endorsementHash(readEvidence(payload).endorsementKey);
-}
+const tpmAgent = (of = simulator) => tpmAgentOf(of);
+const devidAgent = (files: DevId = devid, of = simulator) => devidAgentOf(of, files);
 
 describe.skipIf(withoutSwtpm)("TPMs", () => {
   beforeAll(async () => {
