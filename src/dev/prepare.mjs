@@ -11,7 +11,12 @@ import { fileURLToPath } from "node:url";
 const HOME = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const MODULES = join(HOME, "node_modules");
 const CACHE = join(MODULES, ".cache", "steeple");
-const POSTGRES_PACKAGE = "postgresql";
+const DEBIAN_PROGRAMS = [
+  { package: "postgresql", path: "/usr/lib/postgresql" },
+  { package: "softhsm2", path: "/usr/lib/softhsm/libsofthsm2.so" },
+  { package: "openssh-client", path: "/usr/bin/ssh-keygen" },
+  { package: "dbus", path: "/usr/bin/dbus-daemon" },
+];
 
 function say(text) {
   process.stderr.write(`${text}\n`);
@@ -89,18 +94,21 @@ function build() {
   });
 }
 
-/** The tests use a real PostgreSQL. As root on Debian a missing one is installed; elsewhere its tests say why they skip. */
-function postgres() {
-  const found = existsSync("/usr/lib/postgresql") && readdirSync("/usr/lib/postgresql").length > 0;
-  if (found || process.getuid?.() !== 0 || !existsSync("/usr/bin/apt-get")) return;
-  say("Installing PostgreSQL for the store's tests (once)...");
+/**
+ * The tests use real programs of Debian's. As root on Debian the missing ones are installed; elsewhere their tests say
+ * why they skip.
+ */
+function programs() {
+  const missing = DEBIAN_PROGRAMS.filter(({ path }) => !existsSync(path)).map((program) => program.package);
+  if (missing.length === 0 || process.getuid?.() !== 0 || !existsSync("/usr/bin/apt-get")) return;
+  say(`Installing ${missing.join(", ")} for the tests (once)...`);
   const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
   for (const args of [
     ["update", "-qq"],
-    ["install", "-y", "-qq", "--no-install-recommends", POSTGRES_PACKAGE],
+    ["install", "-y", "-qq", "--no-install-recommends", ...missing],
   ]) {
     const done = spawnSync("apt-get", args, { stdio: ["ignore", "ignore", "inherit"], env });
-    if (done.status !== 0) return say("PostgreSQL could not be installed; its tests will be skipped.");
+    if (done.status !== 0) return say("They could not be installed; their tests will be skipped.");
   }
 }
 
@@ -134,7 +142,7 @@ const steps = {
   check,
   test: () => {
     build();
-    postgres();
+    programs();
   },
 };
 
