@@ -103,7 +103,8 @@ export class RpcServer<Auth> implements AsyncDisposable {
   /** As `listenUnix`, with mutual TLS inside: callers are known by their process and by their certificate. */
   async listenUnixTls(place: SocketPlace, tls: Pick<TlsListener, "identity" | "verifyPeer">): Promise<void> {
     const injector = this.#open({ "grpc.max_concurrent_streams": this.#options.maxStreamsPerConnection ?? 2000 });
-    const gate = new UnixTls({ ...tls, log: this.#options.log, refusals: this.#refusals });
+    const { log, clock } = this.#options;
+    const gate = new UnixTls({ ...tls, log, clock, refusals: this.#refusals });
     const listener = this.#listen((socket) =>
       this.#acceptUnix(socket, (process) =>
         gate.receive(socket, (secure, peer) => this.#inject(secure, injector, { transport: "unix", process, peer })),

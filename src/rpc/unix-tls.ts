@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import { createSecureContext, type SecureContext, TLSSocket } from "node:tls";
+import type { Clock } from "../runtime/clock.ts";
 import { Fault } from "../runtime/fault.ts";
 import type { Feed } from "../runtime/feed.ts";
 import type { Log } from "../runtime/log.ts";
@@ -11,10 +12,12 @@ import type { VerifyPeer } from "./tls-gate.ts";
 export interface UnixTlsOptions {
   readonly identity: Feed<TlsIdentity>;
   readonly verifyPeer: VerifyPeer;
+  readonly clock: Clock;
   readonly log: Log;
   readonly refusals: Refusals;
 }
 
+/** From the first byte to the last, however slowly they come. */
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 
 /** Mutual TLS inside Unix connections: a client that shows no certificate is refused. */
@@ -44,10 +47,15 @@ export class UnixTls {
       ...{ isServer: true, secureContext: this.#context, ALPNProtocols: ["h2"] },
       ...{ requestCert: true, rejectUnauthorized: false },
     });
-    secure.setTimeout(HANDSHAKE_TIMEOUT_MS, () => secure.destroy());
+    const done = new AbortController();
+    this.#options.clock.sleep(HANDSHAKE_TIMEOUT_MS, done.signal).then(
+      () => secure.destroy(),
+      () => undefined,
+    );
+    secure.once("close", () => done.abort());
     secure.on("error", () => secure.destroy());
     secure.once("secure", () => {
-      secure.setTimeout(0);
+      done.abort();
       try {
         accept(secure, this.#peer(secure));
         // HTTP/2 waits for it; a server of Node's would have said so by now.
