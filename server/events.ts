@@ -102,18 +102,23 @@ export interface ActiveAuthority {
   readonly now: Date;
 }
 
-export function authorityActivated(
-  log: Log,
-  message: string,
-  { kind, trustDomain, notAfter, now }: ActiveAuthority,
-  fields: LogFields,
-): void {
+export function authorityActivated(log: Log, message: string, authority: ActiveAuthority, fields: LogFields): void {
   log.info(message, fields);
-  log.metrics.increment(ACTIVATED[kind]);
-  if (kind !== "x509") return;
+  log.metrics.increment(ACTIVATED[authority.kind]);
+  authorityTimeLeft(log, authority);
+}
+
+const TIME_LEFT: Readonly<Record<AuthorityKind, string>> = {
+  x509: "manager.x509_ca.rotate",
+  jwt: "manager.jwt_key.rotate",
+  wit: "manager.wit_key.rotate",
+};
+
+/** With every tick, so that what is left shrinks while no next authority can be made. SPIRE has it for `x509` only. */
+export function authorityTimeLeft({ metrics }: Log, { kind, trustDomain, notAfter, now }: ActiveAuthority): void {
   const labels = { trust_domain_id: trustDomain };
-  log.metrics.set("manager.x509_ca.rotate.expiration", Math.floor(notAfter.getTime() / 1000), labels);
-  log.metrics.set("manager.x509_ca.rotate.ttl", (notAfter.getTime() - now.getTime()) / 1000, labels);
+  metrics.set(`${TIME_LEFT[kind]}.expiration`, Math.floor(notAfter.getTime() / 1000), labels);
+  metrics.set(`${TIME_LEFT[kind]}.ttl`, (notAfter.getTime() - now.getTime()) / 1000, labels);
 }
 
 /** Once for each signature of an authority. */

@@ -159,6 +159,8 @@ export class Authorities<A extends AnyAuthority> {
   }
 
   async #tick(): Promise<void> {
+    const { current } = this.#slots;
+    if (current.state === "active") events.authorityTimeLeft(this.#options.log, this.#ending(current.authority));
     if (this.#unsaved) await this.#save();
     let away: unknown;
     try {
@@ -238,9 +240,13 @@ export class Authorities<A extends AnyAuthority> {
     const { current } = this.#slots;
     if (current.state !== "active" || current.authority === this.active.value) return;
     this.active.set(current.authority);
-    const { log, type, trustDomain, clock } = this.#options;
-    const authority = { kind: type.kind, trustDomain, notAfter: current.authority.notAfter, now: clock.now() };
-    events.authorityActivated(log, `${type.words.noun} activated`, authority, fieldsOf(current));
+    const { log, type } = this.#options;
+    events.authorityActivated(log, `${type.words.noun} activated`, this.#ending(current.authority), fieldsOf(current));
+  }
+
+  #ending({ notAfter }: A): events.ActiveAuthority {
+    const { type, trustDomain, clock } = this.#options;
+    return { kind: type.kind, trustDomain, notAfter, now: clock.now() };
   }
 
   /** An authority that may no longer sign is taken back at once, before its successor is made. */

@@ -28,7 +28,7 @@ export class RecordingLog implements Log {
     return new RecordingLog(this.lines, { ...this.#fields, ...fields }, this.metrics);
   }
 
-  measured(metrics: Metrics): Log {
+  measured(metrics: Metrics): RecordingLog {
     return new RecordingLog(this.lines, this.#fields, metrics);
   }
 

@@ -10,7 +10,10 @@ import { parseCertificate } from "../../../src/crypto/certificate.ts";
 import { generateKey, KEY_TYPES, privateKeyToPkcs8 } from "../../../src/crypto/key.ts";
 import { parseName } from "../../../src/crypto/name.ts";
 import { encodePem } from "../../../src/crypto/pem.ts";
+import { systemClock } from "../../../src/runtime/clock.ts";
 import { Fault } from "../../../src/runtime/fault.ts";
+import { MetricNaming } from "../../../src/runtime/metrics.ts";
+import { PrometheusRegistry } from "../../../src/runtime/prometheus.ts";
 import { faultFrom } from "../../support/faults.ts";
 import { opensslVerifies } from "../../support/openssl.ts";
 import { createCa, nameConstraints, type TestCa, uriName } from "../../support/pki.ts";
@@ -252,9 +255,12 @@ describe("T-C8 T-X2 X509-11 what an upstream authority answers is used only when
   });
 });
 
-test("an upstream outage with a valid CA in hand changes nothing: signing goes on, and one key is made", async () => {
+test("an upstream outage with a valid CA in hand changes nothing: signing goes on, one key is made, and the time left falls", async () => {
   const ca = await root();
-  const options = await fleet.server();
+  const metrics = new PrometheusRegistry(new MetricNaming({ prefix: "spire_server" }), systemClock);
+  const given = await fleet.server();
+  const options = { ...given, log: given.log.measured(metrics) };
+  const left = (): number => Number(/rotate_ttl\{.*\} (\S+)/.exec(metrics.text())?.[1]);
   const disk = await diskUpstream(await writeCa(ca, [ca.der]), options);
   let [away, made] = [false, 0];
   const mintX509CA: UpstreamAuthority["mintX509CA"] = (request) =>
@@ -270,15 +276,22 @@ test("an upstream outage with a valid CA in hand changes nothing: signing goes o
   const { id } = authorities.signing();
   await using _ = ticking(authorities);
   away = true;
-  for (const hours of [13, 5, 4]) {
+  expect(left()).toBeCloseTo(DAY, -1);
+  for (const [hours, hoursLeft] of [
+    [13, 11],
+    [5, 6],
+    [4, 2],
+  ] as const) {
     await pass(options, hours * HOUR);
     expect([authorities.signing().id, (await issued(authorities, options)).verifies]).toEqual([id, true]);
+    expect(left() / HOUR).toBeCloseTo(hoursLeft, 1);
   }
   expect(made).toBe(2);
   away = false;
   for (let tick = 0; tick < 3; tick += 1) await pass(options, 11);
   expect(authorities.signing().id).not.toBe(id);
   expect([made, (await issued(authorities, options)).verifies]).toEqual([2, true]);
+  expect(left()).toBeCloseTo(DAY, -2);
 });
 
 test("a configuration that gains or loses its upstream authority makes a new CA at once", async () => {
