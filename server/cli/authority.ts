@@ -30,7 +30,7 @@ interface Insisting {
 
 /** One kind of authority that the server has on its own; the commands of each differ in these only. */
 interface Kind {
-  readonly word: "x509" | "jwt";
+  readonly word: "x509" | "jwt" | "wit";
   /** As it stands in sentences. */
   readonly title: string;
   readonly upstream: boolean;
@@ -74,6 +74,23 @@ const jwt: Kind = {
   effects: {
     taint: "agents drop every JWT-SVID it signed",
     revoke: "it leaves the bundle, and every JWT-SVID it signed that is still in use stops being accepted",
+  },
+};
+
+/** SPIRE's server has the calls and no command for them. */
+const wit: Kind = {
+  word: "wit",
+  title: "WIT",
+  upstream: false,
+  show: (client) => client.GetWITAuthorityState({}),
+  prepare: (client) => client.PrepareWITAuthority({}),
+  activate: (client, authority_id) => client.ActivateWITAuthority({ authority_id }),
+  taint: (client, authority_id) => client.TaintWITAuthority({ authority_id }),
+  revoke: (client, authority_id, options) => client.RevokeWITAuthority({ authority_id }, options),
+  showContext: "could not get WIT authorities",
+  effects: {
+    taint: "agents replace every WIT-SVID it signed",
+    revoke: "it leaves the bundle, and every WIT-SVID it signed that is still in use stops being accepted",
   },
 };
 
@@ -226,5 +243,6 @@ function kindCommands(kind: Kind): CommandNode {
 
 export const localAuthorityCommands = group("Rotates, taints and revokes the authorities of this server", {
   jwt: kindCommands(jwt),
+  wit: kindCommands(wit),
   x509: kindCommands(x509),
 });

@@ -74,6 +74,8 @@ const LISTERS: Readonly<Record<string, Lister>> = {
     authorities(await channel.client(LocalAuthorityApi).GetX509AuthorityState({}, DEADLINE)),
   "jwt-authority": async (channel) =>
     authorities(await channel.client(LocalAuthorityApi).GetJWTAuthorityState({}, DEADLINE)),
+  "wit-authority": async (channel) =>
+    authorities(await channel.client(LocalAuthorityApi).GetWITAuthorityState({}, DEADLINE)),
 };
 
 /** What exists on the server that the line names; nothing when it cannot be asked. */

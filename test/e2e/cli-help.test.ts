@@ -64,7 +64,7 @@ describe("help", () => {
     ...["federation refresh", "federation show", "federation update", "healthcheck", "jwt mint", "logger get"],
     ...["logger reset", "logger set", "run", "token generate", "upstreamauthority revoke", "upstreamauthority taint"],
     ...["validate", "wit mint", "x509 mint"],
-    ...["x509", "jwt"].flatMap((kind) =>
+    ...["x509", "jwt", "wit"].flatMap((kind) =>
       ["show", "prepare", "activate", "taint", "revoke"].map((step) => `localauthority ${kind} ${step}`),
     ),
   ])("steeple-server %s is a command", (line) => {
