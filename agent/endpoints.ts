@@ -21,7 +21,7 @@ import type { Credentials } from "./node/credentials.ts";
 import { openWorkloadAttestors } from "./parts.ts";
 import { WorkloadAttestor } from "./workload/attest.ts";
 import { seesPrograms } from "./workload/process.ts";
-import { ProcessReferences } from "./workload/references.ts";
+import { BrokerProcessReferences, type ClusterReferences, ProcessReferences } from "./workload/references.ts";
 
 /** What is served, and to whom. */
 export interface EndpointParts {
@@ -50,7 +50,7 @@ const ADMIN_SOCKET_MODE = 0o770;
  */
 export async function openEndpoints(parts: EndpointParts, scope: AsyncDisposableStack): Promise<readonly Task[]> {
   const { config, log, clock, cache, synchronizer } = parts;
-  const attestor = openAttestor(parts);
+  const { attestor, cluster } = openAttestor(parts);
   const isPublic = !(config.disableWorkloadApi && config.disableSdsApi);
   const probe = isPublic ? workloadApiProbe(config.socketPath) : async () => {};
   const pull: WorkloadServicesOptions["pull"] = async (selectors, stop) =>
@@ -67,6 +67,7 @@ export async function openEndpoints(parts: EndpointParts, scope: AsyncDisposable
     await listen(parts, { ...services, path: config.adminSocketPath, mode: ADMIN_SOCKET_MODE }, scope);
     events.adminApisStarted(part(log, "endpoints"), config.adminSocketPath);
   }
+  const resolvers = { processes: new BrokerProcessReferences(processes, cluster), objects: cluster };
   const health = new AgentHealth({
     ...{ probe, clock, log: part(log, "health") },
     started: () => cache.ready.value,
@@ -74,7 +75,7 @@ export async function openEndpoints(parts: EndpointParts, scope: AsyncDisposable
   });
   scope.use(health);
   if (config.healthChecks.listenerEnabled) await health.listen(config.healthChecks);
-  return [(stop) => health.run(stop), ...openBrokers({ ...local, resolvers: { processes } }, scope)];
+  return [(stop) => health.run(stop), ...openBrokers({ ...local, resolvers }, scope)];
 }
 
 function openBrokers(
@@ -88,12 +89,18 @@ function openBrokers(
   return [openBroker({ ...options, ...rest }, scope)];
 }
 
-function openAttestor({ config, log, clock, signal }: EndpointParts): WorkloadAttestor {
+interface Attestation {
+  readonly attestor: WorkloadAttestor;
+  readonly cluster: ClusterReferences | undefined;
+}
+
+function openAttestor({ config, log, clock, signal }: EndpointParts): Attestation {
   const { procRoot } = config;
   const attestationLog = part(log, "workload_attestor");
   if (!seesPrograms(readFileSync("/proc/self/status", "latin1"))) events.programsHidden(attestationLog);
   const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, procRoot, signal, log: attestationLog });
-  return new WorkloadAttestor({ attestors, clock, procRoot, log: attestationLog });
+  const cluster = attestors.find(({ references }) => references !== undefined)?.references;
+  return { attestor: new WorkloadAttestor({ attestors, clock, procRoot, log: attestationLog }), cluster };
 }
 
 function openRates({ config, log, clock }: EndpointParts): CallRates {

@@ -1,5 +1,6 @@
 import { spiffeReason } from "../../src/rpc/status.ts";
 import { Fault, type FaultKind } from "../../src/runtime/fault.ts";
+import { OBJECT_ACCESS_DENIED } from "../workload/references.ts";
 
 // What the SPIFFE Broker API answers for a reference, each with the reason that section 4.8 gives it.
 
@@ -33,6 +34,7 @@ const GONE: ReadonlySet<FaultKind> = new Set(["not_found", "unauthenticated", "d
 /** What resolving or verifying a reference threw, as the broker learns it. */
 export function resolutionFailed(error: unknown): Fault {
   const fault = Fault.from(error);
+  if (fault.code === OBJECT_ACCESS_DENIED) return fault;
   if (GONE.has(fault.kind)) return notFound(error);
   if (fault.kind === "invalid") return invalidReference(fault.message, error);
   if (fault.kind === "cancelled" || fault.kind === "timeout") return fault;

@@ -1,12 +1,12 @@
 import type { KubernetesObjectReference__Output } from "../../src/rpc/gen/spiffe/broker/KubernetesObjectReference.ts";
 import type { WorkloadReference__Output } from "../../src/rpc/gen/spiffe/broker/WorkloadReference.ts";
 import { kubernetesObjectReference, workloadPidReference } from "../../src/rpc/protos.ts";
-import type { KubernetesObject, ObjectReferences, ReferencedWorkload } from "../workload/references.ts";
+import type { Asking, KubernetesObject, ObjectReferences, ReferencedWorkload } from "../workload/references.ts";
 import { invalidReference } from "./broker-errors.ts";
 
 /** Those who know what references point at; each may be missing. */
 export interface ReferenceResolvers {
-  readonly processes: { open(pid: number, signal: AbortSignal): Promise<ReferencedWorkload> };
+  readonly processes: { open(pid: number, asking: Asking): Promise<ReferencedWorkload> };
   readonly objects?: ObjectReferences | undefined;
 }
 
@@ -14,7 +14,7 @@ export interface ReferenceResolvers {
 export interface Reference {
   /** Full name of its message, such as `spiffe.broker.WorkloadPIDReference`. */
   readonly type: string;
-  open(signal: AbortSignal): Promise<ReferencedWorkload>;
+  open(asking: Asking): Promise<ReferencedWorkload>;
 }
 
 type Reader = (value: Buffer, resolvers: ReferenceResolvers) => Reference["open"] | undefined;
@@ -28,12 +28,12 @@ const readers: Readonly<Record<string, Reader>> = {
   [PID]: (value, { processes }) => {
     const { pid } = decoded(() => workloadPidReference().deserialize(value));
     if (pid <= 0) throw invalidReference(`process ID ${pid} is not a positive number`);
-    return (signal) => processes.open(pid, signal);
+    return (asking) => processes.open(pid, asking);
   },
   [KUBERNETES_OBJECT]: (value, { objects }) => {
     if (objects === undefined) return undefined;
     const object = kubernetesObject(decoded(() => kubernetesObjectReference().deserialize(value)));
-    return (signal) => objects.open(object, signal);
+    return (asking) => objects.open(object, asking);
   },
 };
 

@@ -151,7 +151,8 @@ class Target implements AsyncDisposable {
     const reference = readReference(message, resolvers);
     authorizeReference(call.auth, reference.type);
     if (!identities.ready.value) throw notReady();
-    const workload = await reference.open(call.signal).catch((error) => failed(call, error));
+    const asking = { broker: call.auth.id, signal: call.signal };
+    const workload = await reference.open(asking).catch((error) => failed(call, error));
     const target = new Target(options, call, workload);
     await pull?.(workload.selectors, call.signal);
     void target.#watch();

@@ -22,7 +22,10 @@ const referenceKeys = {
 };
 
 /** A list of objects with the same keys. */
-function objects<T>(doc: string, read: (object: Parameters<typeof objectsOf>[0], spot: Spot) => T): Key<readonly T[]> {
+export function objects<T>(
+  doc: string,
+  read: (object: Parameters<typeof objectsOf>[0], spot: Spot) => T,
+): Key<readonly T[]> {
   return {
     type: "list of objects",
     doc,

@@ -3,6 +3,7 @@ import { duration, flag, ignored, integer, parsed, text, texts, unsupported } fr
 import { Fault } from "../../src/runtime/fault.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
 import { cgroupMatcher } from "./cgroup-matchers.ts";
+import { type K8sBrokerConfig, k8sExperimental } from "./k8s-broker.ts";
 
 const PORT_MAX = 65_535;
 const SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -86,7 +87,7 @@ const k8s = {
     use_new_container_locator: ignored("SPIRE's older way of reading control groups; Steeple has one way."),
     verbose_container_locator_logs: flag({ doc: "Logs, at debug level, where each caller was found.", default: false }),
     sigstore: unsupported("Selectors by verified image signatures."),
-    experimental: unsupported("API server cache and the Broker API's access policy."),
+    experimental: k8sExperimental,
   },
 };
 
@@ -169,6 +170,8 @@ export interface K8sAttestorConfig {
   readonly disableContainerSelectors: boolean;
   readonly enableNamespaceLabels: boolean;
   readonly verboseContainerLocatorLogs: boolean;
+  /** What brokers may point at; absent when they may not. */
+  readonly broker?: K8sBrokerConfig;
 }
 
 export interface DockerAttestorConfig {
@@ -215,6 +218,7 @@ type K8sValues = NonNullable<Enabled["k8s"]>;
 
 function k8sConfig(values: K8sValues, reader: ConfigReader, env: NodeJS.ProcessEnv): K8sAttestorConfig {
   const fault = (message: string): void => reader.fault("plugins.WorkloadAttestor.k8s", message);
+  const { broker } = values.experimental;
   if (values.disable_kubelet_client) checkDisabled(values, fault);
   return {
     type: "k8s",
@@ -224,6 +228,7 @@ function k8sConfig(values: K8sValues, reader: ConfigReader, env: NodeJS.ProcessE
     disableContainerSelectors: values.disable_container_selectors,
     enableNamespaceLabels: values.enable_namespace_labels,
     verboseContainerLocatorLogs: values.verbose_container_locator_logs,
+    ...(broker === undefined ? {} : { broker }),
   };
 }
 
@@ -265,6 +270,11 @@ const KUBELET_KEYS = [
 function checkDisabled(values: K8sValues, fault: (message: string) => void): void {
   const entries: Readonly<Record<string, unknown>> = { ...values };
   for (const key of KUBELET_KEYS) if (entries[key]) fault(`disable_kubelet_client cannot be used with ${key}`);
+  for (const [id, scope] of values.experimental.broker?.brokers ?? [])
+    if (scope !== "cluster")
+      fault(
+        `experimental.broker.brokers[${id}].pod_reference_scope must be "cluster" when disable_kubelet_client is true`,
+      );
 }
 
 function dockerConfig(values: NonNullable<Enabled["docker"]>, reader: ConfigReader): DockerAttestorConfig {

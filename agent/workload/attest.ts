@@ -8,6 +8,7 @@ import { withDeadline } from "./deadline.ts";
 import { KeyedGate } from "./gate.ts";
 import { AttestationHistory, type AttestationRecord, type SourceRecord } from "./history.ts";
 import { verifyCaller } from "./process.ts";
+import type { ClusterReferences } from "./references.ts";
 
 /** One source of facts about a process. */
 export interface Attestor {
@@ -15,6 +16,8 @@ export interface Attestor {
   readonly name: string;
   /** Milliseconds an answer may take, where it is not the general limit. */
   readonly timeoutMs?: number;
+  /** Resolves references to objects of a cluster, where it knows one. */
+  readonly references?: ClusterReferences | undefined;
   /** Throws when the facts cannot be had. May finish after the signal: the result is then ignored. */
   attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]>;
 }

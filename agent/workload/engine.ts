@@ -3,7 +3,7 @@ import { listenerUid } from "../../src/rpc/peer-credentials.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { withDeadline } from "./deadline.ts";
-import { excerpt, type HttpAnswer, httpGet, jsonOf } from "./http.ts";
+import { excerpt, type HttpAnswer, httpAsk, jsonOf } from "./http.ts";
 import { objectOf, textEntries, textOf } from "./pods.ts";
 
 /** What attestation uses of a container. */
@@ -83,7 +83,7 @@ export class Engine {
     } as const;
     const check = (request: ClientRequest): void => this.#checkUser(request, mustRunAs);
     const question = { secure: false, options, maxBytes: MAX_BYTES, peer: this.#peer, onConnected: check };
-    return httpGet(question, signal);
+    return httpAsk(question, signal);
   }
 
   /** Whoever owns the folder of a socket can put another engine's in its place. */

@@ -17,10 +17,12 @@ export interface HttpQuestion {
   readonly peer: string;
   /** Sees the connection before a byte is sent; what it throws ends the request. */
   readonly onConnected?: (request: ClientRequest) => void;
+  /** Makes it a POST. */
+  readonly body?: string;
 }
 
-/** One GET. Throws `unavailable` when there is no whole answer, of whatever status, within bounds. */
-export async function httpGet(question: HttpQuestion, signal: AbortSignal): Promise<HttpAnswer> {
+/** One GET, or the POST of a body. Throws `unavailable` when there is no whole answer, of whatever status, within bounds. */
+export async function httpAsk(question: HttpQuestion, signal: AbortSignal): Promise<HttpAnswer> {
   signal.throwIfAborted();
   try {
     return await exchange(question, signal);
@@ -33,14 +35,14 @@ export async function httpGet(question: HttpQuestion, signal: AbortSignal): Prom
 }
 
 function exchange(question: HttpQuestion, signal: AbortSignal): Promise<HttpAnswer> {
-  const { secure, options, onConnected } = question;
+  const { secure, options, onConnected, body } = question;
   return new Promise((resolve, reject) => {
     const send = secure ? tlsRequest : plainRequest;
-    const request = send({ ...options, method: "GET", signal }, (response) => {
+    const request = send({ ...options, method: body === undefined ? "GET" : "POST", signal }, (response) => {
       read(response, question).then(resolve, reject);
     });
     request.on("error", reject);
-    if (onConnected === undefined) request.end();
+    if (onConnected === undefined) request.end(body);
     else request.once("socket", () => whenConnected(request, () => onConnected(request), reject));
   });
 }

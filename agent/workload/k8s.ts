@@ -5,10 +5,13 @@ import type { Log } from "../../src/runtime/log.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 import type { Attestor } from "./attest.ts";
 import { type ContainerPlace, readContainer } from "./container.ts";
+import { KubeApi } from "./kube-api.ts";
+import { type BrokerPolicy, KubernetesReferences } from "./kube-references.ts";
 import { KubeletClient, type KubeletConfig } from "./kubelet.ts";
 import { NamespaceLabels } from "./namespaces.ts";
 import { PodLists } from "./pod-lists.ts";
 import { type ContainerStatus, containerSelectors, type Pod, type PodList, podSelectors } from "./pods.ts";
+import type { ClusterReferences } from "./references.ts";
 
 export interface K8sAttestorConfig {
   /** Undefined when no kubelet may be asked: then no caller can be attested. */
@@ -18,6 +21,8 @@ export interface K8sAttestorConfig {
   readonly disableContainerSelectors: boolean;
   readonly enableNamespaceLabels: boolean;
   readonly verboseContainerLocatorLogs: boolean;
+  /** What brokers may point at; undefined when they may not. */
+  readonly broker?: BrokerPolicy | undefined;
 }
 
 export interface K8sAttestorOptions extends K8sAttestorConfig {
@@ -26,8 +31,8 @@ export interface K8sAttestorOptions extends K8sAttestorConfig {
   /** The attestor's own life. */
   readonly signal: AbortSignal;
   readonly procRoot: string;
-  /** Where a pod finds the API server and its credentials. Default: as Kubernetes sets them. */
-  readonly namespaces?: Pick<NamespaceLabels, "of">;
+  /** The API server. Default: where a pod finds it. */
+  readonly api?: KubeApi;
 }
 
 /** The list is given this much longer than the waiting for it, so that the reason is said before the deadline. */
@@ -39,17 +44,28 @@ export class K8sAttestor implements Attestor {
   readonly timeoutMs: number;
   readonly #options: K8sAttestorOptions;
   readonly #lists: PodLists | undefined;
-  readonly #namespaces: Pick<NamespaceLabels, "of">;
+  readonly #namespaces: NamespaceLabels;
+  /** Resolves references of brokers, where they are allowed. */
+  readonly references: ClusterReferences | undefined;
 
   constructor(options: K8sAttestorOptions) {
     this.#options = options;
-    const { kubelet, clock, signal, pollRetryIntervalMs: intervalMs } = options;
+    const { kubelet, clock, signal, pollRetryIntervalMs: intervalMs, broker } = options;
     this.timeoutMs = options.maxPollAttempts * intervalMs + GRACE_MS;
-    this.#namespaces = options.namespaces ?? new NamespaceLabels(clock, signal);
-    if (kubelet === undefined) return;
-    const client = new KubeletClient(kubelet, clock);
-    signal.addEventListener("abort", () => client[Symbol.dispose](), { once: true });
-    this.#lists = new PodLists({ fetch: (stop) => client.pods(stop), intervalMs, clock, signal });
+    const api = options.api ?? new KubeApi(clock, signal);
+    this.#namespaces = new NamespaceLabels(api);
+    if (kubelet !== undefined) {
+      const client = new KubeletClient(kubelet, clock);
+      signal.addEventListener("abort", () => client[Symbol.dispose](), { once: true });
+      this.#lists = new PodLists({ fetch: (stop) => client.pods(stop), intervalMs, clock, signal });
+    }
+    if (broker === undefined) return;
+    const namespaceLabels = (namespace: string) => this.#namespaceLabels(namespace);
+    this.references = new KubernetesReferences({
+      ...{ policy: broker, api, clock },
+      lists: this.#lists,
+      namespaceLabels,
+    });
   }
 
   /** Nothing for a caller outside of containers. Throws when it is in one that the kubelet does not know. */
@@ -63,7 +79,7 @@ export class K8sAttestor implements Attestor {
     const { pod, status } = await this.#find(this.#lists, place, signal);
     const values = [...podSelectors(pod)];
     if (status !== undefined && !this.#options.disableContainerSelectors) values.push(...containerSelectors(status));
-    if (this.#options.enableNamespaceLabels) values.push(...(await this.#namespaceLabels(pod.namespace)));
+    values.push(...(await this.#namespaceLabels(pod.namespace)));
     return values.map((value) => ({ type: this.name, value }));
   }
 
@@ -82,7 +98,9 @@ export class K8sAttestor implements Attestor {
     }
   }
 
+  /** None where they are not wanted. */
   async #namespaceLabels(namespace: string): Promise<readonly string[]> {
+    if (!this.#options.enableNamespaceLabels) return [];
     const labels = await this.#namespaces.of(namespace);
     return labels.map(([key, value]) => `ns-label:${key}:${value}`);
   }

@@ -4,7 +4,7 @@ import { Agent } from "node:https";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import { withDeadline } from "./deadline.ts";
-import { excerpt, type HttpAnswer, httpGet, jsonOf } from "./http.ts";
+import { excerpt, type HttpAnswer, httpAsk, jsonOf } from "./http.ts";
 
 /** How the kubelet is reached, recognised, and told who asks. */
 export interface KubeletConfig {
@@ -82,10 +82,10 @@ export class KubeletClient implements Disposable {
     const common = { path: "/pods", port, headers };
     const rest = { maxBytes: MAX_BYTES, peer: PEER };
     if (!secure)
-      return httpGet({ ...rest, secure, options: { ...common, host: LOOPBACK, agent: this.#plain } }, signal);
+      return httpAsk({ ...rest, secure, options: { ...common, host: LOOPBACK, agent: this.#plain } }, signal);
     const { agent, material } = await this.#connect();
     if (material.token !== undefined) headers["authorization"] = `Bearer ${material.token}`;
-    return httpGet({ ...rest, secure, options: { ...common, host: nodeName ?? LOOPBACK, agent } }, signal);
+    return httpAsk({ ...rest, secure, options: { ...common, host: nodeName ?? LOOPBACK, agent } }, signal);
   }
 
   async #connect(): Promise<Connection> {

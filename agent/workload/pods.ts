@@ -14,10 +14,12 @@ export interface Pod {
   readonly ephemeralContainers: readonly ContainerStatus[];
 }
 
-interface Owner {
+export interface Owner {
+  readonly apiVersion: string;
   readonly kind: string;
   readonly name: string;
   readonly uid: string;
+  readonly controller: boolean;
 }
 
 export interface ContainerStatus {
@@ -33,6 +35,8 @@ export interface PodList {
   /** Grows with every list. */
   readonly version: number;
   readonly pods: ReadonlyMap<string, Pod>;
+  /** By namespace and name, which an old pod and the one after it may share for a while. */
+  readonly named: ReadonlyMap<string, readonly Pod[]>;
   /** By container id. More than one place is a fault of the kubelet's that nobody may gain from. */
   readonly containers: ReadonlyMap<string, readonly PodContainer[]>;
 }
@@ -50,17 +54,23 @@ export function parsePodList(list: unknown, version: number): PodList {
   if (items !== null && !Array.isArray(items))
     throw new Fault("unavailable", "invalid kubelet response: expected an items array", { code: "kubelet-answer" });
   const pods = new Map<string, Pod>();
+  const named = new Map<string, Pod[]>();
   const containers = new Map<string, PodContainer[]>();
   for (const item of items ?? []) {
     const pod = podOf(item);
     if (pod.uid === "") continue;
     pods.set(pod.uid, pod);
+    append(named, `${pod.namespace}/${pod.name}`, pod);
     for (const status of allContainers(pod)) {
       if (status.containerId === "") continue;
-      containers.set(status.containerId, [...(containers.get(status.containerId) ?? []), { pod, status }]);
+      append(containers, status.containerId, { pod, status });
     }
   }
-  return { version, pods, containers };
+  return { version, pods, named, containers };
+}
+
+function append<T>(lists: Map<string, T[]>, key: string, value: T): void {
+  lists.set(key, [...(lists.get(key) ?? []), value]);
 }
 
 function allContainers(pod: Pod): readonly ContainerStatus[] {
@@ -94,7 +104,7 @@ function images(statuses: readonly ContainerStatus[]): readonly string[] {
   return [...new Set(statuses.flatMap(({ image, imageId }) => [imageId, image]))].filter((image) => image !== "");
 }
 
-function podOf(item: unknown): Pod {
+export function podOf(item: unknown): Pod {
   const pod = objectOf(item);
   const [metadata, spec, status] = [objectOf(pod["metadata"]), objectOf(pod["spec"]), objectOf(pod["status"])];
   return {
@@ -104,15 +114,21 @@ function podOf(item: unknown): Pod {
     serviceAccount: textOf(spec["serviceAccountName"]),
     nodeName: textOf(spec["nodeName"]),
     labels: textEntries(metadata["labels"]),
-    owners: listOf(metadata["ownerReferences"]).map((owner) => ({
-      kind: textOf(owner["kind"]),
-      name: textOf(owner["name"]),
-      uid: textOf(owner["uid"]),
-    })),
+    owners: ownersOf(metadata["ownerReferences"]),
     containers: statusesOf(status["containerStatuses"]),
     initContainers: statusesOf(status["initContainerStatuses"]),
     ephemeralContainers: statusesOf(status["ephemeralContainerStatuses"]),
   };
+}
+
+export function ownersOf(references: unknown): readonly Owner[] {
+  return listOf(references).map((owner) => ({
+    apiVersion: textOf(owner["apiVersion"]),
+    kind: textOf(owner["kind"]),
+    name: textOf(owner["name"]),
+    uid: textOf(owner["uid"]),
+    controller: owner["controller"] === true,
+  }));
 }
 
 function statusesOf(value: unknown): readonly ContainerStatus[] {
@@ -137,7 +153,7 @@ function isObject(value: unknown): value is Json {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-function listOf(value: unknown): readonly Json[] {
+export function listOf(value: unknown): readonly Json[] {
   return Array.isArray(value) ? value.map(objectOf) : [];
 }
 

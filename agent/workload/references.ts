@@ -1,5 +1,6 @@
 import { type PeerProcess, pinPid } from "../../src/rpc/peer-credentials.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
+import type { SpiffeId } from "../../src/spiffe/id.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 
 /** A workload that somebody else points at. Its owner disposes of it. */
@@ -8,7 +9,7 @@ export interface ReferencedWorkload extends Disposable {
   readonly selectors: readonly Selector[];
   /** Throws when it is gone, or is another than the one that was attested. */
   verify(): Promise<void>;
-  /** Resolves with the reason once `verify` would throw, within about a second. Never resolves after the signal. */
+  /** Resolves with the reason once it is gone, within seconds. Never resolves after the signal. */
   ended(signal: AbortSignal): Promise<unknown>;
 }
 
@@ -23,11 +24,28 @@ export interface KubernetesObject {
   readonly uid: string | undefined;
 }
 
+/** Who points, and for how long the answer is waited for. */
+export interface Asking {
+  readonly broker: SpiffeId;
+  readonly signal: AbortSignal;
+}
+
 /** Who resolves such objects; an attestor that knows the cluster. */
 export interface ObjectReferences {
-  /** Throws `not_found` when there is no such object, `invalid` when the reference does not fit its type. */
-  open(object: KubernetesObject, signal: AbortSignal): Promise<ReferencedWorkload>;
+  /**
+   * Throws `not_found` when there is no such object, `invalid` when the reference does not fit its type, and `denied`
+   * with the code `object-access-denied` when the cluster does not let this broker have it.
+   */
+  open(object: KubernetesObject, asking: Asking): Promise<ReferencedWorkload>;
 }
+
+export interface ClusterReferences extends ObjectReferences {
+  /** Throws as `open` does for the pod, if any, that the process with these selectors belongs to. */
+  authorize(selectors: readonly Selector[], asking: Asking): Promise<void>;
+}
+
+/** Fault code of what a broker may not have, although it is there. */
+export const OBJECT_ACCESS_DENIED = "object-access-denied";
 
 interface ProcessAttestor {
   attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]>;
@@ -70,5 +88,24 @@ export class ProcessReferences {
         if (!signal.aborted) return error;
       }
     }
+  }
+}
+
+/** The same for brokers: a process in a pod is theirs only if the cluster lets them have the pod. */
+export class BrokerProcessReferences {
+  readonly #processes: Pick<ProcessReferences, "open">;
+  readonly #cluster: ClusterReferences | undefined;
+
+  constructor(processes: Pick<ProcessReferences, "open">, cluster: ClusterReferences | undefined) {
+    this.#processes = processes;
+    this.#cluster = cluster;
+  }
+
+  async open(pid: number, asking: Asking): Promise<ReferencedWorkload> {
+    using scope = new DisposableStack();
+    const workload = scope.use(await this.#processes.open(pid, asking.signal));
+    await this.#cluster?.authorize(workload.selectors, asking);
+    scope.move();
+    return workload;
   }
 }

@@ -57,6 +57,38 @@ describe("k8s", () => {
     verboseContainerLocatorLogs: false,
   };
 
+  const brokers = '[{ id = "spiffe://a.test/b" }, { id = "spiffe://a.test/c" pod_reference_scope = "cluster" }]';
+
+  test("may let brokers refer to its objects", async () => {
+    const data = (policy: string): string =>
+      `experimental { broker { access_policy = "${policy}" brokers = ${brokers} } }`;
+    const scopes = new Map([
+      ["spiffe://a.test/b", "agent_node"],
+      ["spiffe://a.test/c", "cluster"],
+    ]);
+    for (const policy of ["enforced", "permissive"])
+      expect(await load(plugin("k8s", data(policy)))).toMatchObject([
+        { broker: { enforced: policy === "enforced", brokers: scopes } },
+      ]);
+    expect(await load(plugin("k8s"))).not.toMatchObject([{ broker: {} }]);
+  });
+
+  test.each([
+    [`brokers = ${brokers}`, /broker\.access_policy: must be specified as one of \[permissive, enforced\]/],
+    [`access_policy = "some" brokers = ${brokers}`, /"some" is not one of permissive, enforced/],
+    ['access_policy = "enforced"', /broker\.brokers: at least one broker is required/],
+    ['access_policy = "enforced" brokers = [{ }]', /brokers\[0\]\.id: must be specified/],
+    ['access_policy = "enforced" brokers = [{ id = "x" }]', /brokers\[x\]\.id/],
+    ['access_policy = "enforced" brokers = [{ id = "spiffe://a.test/b" }, { id = "spiffe://a.test/b" }]', /duplicate/],
+  ])("brokers are refused with %s", async (broker, message) =>
+    expect(await refused(plugin("k8s", `experimental { broker { ${broker} } }`))).toMatch(message),
+  );
+
+  test("without a kubelet every broker needs the whole cluster", async () => {
+    const data = `disable_kubelet_client = true experimental { broker { access_policy = "enforced" brokers = ${brokers} } }`;
+    expect(await refused(plugin("k8s", data))).toMatch(/brokers\[spiffe:\/\/a\.test\/b\]\.pod_reference_scope must be/);
+  });
+
   test("has SPIRE's defaults; zero means them too", async () => {
     expect(await load(plugin("k8s"))).toEqual([defaults]);
     const zeros = 'max_poll_attempts = 0 poll_retry_interval = "0s" reload_interval = "0s" kubelet_secure_port = 0';

@@ -15,14 +15,16 @@ import type { TrustBundles } from "../../agent/cache/update.ts";
 import type { BrokerConfig } from "../../agent/config/broker.ts";
 import { workloadApiProbe } from "../../agent/health.ts";
 import { WorkloadAttestor } from "../../agent/workload/attest.ts";
-import { ProcessReferences } from "../../agent/workload/references.ts";
+import { K8sAttestor, type K8sAttestorConfig } from "../../agent/workload/k8s.ts";
+import { type InCluster, KubeApi } from "../../agent/workload/kube-api.ts";
+import { BrokerProcessReferences, ProcessReferences } from "../../agent/workload/references.ts";
 import { UnixAttestor } from "../../agent/workload/unix.ts";
 import { type Certificate, parseCertificate } from "../../src/crypto/certificate.ts";
 import { privateKeyFromPkcs8 } from "../../src/crypto/key.ts";
 import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
 import { RpcServer } from "../../src/rpc/serve.ts";
 import type { TlsIdentity } from "../../src/rpc/tls.ts";
-import { systemClock as clock } from "../../src/runtime/clock.ts";
+import { type Clock, systemClock as clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { Feed } from "../../src/runtime/feed.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
@@ -44,6 +46,8 @@ export interface EndpointOrders {
   readonly sds?: Partial<SdsSettings>;
   /** Serves the Broker API too, with this SVID of the agent. */
   readonly broker?: BrokerConfig & { readonly svid: BrokerSvid };
+  /** Attests pods too, as the proc file system at this place shows them. */
+  readonly k8s?: Pick<K8sAttestorConfig, "kubelet" | "broker"> & { readonly procRoot: string; readonly api: InCluster };
   /** Serves the admin APIs too, at this path, for these delegates. */
   readonly admin?: { readonly path: string; readonly delegates: readonly SpiffeId[] };
 }
@@ -86,6 +90,17 @@ function tlsIdentity({ chain, privateKey }: BrokerSvid): TlsIdentity {
   return { chain, privateKey: privateKeyFromPkcs8(Buffer.from(privateKey)) };
 }
 
+function k8sAttestor(
+  { api, ...config }: NonNullable<EndpointOrders["k8s"]>,
+  parts: { readonly clock: Clock; readonly log: RecordingLog; readonly signal: AbortSignal },
+): K8sAttestor {
+  return new K8sAttestor({
+    ...{ maxPollAttempts: 2, pollRetryIntervalMs: 100, disableContainerSelectors: false },
+    ...{ enableNamespaceLabels: false, verboseContainerLocatorLogs: false },
+    ...{ ...config, ...parts, api: new KubeApi(parts.clock, parts.signal, api) },
+  });
+}
+
 process.once("message", (orders) => void serve(orders as EndpointOrders));
 
 async function serve(orders: EndpointOrders): Promise<void> {
@@ -94,7 +109,8 @@ async function serve(orders: EndpointOrders): Promise<void> {
   const cache = new IdentityCache({ clock, log, maxSvids: orders.maxSvids ?? 1000, bundles: orders.bundles });
   const { signal } = new AbortController();
   const unix = new UnixAttestor({ discoverWorkloadPath, workloadSizeLimit, clock, signal });
-  const attestor = new CountingAttestor({ attestors: [unix], clock, log });
+  const k8s = orders.k8s && k8sAttestor(orders.k8s, { clock, log, signal });
+  const attestor = new CountingAttestor({ attestors: k8s === undefined ? [unix] : [unix, k8s], clock, log });
   const local = {
     attestor,
     identities: cache,
@@ -138,7 +154,8 @@ async function serve(orders: EndpointOrders): Promise<void> {
       return bundle?.x509Authorities.map(({ asn1 }) => parseCertificate(asn1));
     };
     const verify = (chain: readonly Certificate[]) => validateX509Svid({ chain, authorities, at: clock.now() });
-    const resolvers = { processes: new ProcessReferences(attestor, clock) };
+    const processes = new BrokerProcessReferences(new ProcessReferences(attestor, clock), k8s?.references);
+    const resolvers = { processes, objects: k8s?.references };
     const options = { ...local, broker, identity, verify, resolvers, maxStreamsPerConnection: 1000, log };
     void openBroker(options, new AsyncDisposableStack())(signal);
   }

@@ -18,6 +18,10 @@ export interface KubeRule {
   readonly verb: string;
   readonly resource: string;
   readonly subresource?: string;
+  readonly group?: string;
+  /** One object only. */
+  readonly namespace?: string;
+  readonly name?: string;
 }
 
 export interface KubePodReference {
@@ -29,7 +33,13 @@ interface ResourceAttributes {
   readonly verb?: string;
   readonly resource?: string;
   readonly subresource?: string;
+  readonly group?: string;
+  readonly namespace?: string;
+  readonly name?: string;
 }
+
+/** Objects of a type that has no place of its own here; by `<namespace>/<name>`, or `/<name>` without a namespace. */
+export type KubeObjects = Map<string, { readonly metadata: Readonly<Record<string, unknown>> }>;
 
 export const API_AUDIENCE = "https://kubernetes.default.svc.cluster.local";
 const LOCALHOST = new Uint8Array([127, 0, 0, 1]);
@@ -57,6 +67,8 @@ export class KubeApiServer implements AsyncDisposable {
   /** Changes what a token review answers. */
   bend: ((status: Readonly<Record<string, unknown>>) => object) | undefined;
   readonly rules: KubeRule[] = [];
+  /** Deployments of the group `apps`. */
+  readonly deployments: KubeObjects = new Map();
   readonly requests: string[] = [];
   readonly #key = generateKeyPairSync("rsa", { modulusLength: 2048 });
   readonly #server: Server;
@@ -105,13 +117,30 @@ export class KubeApiServer implements AsyncDisposable {
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const path = (request.url ?? "").split("?")[0] ?? "";
+    const [path = "", query = ""] = (request.url ?? "").split("?");
     this.requests.push(`${request.method} ${path}`);
     const user = clientUser(request.socket as TLSSocket) ?? this.authenticate(bearer(request), API_AUDIENCE);
     if (user === undefined) return respond(response, 401, failure(401, "Unauthorized", "Unauthorized"));
     const body = request.method === "POST" ? (JSON.parse(await textOf(request)) as Record<string, unknown>) : {};
-    const found = this.#route(`${request.method} ${path}`, body, user);
+    const accept = request.headers.accept ?? "";
+    const found =
+      this.#listed(`${request.method} ${path}`, new URLSearchParams(query), user) ??
+      this.#route(`${request.method} ${path}`, body, user);
+    if (accept.includes("as=PartialObjectMetadata") && found.status === 200) found.body = metadataOnly(found.body);
     respond(response, found.status, found.body);
+  }
+
+  /** Pods and deployments of all namespaces, in pages. */
+  #listed(route: string, query: URLSearchParams, user: KubeUser): { status: number; body: object } | undefined {
+    const resource = { "GET /api/v1/pods": "pods", "GET /apis/apps/v1/deployments": "deployments" }[route];
+    if (resource === undefined) return undefined;
+    if (!this.#allows(user.username, { verb: "list", resource })) return forbidden(user, "list", resource);
+    const all =
+      resource === "pods" ? [...this.pods.values()].map(({ object }) => object) : [...this.deployments.values()];
+    const from = Number(query.get("continue") ?? 0);
+    const to = from + Number(query.get("limit") ?? all.length);
+    const metadata = to < all.length ? { continue: String(to) } : {};
+    return { status: 200, body: { kind: "List", apiVersion: "v1", metadata, items: all.slice(from, to) } };
   }
 
   #route(route: string, body: Record<string, unknown>, user: KubeUser): { status: number; body: object } {
@@ -131,6 +160,10 @@ export class KubeApiServer implements AsyncDisposable {
     const [, podNamespace, podName] = /^GET \/api\/v1\/namespaces\/([^/]+)\/pods\/([^/]+)$/.exec(route) ?? [];
     if (podName !== undefined)
       return this.#one(user, "pods", podName, this.pods.get(`${podNamespace}/${podName}`)?.object);
+    const [, within, deployment] =
+      /^GET \/apis\/apps\/v1\/namespaces\/([^/]+)\/deployments\/([^/]+)$/.exec(route) ?? [];
+    if (deployment !== undefined)
+      return this.#one(user, "deployments", deployment, this.deployments.get(`${within}/${deployment}`));
     const [, nodeName] = /^GET \/api\/v1\/nodes\/([^/]+)$/.exec(route) ?? [];
     if (nodeName !== undefined) return this.#one(user, "nodes", nodeName, this.nodes.get(nodeName));
     const [, namespace, rest] = /^GET \/api\/v1\/namespaces\/([^/]+)(\/pods)?$/.exec(route) ?? [];
@@ -153,10 +186,7 @@ export class KubeApiServer implements AsyncDisposable {
   }
 
   #one(user: KubeUser, resource: string, name: string, object: object | undefined): { status: number; body: object } {
-    if (!this.#allows(user.username, { verb: "get", resource })) {
-      const message = `${resource} "${name}" is forbidden: User "${user.username}" cannot get resource "${resource}"`;
-      return { status: 403, body: failure(403, "Forbidden", message) };
-    }
+    if (!this.#allows(user.username, { verb: "get", resource })) return forbidden(user, "get", resource);
     if (object !== undefined) return { status: 200, body: object };
     return { status: 404, body: failure(404, "NotFound", `${resource} "${name}" not found`) };
   }
@@ -204,14 +234,15 @@ export class KubeApiServer implements AsyncDisposable {
     return { username: `system:serviceaccount:${namespace}:${serviceaccount.name}`, groups };
   }
 
-  #allows(user: string, { verb, resource, subresource }: ResourceAttributes): boolean {
+  #allows(user: string, { verb, resource, subresource, ...object }: ResourceAttributes): boolean {
     if (user === "system:admin") return true;
     return this.rules.some(
       (rule) =>
         rule.user === user &&
         rule.verb === verb &&
         rule.resource === resource &&
-        (rule.subresource ?? "") === (subresource ?? ""),
+        (rule.subresource ?? "") === (subresource ?? "") &&
+        (["group", "namespace", "name"] as const).every((key) => [undefined, object[key]].includes(rule[key])),
     );
   }
 }
@@ -253,6 +284,18 @@ function failure(code: number, reason: string, message: string): object {
   return { kind: "Status", apiVersion: "v1", metadata: {}, status: "Failure", message, reason, code };
 }
 
+function forbidden({ username }: KubeUser, verb: string, resource: string): { status: number; body: object } {
+  const message = `${resource} is forbidden: User "${username}" cannot ${verb} resource "${resource}"`;
+  return { status: 403, body: failure(403, "Forbidden", message) };
+}
+
+/** What is left of an object, or of those of a list, for who asks for no more. */
+function metadataOnly(body: object): object {
+  const { items, metadata } = body as { readonly items?: readonly object[]; readonly metadata?: object };
+  if (items === undefined) return { kind: "PartialObjectMetadata", apiVersion: "meta.k8s.io/v1", metadata };
+  return { kind: "PartialObjectMetadataList", apiVersion: "meta.k8s.io/v1", metadata, items: items.map(metadataOnly) };
+}
+
 function base64url(text: string): string {
   return Buffer.from(text).toString("base64url");
 }
@@ -265,6 +308,18 @@ const RESOURCES = [
 
 const DISCOVERY: Readonly<Record<string, object>> = {
   "GET /api": { kind: "APIVersions", versions: ["v1"] },
+  "GET /apis/apps": {
+    ...{ kind: "APIGroup", apiVersion: "v1", name: "apps" },
+    versions: [{ groupVersion: "apps/v1beta1", version: "v1beta1" }],
+    preferredVersion: { groupVersion: "apps/v1", version: "v1" },
+  },
+  "GET /apis/apps/v1": {
+    ...{ kind: "APIResourceList", groupVersion: "apps/v1" },
+    resources: [
+      { name: "deployments", singularName: "deployment", namespaced: true, kind: "Deployment", verbs: ["get", "list"] },
+      { name: "deployments/scale", singularName: "", namespaced: true, kind: "Scale", verbs: ["get"] },
+    ],
+  },
   "GET /apis": { kind: "APIGroupList", apiVersion: "v1", groups: [] },
   "GET /api/v1": { kind: "APIResourceList", groupVersion: "v1", resources: RESOURCES },
 };

@@ -34,7 +34,7 @@ export interface KubePod {
 }
 
 /** A pod as the kubelet shows it: without kind and version, statuses as far as its containers have come. */
-function podJson(pod: KubePod, nodeName = "node-1"): object {
+export function podJson(pod: KubePod, nodeName = "node-1"): object {
   const created = "2026-11-01T10:00:00Z";
   const statuses = (list: readonly KubeContainer[] = []): object[] => list.map(statusJson);
   return {

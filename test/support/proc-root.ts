@@ -19,11 +19,16 @@ export class ProcRoot implements AsyncDisposable {
   /** A caller in these control groups, one line each. */
   async caller(...cgroup: readonly string[]): Promise<PeerProcess> {
     const pid = this.#next++;
-    await mkdir(join(this.path, String(pid)));
-    await writeFile(join(this.path, String(pid), "cgroup"), `${cgroup.join("\n")}\n`);
+    await this.place(pid, ...cgroup);
     const ids = { uid: 0, gid: 0, realUid: 0, realGid: 0 };
     const program = { startTime: "1", image: "0:0", executable: undefined };
     return { pid, ...ids, ...program, pidfd: undefined, isAlive: () => true };
+  }
+
+  /** Puts a process into these control groups. */
+  async place(pid: number, ...cgroup: readonly string[]): Promise<void> {
+    await mkdir(join(this.path, String(pid)), { recursive: true });
+    await writeFile(join(this.path, String(pid), "cgroup"), `${cgroup.join("\n")}\n`);
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -39,6 +39,9 @@ kubelet-credentials | The kubelet's credentials cannot be read. | See token and 
 kubelet-disabled | The kubelet is needed, and switched off. | See the k8s attestor's configuration.
 kubelet-refused | The kubelet refused the agent. | Let the agent's service account get nodes/pods, or nodes/proxy before Kubernetes 1.33.
 kubelet-unavailable | The kubelet cannot be reached. | Check port and network of the node.
+object-access-denied | The cluster, or the k8s attestor's broker block, does not let this broker have the object that it refers to. | Name the broker in experimental.broker.brokers of the attestor, and let its SPIFFE ID, as a user, impersonate-via-spire the resource.
+access-review | The Kubernetes API server did not say whether a broker may have an object. | Let the agent's service account create subjectaccessreviews.authorization.k8s.io.
+kubernetes-api | The Kubernetes API server did not answer, or refused. | Read the message; check the roles of the agent's service account.
 namespace-labels | The labels of a namespace cannot be read. | Give the agent the right to read namespaces.
 node-attestor-unknown | The server does not have this node attestor. | Configure it on the server, or another one on the agent.
 node-serial | A node has no serial number. | Attest it again.

@@ -5,6 +5,7 @@ import type { KubernetesObject, ReferencedWorkload } from "../../../agent/worklo
 import type { Call } from "../../../src/rpc/caller.ts";
 import type { WorkloadReference__Output } from "../../../src/rpc/gen/spiffe/broker/WorkloadReference.ts";
 import { Fault } from "../../../src/runtime/fault.ts";
+import { parseSpiffeId } from "../../../src/spiffe/id.ts";
 import { BROKER_HEADER, objectReference, spiffeReasonOf } from "../../support/broker.ts";
 import { RecordingLog } from "../../support/recording-log.ts";
 
@@ -26,7 +27,8 @@ async function asked(object: Parameters<typeof objectReference>[0]): Promise<Kub
   };
   const message = objectReference(object) as WorkloadReference__Output;
   const reference = readReference(message, { processes: { open: nobody }, objects });
-  await reference.open(new AbortController().signal).catch(() => {});
+  const broker = parseSpiffeId("spiffe://example.org/broker");
+  await reference.open({ broker, signal: new AbortController().signal }).catch(() => {});
   return promise;
 }
 
