@@ -41,6 +41,7 @@ interface Rule {
 
 const LARGEST_SERIAL = 2n ** 128n - 1n;
 const LEAF_USAGES: readonly KeyUsage[] = ["digitalSignature", "keyEncipherment", "keyAgreement"];
+const LEAF_PURPOSES: readonly string[] = [EXT_KEY_USAGE.serverAuth, EXT_KEY_USAGE.clientAuth];
 const CA_USAGES: readonly KeyUsage[] = ["keyCertSign", "cRLSign"];
 
 /** Every rule that a certificate keeps before it is signed. */
@@ -106,8 +107,18 @@ export const RULES: readonly Rule[] = [
     fault: "internal",
     broken: ({ extKeyUsage }) =>
       unless(
-        extKeyUsage.includes(EXT_KEY_USAGE.serverAuth) && extKeyUsage.includes(EXT_KEY_USAGE.clientAuth),
+        LEAF_PURPOSES.every((purpose) => extKeyUsage.includes(purpose)),
         "missing serverAuth or clientAuth extended key usage",
+      ),
+  },
+  {
+    name: "T-X7 a leaf has no other extended key usage, a signing certificate none",
+    on: "both",
+    fault: "internal",
+    broken: ({ kind, extKeyUsage }) =>
+      unless(
+        within(extKeyUsage, kind === "leaf" ? LEAF_PURPOSES : []),
+        `extended key usage ${JSON.stringify(extKeyUsage)} must not be set`,
       ),
   },
   {
@@ -262,7 +273,7 @@ function unless(holds: boolean, problem: string): string | undefined {
   return holds ? undefined : problem;
 }
 
-function within(usages: readonly KeyUsage[], allowed: readonly KeyUsage[]): boolean {
+function within(usages: readonly string[], allowed: readonly string[]): boolean {
   return usages.every((usage) => allowed.includes(usage));
 }
 

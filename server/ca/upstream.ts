@@ -8,6 +8,7 @@ import type { ManagedKey } from "../../src/keys/keys.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Bundle, TokenAuthority, X509Authority } from "../../src/spiffe/bundle.ts";
 import { type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
+import { checkIntermediatePurpose } from "../../src/spiffe/x509-svid.ts";
 import { type TokenKind, withRoots } from "./bundle-edits.ts";
 import { type AuthorityType, type KindOptions, restoreX509, standingOf, WORDS, x509Authority } from "./kinds.ts";
 import type { X509SigningAuthority } from "./slots.ts";
@@ -73,7 +74,7 @@ interface Checked {
   readonly roots: readonly X509Authority[];
 }
 
-/** What came from above is used only when SVIDs under it will verify. X509-09, X509-11, T-C8, T-X2. */
+/** What came from above is used only when SVIDs under it will verify. X509-09, X509-11, T-C8, T-X2, T-X7. */
 function checked({ chain, roots }: MintedCa, { key, trustDomain, now }: Asked): Checked {
   const [ca, ...above] = chain.map(parseCertificate);
   if (ca === undefined) throw refused("it sent no certificate");
@@ -90,7 +91,9 @@ function checked({ chain, roots }: MintedCa, { key, trustDomain, now }: Asked): 
 
 function verified(chain: readonly Certificate[], roots: readonly Certificate[], at: Date): readonly Certificate[] {
   try {
-    return verifyChain({ chain, roots, at });
+    const path = verifyChain({ chain, roots, at });
+    path.slice(0, -1).forEach(checkIntermediatePurpose);
+    return path;
   } catch (error) {
     throw refused(Fault.from(error).message);
   }

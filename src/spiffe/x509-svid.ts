@@ -27,7 +27,7 @@ export function validateX509Svid({ chain, authorities, at }: X509SvidOptions): S
   if (roots === undefined)
     throw denied(`could not get X509 bundle: no X.509 bundle for trust domain "${trustDomain}"`, "no-bundle");
   const path = verifyChain({ chain, roots, at });
-  for (const issuer of path.slice(1, -1)) checkPurpose(issuer, "an intermediate certificate");
+  path.slice(1, -1).forEach(checkIntermediatePurpose);
   return id;
 }
 
@@ -61,6 +61,11 @@ function checkLeaf(leaf: Certificate): void {
   if (!keyUsage?.has("digitalSignature"))
     throw denied("leaf certificate without DigitalSignature key usage", "leaf-no-digital-signature");
   checkPurpose(leaf, "leaf certificate");
+}
+
+/** An authority between leaf and root may restrict what is below it to other purposes than TLS. Throws `denied`. */
+export function checkIntermediatePurpose(authority: Certificate): void {
+  checkPurpose(authority, "an intermediate certificate");
 }
 
 function checkPurpose({ extKeyUsage, isCa }: Certificate, what: string): void {

@@ -1,9 +1,15 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { openSpireUpstream } from "../../server/ca/upstream/spire.ts";
 import { fetchJwtSvid, validateJwtSvid } from "../../src/client/index.ts";
 import { parseCertificate } from "../../src/crypto/certificate.ts";
+import { createCertificateRequest } from "../../src/crypto/csr.ts";
+import { generateKey } from "../../src/crypto/key.ts";
+import { systemClock } from "../../src/runtime/clock.ts";
+import { parseTrustDomain } from "../../src/spiffe/id.ts";
 import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
+import { RecordingLog } from "../support/recording-log.ts";
 import { changeTokenKey, rootOf, rootOfSvid, WIT, whileClientsMeet } from "../support/rotation.ts";
 import { protoId, startServer, type TestServer } from "../support/server.ts";
 
@@ -74,6 +80,23 @@ test("JWT and WIT keys go up before they are used, and those of above come down:
   const minted = await top.admin.svid.MintJWTSVID({ id: protoId("spiffe://example.org/top"), audience: ["a"] });
   const atAgent = await validateJwtSvid({ socket: agent.socket, audience: "a", token: minted.svid?.token ?? "" });
   expect(atAgent.id).toBe("spiffe://example.org/top");
+});
+
+test("T-N12 T-C4 an impostor in the place of the server above, with every name right and another root, is not believed", async () => {
+  await using impostor = await startServer();
+  const stop = new AbortController();
+  const upstreamAt = (port: number) =>
+    openSpireUpstream({
+      ...{ port, address: "127.0.0.1", workloadApiSocket: identifier.socketPath, clock: systemClock },
+      ...{ trustDomain: parseTrustDomain("example.org"), log: new RecordingLog(), signal: stop.signal },
+    });
+  const signer = await generateKey("ec-p256");
+  const csr = await createCertificateRequest({ signer, uris: ["spiffe://example.org"] });
+  await using real = upstreamAt(top.port);
+  expect((await real.mintX509CA({ csr, ttlSeconds: 60 })).chain).toHaveLength(1);
+  await using fake = upstreamAt(impostor.port);
+  await expect(fake.mintX509CA({ csr, ttlSeconds: 60 })).rejects.toThrow("signed by unknown authority");
+  stop.abort();
 });
 
 test("the local authority of a server below can't be tainted or revoked, and a root that is in use can't either", async () => {

@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Certificate, parseCertificate } from "../../../src/crypto/certificate.ts";
+import { EXT_KEY_USAGE } from "../../../src/crypto/extensions.ts";
 import { type LocalSigner, localSigner, privateKeyFromPkcs8 } from "../../../src/crypto/key.ts";
 import type { TlsIdentity } from "../../../src/rpc/tls.ts";
 import { eventually } from "../../support/eventually.ts";
@@ -116,6 +117,21 @@ describe("the TLS port", () => {
         logged: /KeyCertSign/,
         make: async () =>
           identityOf(await authority.issue({ id: agent.id, keyUsage: ["digitalSignature", "keyCertSign"] })),
+      },
+      {
+        what: "T-X7 without digitalSignature",
+        logged: /DigitalSignature/,
+        make: async () => identityOf(await authority.issue({ id: agent.id, keyUsage: ["keyEncipherment"] })),
+      },
+      {
+        what: "T-X7 for any purpose",
+        logged: /extended key usage/,
+        make: async () => identityOf(await authority.issue({ id: agent.id, extKeyUsage: [EXT_KEY_USAGE.any] })),
+      },
+      {
+        what: "T-X7 for servers alone",
+        logged: /extended key usage/,
+        make: async () => identityOf(await authority.issue({ id: agent.id, extKeyUsage: [EXT_KEY_USAGE.serverAuth] })),
       },
       {
         what: "that has ended",

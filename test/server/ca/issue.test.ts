@@ -96,7 +96,7 @@ describe.each(LEAVES)("$kind certificate", ({ issue, uri }) => {
     expect(usage?.usages).toBe(LEAF_BITS);
   });
 
-  test("X509-25 X509-27 has serverAuth and clientAuth", () => {
+  test("X509-25 X509-27 T-X7 has serverAuth and clientAuth, and no other purpose", () => {
     const usage = leaf.getExtension(x509.ExtendedKeyUsageExtension);
     expect(leaf.getExtension(EXTENDED_KEY_USAGE)).not.toBeNull();
     expect(usage?.usages).toEqual([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]);

@@ -96,6 +96,19 @@ const ROWS: readonly Row[] = [
     what: "with clientAuth alone",
     change: () => ({ extKeyUsage: [EXT_KEY_USAGE.clientAuth] }),
   },
+  {
+    rule: "T-X7",
+    of: "leaf",
+    what: "for any purpose besides",
+    change: () => ({ extKeyUsage: [EXT_KEY_USAGE.serverAuth, EXT_KEY_USAGE.clientAuth, EXT_KEY_USAGE.any] }),
+  },
+  {
+    rule: "T-X7",
+    of: "leaf",
+    what: "that may sign code besides",
+    change: () => ({ extKeyUsage: [EXT_KEY_USAGE.serverAuth, EXT_KEY_USAGE.clientAuth, EXT_KEY_USAGE.codeSigning] }),
+  },
+  { rule: "T-X7", of: "root", what: "for any purpose", change: () => ({ extKeyUsage: [EXT_KEY_USAGE.any] }) },
   { rule: "X509-09", of: "root", what: "without a URI", change: () => ({ uris: [] }) },
   {
     rule: "X509-09",

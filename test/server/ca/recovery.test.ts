@@ -22,7 +22,7 @@ describe("a restart", () => {
     await fleet.expectIssues(after, options);
   });
 
-  test("makes a new one when the keys were in memory; the old root stays", async () => {
+  test("T-N12 without the keys of before it is nobody it was: a new authority of its own is added, and what is there stays", async () => {
     const before = await openX509(await fleet.server({ keys: openMemoryKeys() }));
     const options = await fleet.server({ keys: openMemoryKeys() });
     const after = await openX509(options);

@@ -7,6 +7,7 @@ import type { X509SigningAuthority } from "../../../server/ca/slots.ts";
 import { openDiskUpstream } from "../../../server/ca/upstream/disk.ts";
 import { type UpstreamAuthority, upstreamKind } from "../../../server/ca/upstream.ts";
 import { parseCertificate } from "../../../src/crypto/certificate.ts";
+import { EXT_KEY_USAGE } from "../../../src/crypto/extensions.ts";
 import { generateKey, KEY_TYPES, privateKeyToPkcs8 } from "../../../src/crypto/key.ts";
 import { parseName } from "../../../src/crypto/name.ts";
 import { encodePem } from "../../../src/crypto/pem.ts";
@@ -30,6 +31,9 @@ afterAll(async () => {
   await files[Symbol.asyncDispose]();
 });
 beforeEach(() => fleet.nextTrustDomain());
+
+/** id-kp-emailProtection */
+const EMAIL = "1.3.6.1.5.5.7.3.4";
 
 const AGES = {
   notBefore: new Date(START.getTime() - DAY * 1000),
@@ -190,7 +194,7 @@ describe("UpstreamAuthority disk", () => {
   );
 });
 
-describe("T-C8 T-X2 X509-11 what an upstream authority answers is used only when SVIDs under it will verify", () => {
+describe("T-C4 T-C8 T-X2 T-X7 X509-11 what an upstream authority answers is used only when SVIDs under it will verify", () => {
   type Answer = (
     asked: Uint8Array,
     options: TestServer,
@@ -234,6 +238,21 @@ describe("T-C8 T-X2 X509-11 what an upstream authority answers is used only when
       what: "a root that may not sign for the trust domain",
       answer: signed({}, { extensions: [nameConstraints({ permitted: [uriName("other.test")] })] }),
       reason: "can't be used",
+    },
+    { what: "one for mail alone", answer: signed({ extKeyUsage: [EMAIL] }), reason: "extended key usage" },
+    {
+      what: "one for servers alone",
+      answer: signed({ extKeyUsage: [EXT_KEY_USAGE.serverAuth] }),
+      reason: "extended key usage",
+    },
+    {
+      what: "a namesake of the root with its key identifier",
+      answer: async (key, options) => {
+        const ours = await root();
+        const namesake = { subjectKeyId: Buffer.from(ours.certificate.subjectKeyId, "hex") };
+        return { ...(await signed({}, namesake)(key, options)), roots: [{ asn1: ours.der, tainted: false }] };
+      },
+      reason: "signature does not verify",
     },
     {
       what: "no root that fits",
