@@ -8,8 +8,9 @@ import type { Task } from "../src/runtime/task.ts";
 import type { SpiffeId } from "../src/spiffe/id.ts";
 import type { BrokerApiOptions } from "./api/broker.ts";
 import { brokerServices } from "./api/routes.ts";
+import { callEvents } from "./call-events.ts";
 import type { BrokerConfig } from "./config/broker.ts";
-import { brokerStarted, callEnded } from "./events.ts";
+import { brokerStarted } from "./events.ts";
 
 export interface BrokerEndpointOptions extends BrokerApiOptions {
   readonly broker: BrokerConfig;
@@ -31,8 +32,8 @@ export function openBroker(options: BrokerEndpointOptions, scope: AsyncDisposabl
   const { services, admit } = brokerServices({ ...options, rules: broker.brokers });
   const rpc = scope.use(
     new RpcServer({
-      ...{ services, admit, log, clock, maxStreamsPerConnection },
-      observe: (call, outcome) => callEnded(log, call, outcome),
+      ...{ services, log, clock, maxStreamsPerConnection },
+      ...callEvents(log, admit),
     }),
   );
   return async (signal) => {

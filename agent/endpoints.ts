@@ -14,6 +14,7 @@ import type { JwtCache } from "./cache/jwt.ts";
 import type { SvidSigner } from "./cache/signer.ts";
 import type { Synchronizer } from "./cache/sync.ts";
 import type { WitCache } from "./cache/wit.ts";
+import { callEvents } from "./call-events.ts";
 import type { AgentConfig } from "./config.ts";
 import * as events from "./events.ts";
 import { type AgentCondition, AgentHealth, workloadApiProbe } from "./health.ts";
@@ -121,18 +122,10 @@ async function listen(
 ): Promise<void> {
   const { maxStreamsPerConnection } = config;
   const endpoints = part(log, "endpoints");
-  const calls = new events.OpenCalls(endpoints);
   const rpc = scope.use(
     new RpcServer({
       ...{ services, log: endpoints, clock, maxStreamsPerConnection },
-      admit: (call) => {
-        calls.began(call);
-        return admit(call);
-      },
-      observe: (call, outcome) => {
-        calls.ended(call);
-        events.callEnded(endpoints, call, outcome);
-      },
+      ...callEvents(endpoints, admit),
     }),
   );
   await rpc.listenUnix(place);

@@ -1,11 +1,7 @@
-import type { Call } from "../src/rpc/caller.ts";
 import { counted } from "../src/rpc/counted.ts";
-import { rpcNames } from "../src/rpc/names.ts";
-import type { Outcome } from "../src/rpc/pipeline.ts";
 import type { Clock } from "../src/runtime/clock.ts";
 import { Fault, messageOf } from "../src/runtime/fault.ts";
 import type { Log, LogFields, LogLevel } from "../src/runtime/log.ts";
-import { recordCall } from "../src/runtime/metrics.ts";
 import type { SpiffeId, TrustDomain } from "../src/spiffe/id.ts";
 
 // One function per event of the agent's life: its log line in SPIRE's words and under SPIRE's field names, its metric
@@ -44,51 +40,6 @@ export function chore<T>(
   work: () => Promise<T>,
 ): Promise<T> {
   return counted({ metrics: log.metrics, clock }, key, work, attestor === undefined ? undefined : { attestor });
-}
-
-const APIS: ReadonlyMap<string, string> = new Map([
-  ["SpiffeWorkloadAPI", "workload_api"],
-  ["envoy.service.secret.v3.SecretDiscoveryService", "sds_api"],
-  ["spire.agent.debug.v1.Debug", "debug_api"],
-  ["spire.api.agent.logger.v1.Logger", "logger_api"],
-  ["spire.api.agent.delegatedidentity.v1.DelegatedIdentity", "delegated_identity_api"],
-]);
-
-/** How many calls of each service are open, which SPIRE calls connections. */
-export class OpenCalls {
-  readonly #log: Log;
-  readonly #open = new Map<string, number>();
-
-  constructor(log: Log) {
-    this.#log = log;
-  }
-
-  began(call: Call): void {
-    const api = apiOf(call);
-    if (api !== undefined) this.#log.metrics.increment(`${api}.connection`);
-    this.#change(api, 1);
-  }
-
-  ended(call: Call): void {
-    this.#change(apiOf(call), -1);
-  }
-
-  #change(api: string | undefined, by: number): void {
-    if (api === undefined) return;
-    const open = (this.#open.get(api) ?? 0) + by;
-    this.#open.set(api, open);
-    this.#log.metrics.set(`${api}.connections`, open);
-  }
-}
-
-function apiOf({ method, caller }: Call): string | undefined {
-  return caller.process?.pid === process.pid ? undefined : APIS.get(method.slice(1, method.lastIndexOf("/")));
-}
-
-/** Once for each call of another process; the agent's own look at its health is none. */
-export function callEnded({ metrics }: Log, { method, caller }: Call, { code, ms }: Outcome): void {
-  if (caller.process?.pid !== process.pid)
-    recordCall(metrics, `rpc.${rpcNames(method).metricKey}`, { status: code, ms });
 }
 
 export function apisStarted(log: Log, apis: PublicApis): void {

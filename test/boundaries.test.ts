@@ -50,11 +50,12 @@ const ROOMS: readonly { readonly room: string; readonly may: readonly string[] }
   { room: "agent/endpoints.ts", may: ["src/", "agent/"] },
   {
     room: "agent/broker-endpoint.ts",
-    may: ["src/", "agent/api/", "agent/config/", "agent/events.ts"],
+    may: ["src/", "agent/api/", "agent/config/", "agent/call-events.ts", "agent/events.ts"],
   },
   { room: "agent/config.ts", may: ["src/", "agent/config/"] },
   { room: "agent/config/", may: ["src/"] },
   { room: "agent/events.ts", may: ["src/"] },
+  { room: "agent/call-events.ts", may: ["src/"] },
   { room: "agent/health.ts", may: ["src/"] },
   { room: "agent/cli/", may: ["src/", "agent/config.ts", "agent/run.ts"] },
   { room: "agent/api/", may: ["src/", "agent/cache/", "agent/workload/", "agent/node/", "agent/events.ts"] },

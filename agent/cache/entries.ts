@@ -29,7 +29,7 @@ import {
 export interface IdentityCacheOptions {
   readonly clock: Clock;
   readonly log: Log;
-  /** Soft: an SVID that a subscriber uses is never dropped. */
+  /** Held at most. Those that subscribers use stay, even beyond it; then they are the only ones. */
   readonly maxSvids: number;
   /** Bundles to start with; the first sync replaces them. */
   readonly bundles: TrustBundles;
@@ -116,7 +116,7 @@ export class IdentityCache {
       for await (const update of audience.feed.watch(signal)) if (update !== undefined) yield update;
     } finally {
       audience.watchers -= 1;
-      if (audience.watchers === 0) this.#audiences.delete(key);
+      if (audience.watchers === 0) this.#release(key, audience);
     }
   }
 
@@ -290,15 +290,26 @@ export class IdentityCache {
 
   /** Marks the audience's entries as used, and asks for those that lack an SVID. */
   #touch(audience: Audience): void {
+    this.#markUsed(audience);
+    const now = this.#options.clock.now();
+    const holdings = audience.matched.map(({ id }) => this.#holdings.get(id));
+    if (holdings.some((holding) => holding !== undefined && !isUsable(holding.svid, now)))
+      this.work.set(this.work.value + 1);
+  }
+
+  /** What was in use beyond the limit must go as soon as it is idle, the longest idle first. */
+  #release(key: string, audience: Audience): void {
+    this.#audiences.delete(key);
+    this.#markUsed(audience);
+    if (this.#evict()) this.#tellSizes();
+  }
+
+  #markUsed(audience: Audience): void {
     this.#uses += 1;
-    let missing = false;
     for (const { id } of audience.matched) {
       const holding = this.#holdings.get(id);
-      if (holding === undefined) continue;
-      holding.lastUsed = this.#uses;
-      missing ||= !isUsable(holding.svid, this.#options.clock.now());
+      if (holding !== undefined) holding.lastUsed = this.#uses;
     }
-    if (missing) this.work.set(this.work.value + 1);
   }
 
   #inUse(): ReadonlySet<string> {
@@ -311,16 +322,18 @@ export class IdentityCache {
     );
   }
 
-  #evict(): void {
+  /** True when something had to go. */
+  #evict(): boolean {
     const held = this.#withSvid();
     const surplus = held.length - this.#options.maxSvids;
-    if (surplus <= 0) return;
+    if (surplus <= 0) return false;
     const inUse = this.#inUse();
     const idle = held.filter(({ entry }) => !inUse.has(entry.id)).sort((a, b) => a.lastUsed - b.lastUsed);
     for (const holding of idle.slice(0, surplus) as Holding[]) {
       holding.svid = undefined;
       svidEvicted(this.#options.log, holding.entry);
     }
+    return idle.length > 0;
   }
 }
 

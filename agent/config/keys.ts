@@ -140,7 +140,10 @@ const agent = block("The agent's core settings.", {
   x509_svid_cache_max_size: integer(
     0,
     1_000_000,
-  )({ doc: "X.509-SVIDs kept for workloads that are not connected; 0 is the default.", default: 1000 }),
+  )({
+    doc: "X.509-SVIDs held at most. Those that open streams use stay, even beyond it, and are then the only ones; what is idle is never held beyond it. 0 is the default.",
+    default: 1000,
+  }),
   jwt_svid_cache_max_size: integer(0, 1_000_000)({ doc: "JWT-SVIDs kept, at most; 0 is the default.", default: 1000 }),
   max_streams_per_connection: integer(
     1,

@@ -6,8 +6,11 @@ import { dialUnix } from "../../src/rpc/dial.ts";
 import { AgentDebugApi, AgentLoggerApi, BrokerApi, DelegatedIdentityApi } from "../../src/rpc/protos.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { BROKER_HEADER, dialBroker, pidReference } from "../support/broker.ts";
+import { collect } from "../support/collect.ts";
 import { eventually } from "../support/eventually.ts";
-import { startServer, type TestServer } from "../support/server.ts";
+import { scrapeMetrics } from "../support/metrics.ts";
+import { SdsClient } from "../support/sds.ts";
+import { freePort, startServer, type TestServer } from "../support/server.ts";
 import { runProgram } from "../support/transcript.ts";
 import { temporaryDirectory } from "../support/workload.ts";
 
@@ -16,13 +19,16 @@ let server: TestServer;
 let agent: TestAgent;
 let socket: string;
 let brokerSocket: string;
+let metricsPort: number;
 beforeAll(async () => {
   scope = new AsyncDisposableStack();
   server = scope.use(await startServer());
   const { path } = scope.use(await temporaryDirectory());
   socket = join(path, "private", "admin.sock");
+  metricsPort = await freePort();
   agent = scope.use(
     await startAgent(server, {
+      sections: { telemetry: { Prometheus: { port: metricsPort }, EnableHostnameLabel: false } },
       agent: {
         admin_socket_path: socket,
         authorized_delegates: ["spiffe://example.org/delegate"],
@@ -229,5 +235,43 @@ describe("the Broker API at a real server", () => {
       break;
     }
     expect(new Set(seen)).toEqual(new Set([agent.id()]));
+  });
+});
+
+describe("the open calls of each API are metrics", () => {
+  /** What the agent counts of an API: calls open now, and ever. */
+  async function counts(api: string): Promise<readonly [open: number, ever: number]> {
+    const values = await scrapeMetrics(metricsPort);
+    const [open = 0, ever = 0] = ["connections", "connection"].map((name) => values.get(`spire_agent_${api}_${name}`));
+    return [open, ever];
+  }
+
+  const openings: Readonly<Record<string, () => Promise<Disposable>>> = {
+    sds_api: async () => {
+      const stream = new SdsClient(agent.socketPath).world();
+      stream.send({ resource_names: ["default"] });
+      return stream;
+    },
+    delegated_identity_api: async () => {
+      const api = dialUnix(socket).client(DelegatedIdentityApi);
+      return collect((options) => api.SubscribeToX509Bundles({}, options));
+    },
+    broker_api: async () => {
+      const { tls } = await server.mint("spiffe://example.org/broker");
+      const api = dialBroker(brokerSocket, { identity: tls }).client(BrokerApi);
+      const request = { reference: pidReference(process.pid) };
+      return collect((options) => api.SubscribeToX509Bundles(request, { ...options, metadata: BROKER_HEADER }));
+    },
+  };
+
+  test.each(Object.keys(openings))("%s.connection and .connections", async (api) => {
+    await eventually("the calls before are over", async () => (await counts(api))[0] === 0);
+    const [, ever] = await counts(api);
+    {
+      using _ = await openings[api]!();
+      await eventually("a call is open", async () => (await counts(api))[0] === 1);
+    }
+    await eventually("it is over", async () => (await counts(api))[0] === 0);
+    expect((await counts(api))[1]).toBe(ever + 1);
   });
 });

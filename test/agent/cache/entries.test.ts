@@ -318,6 +318,32 @@ describe("the limit on SVIDs", () => {
     await onA.stop();
   });
 
+  test("is passed by what subscribers use alone, and by nothing once they have gone", async () => {
+    const { cache, sign, listen, dueIds, logged } = setUp(2);
+    const all = ["a", "b", "c", "d"].map((id) => entry(id, { selectors: [`unix:user:${id}`] }));
+    cache.replace(entryMap(...all), bundles());
+    expect(dueIds()).toHaveLength(2);
+    const held = () => all.filter(({ id }) => cache.current(selectors(`unix:user:${id}`)).identities.length > 0);
+    const heldIds = () => held().map(({ id }) => id);
+    const readers = ["a", "b", "c"].map((id) => listen(`unix:user:${id}`));
+    sign(...all);
+    for (const reader of readers) await reader.news();
+    expect(heldIds()).toEqual(["a", "b", "c"]);
+    const [onA, onB, onC] = readers as [(typeof readers)[0], (typeof readers)[0], (typeof readers)[0]];
+    await onB.stop();
+    expect(heldIds()).toEqual(["a", "c"]);
+    await onA.stop();
+    await onC.stop();
+    expect(heldIds()).toEqual(["a", "c"]);
+    const onD = listen("unix:user:d");
+    await onD.news();
+    sign(...all.filter(({ id }) => dueIds().includes(id)));
+    expect(await onD.news()).toEqual(["d"]);
+    expect(heldIds()).toEqual(["c", "d"]);
+    await onD.stop();
+    expect(logged("Removing SVID record").map((fields) => fields["record_id"])).toEqual(["d", "b", "a"]);
+  });
+
   test("gives way to subscribers", async () => {
     const { cache, sign, listen } = setUp(1);
     const [a, b] = [entry("a", { selectors: ["unix:user:a"] }), entry("b", { selectors: ["unix:user:b"] })];
