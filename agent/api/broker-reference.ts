@@ -37,6 +37,9 @@ const readers: Readonly<Record<string, Reader>> = {
   },
 };
 
+/** Full names of the messages by which workloads are referred to. */
+export const REFERENCE_TYPES: readonly string[] = Object.keys(readers);
+
 /** The name of the message in a type URL; undefined without a slash before it (D-18). */
 export function typeNameOf(typeUrl: string): string | undefined {
   const slash = typeUrl.lastIndexOf("/");

@@ -244,6 +244,16 @@ describe("pods", () => {
   });
 });
 
+test("BRK-18 a pid of a pod's pause process has no selectors of the pod, nor of any container", async () => {
+  const local = pod();
+  kubelet.set(local);
+  await grant("k8s:ns:shop");
+  await proc.place(process.pid, `0::/kubepods/pod${local.uid}/${local.containers?.[0]?.containerID?.slice(13)}`);
+  expect(await outcome(process.pid)).toBe(WEB);
+  await proc.place(process.pid, `0::/kubepods/pod${local.uid}/${randomBytes(32).toString("hex")}`);
+  expect(await outcome(process.pid)).toBe("denied WORKLOAD_NOT_ENTITLED");
+});
+
 describe("other objects", () => {
   const uid = randomUUID();
   const key = { namespace: "shop", name: "web" };

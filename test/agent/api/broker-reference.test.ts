@@ -1,12 +1,15 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { brokerAdmission } from "../../../agent/api/broker-caller.ts";
-import { readReference } from "../../../agent/api/broker-reference.ts";
+import { REFERENCE_TYPES, readReference } from "../../../agent/api/broker-reference.ts";
 import type { KubernetesObject, ReferencedWorkload } from "../../../agent/workload/references.ts";
 import type { Call } from "../../../src/rpc/caller.ts";
 import type { WorkloadReference__Output } from "../../../src/rpc/gen/spiffe/broker/WorkloadReference.ts";
 import { Fault } from "../../../src/runtime/fault.ts";
 import { parseSpiffeId } from "../../../src/spiffe/id.ts";
 import { BROKER_HEADER, objectReference, spiffeReasonOf } from "../../support/broker.ts";
+import { PROJECT } from "../../support/imports.ts";
 import { RecordingLog } from "../../support/recording-log.ts";
 
 const UID = "0F1E2D3C-4b5a-6978-8796-a5b4c3d2e1f0";
@@ -76,6 +79,12 @@ describe("references to Kubernetes objects", () => {
     expect(error).toMatchObject({ kind: "invalid", code: "workload-reference-invalid" });
     expect(spiffeReasonOf(error)).toBe("WORKLOAD_REFERENCE_INVALID");
   });
+});
+
+test("BRK-29 the README names every type of reference in full", () => {
+  const readme = readFileSync(join(PROJECT, "README.md"), "utf8");
+  expect(REFERENCE_TYPES).toHaveLength(2);
+  for (const type of REFERENCE_TYPES) expect(readme).toContain(`type.googleapis.com/${type}`);
 });
 
 test("BEP-19 a client that TLS let through without a name is Unauthenticated", async () => {

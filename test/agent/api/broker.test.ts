@@ -164,6 +164,40 @@ describe("what a broker gets for a workload", () => {
     expect((await stream.answer(3)).svids.map(({ spiffe_id }) => spiffe_id)).toEqual(["spiffe://example.org/web-ext"]);
   });
 
+  test("BRK-44 what a message leaves empty is withdrawn: the hint, and the bundles of others", async () => {
+    using stream = streams().svids({ reference: ownReference });
+    const first = await stream.answer(1);
+    expect(first.svids.map(({ hint }) => hint)).toEqual(["inside", ""]);
+    expect(Object.keys(first.federated_bundles)).toEqual(["spiffe://partner.test"]);
+    await endpoint.replace(
+      [
+        { ...web, hint: "" },
+        { ...ext, federatesWith: [] },
+      ],
+      bundlesOf(root, rootB),
+    );
+    const next = await stream.answer(2);
+    expect(next.svids.map(({ spiffe_id, hint }) => [spiffe_id, hint])).toEqual([
+      ["spiffe://example.org/web", ""],
+      ["spiffe://example.org/web-ext", ""],
+    ]);
+    expect(next.federated_bundles).toEqual({});
+  });
+
+  test("BRK-42b a hundred open streams do not delay the next one", async () => {
+    using scope = new DisposableStack();
+    const many = Array.from({ length: 100 }, () => scope.use(streams().svids({ reference: ownReference })));
+    await Promise.all(many.map((stream) => stream.answer(1)));
+    const spans: number[] = [];
+    for (let sample = 0; sample < 21; sample += 1) {
+      const started = performance.now();
+      using stream = streams().bundles({ reference: ownReference });
+      await stream.answer(1);
+      spans.push(performance.now() - started);
+    }
+    expect(spans.sort((a, b) => a - b)[10]).toBeLessThan(100);
+  });
+
   test("BRK-66 BRK-73 its bundles, X.509 and JWT, by trust domain ID", async () => {
     using x509 = streams().bundles({ reference: ownReference });
     expect((await x509.answer(1)).bundles).toEqual({
