@@ -21,7 +21,7 @@ import { type DataStoreConfig, dataStoreConfig } from "./config/data-store.ts";
 import { type FederationConfig, federationConfig } from "./config/federation.ts";
 import { type KeyManagerConfig, keyManagerOf } from "./config/key-manager.ts";
 import { SERVER_SOCKET, serverKeys } from "./config/keys.ts";
-import { judgeLifetimes } from "./config/lifetimes.ts";
+import { judgeLifetimes, judgeRotation } from "./config/lifetimes.ts";
 import { type NodeAttestorConfig, nodeAttestorConfigs } from "./config/node-attestors.ts";
 import { type UpstreamAuthorityConfig, upstreamAuthorityOf } from "./config/upstream-authority.ts";
 
@@ -119,6 +119,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
   const keyManager = keyManagerOf(values.plugins.KeyManager, { dataDir, reader, env });
   const upstreamAuthority = upstreamAuthorityOf(values.plugins.UpstreamAuthority, { reader, env });
   const nodeAttestors = nodeAttestorConfigs(values.plugins.NodeAttestor, reader);
+  judgeRotation(values.server.ca_ttl, reader);
   judgeLifetimes(svidLifetimes(values), values.server.ca_ttl, reader);
   warnOfEmptySubject(loaded);
   warnOfFlags(loaded);

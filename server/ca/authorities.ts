@@ -1,12 +1,14 @@
 import type { KeyType } from "../../src/crypto/key.ts";
 import type { KeyManager, ManagedKey } from "../../src/keys/keys.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
+import { formatRoundDuration } from "../../src/runtime/duration.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { Feed } from "../../src/runtime/feed.ts";
 import type { Log, LogFields } from "../../src/runtime/log.ts";
 import { every } from "../../src/runtime/task.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
+import { BUNDLE_SPREAD_MS } from "../../src/spiffe/lifetime.ts";
 import * as events from "../events.ts";
 import type { AuthorityRecord, AuthorityStore } from "../store/store.ts";
 import type { BundleAccess } from "./bundle-edits.ts";
@@ -48,9 +50,7 @@ export interface AuthoritiesOptions<A extends AnyAuthority> {
 const TICK_MS = 10_000;
 /** A new authority is prepared and activated at most this often within one tick. */
 const STEPS_PER_TICK = 4;
-/** Agents ask for the bundle every 5 s: what was published this long ago, they hold. */
-const SPREAD_MS = 6000;
-/** Or this share of a short lifetime. */
+/** Of a short lifetime, in place of `BUNDLE_SPREAD_MS`. */
 const SPREAD_SHARE = 0.01;
 /** A draft that could not be published is given up after this share of its lifetime. */
 const DRAFT_SHARE = 0.1;
@@ -230,7 +230,7 @@ export class Authorities<A extends AnyAuthority> {
 
   async #spread({ issuedAt }: A): Promise<void> {
     const { clock, ttlSeconds } = this.#options;
-    const spreadMs = Math.min(SPREAD_MS, ttlSeconds * 1000 * SPREAD_SHARE);
+    const spreadMs = Math.min(BUNDLE_SPREAD_MS, ttlSeconds * 1000 * SPREAD_SHARE);
     const left = issuedAt.getTime() + spreadMs - clock.now().getTime();
     if (left > 0) await clock.sleep(Math.min(left, spreadMs));
   }
@@ -311,9 +311,18 @@ export class Authorities<A extends AnyAuthority> {
     const { status, tainted } = record;
     const reason = this.#usability(authority);
     if (reason !== "usable" && status !== "old")
-      log.warn(`${type.words.entry} slot unusable`, { slot: name, local_authority_id: authority.id, reason });
+      log.warn(`${type.words.entry} slot unusable`, {
+        ...{ slot: name, local_authority_id: authority.id, reason },
+        ...(reason === "not yet valid" ? skewFields(authority.notBefore, this.#options.clock.now()) : {}),
+      });
     return [{ name, status, tainted, authority }];
   }
+}
+
+/** The clock is behind now, or was ahead when the authority was made. */
+function skewFields(notBefore: Date, now: Date): LogFields {
+  const behind = formatRoundDuration(notBefore.getTime() - now.getTime());
+  return { not_before: notBefore, clock: now, clock_behind: behind };
 }
 
 function checkNext(

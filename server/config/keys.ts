@@ -76,7 +76,11 @@ const server = block("The server's core settings.", {
     shown: "$STEEPLE_DATA_DIR/server, /var/lib/steeple/server for root, $XDG_STATE_HOME/steeple/server otherwise",
   }),
   ...logKeys,
-  ca_ttl: lifetime({ doc: "Lifetime of CA certificates and JWT signing keys.", default: 86_400_000, shown: "24h" }),
+  ca_ttl: lifetime({
+    doc: "Lifetime of CA certificates and JWT signing keys, at least 18s.",
+    default: 86_400_000,
+    shown: "24h",
+  }),
   ca_key_type: keyType({
     doc: "Key type of the CA and of the server's own SVID: rsa-2048, rsa-4096, ec-p256 or ec-p384.",
     default: "ec-p256",

@@ -1,5 +1,6 @@
 import type { ConfigReader } from "../../src/runtime/config.ts";
-import { formatRoundDuration } from "../../src/runtime/duration.ts";
+import { formatDuration, formatRoundDuration } from "../../src/runtime/duration.ts";
+import { activateAt, BUNDLE_SPREAD_MS, prepareAt } from "../../src/spiffe/lifetime.ts";
 
 /** SVIDs are never longer than this, so that a scheduled change of authority can't cut them short. */
 const LONGEST_SVID_MS = 7 * 24 * 3_600_000;
@@ -21,6 +22,24 @@ export function judgeLifetimes(lifetimes: readonly SvidLifetime[], caMs: number,
     if (ms > caMs && reader.isSet(path)) reader.fault(path, impossible(key, ms, caMs));
     else if (ms > longestFor(caMs)) reader.warn(path, warning(key, ms, caMs));
   }
+}
+
+/** Refuses a lifetime of authorities in which the next one signs before every agent has learned of it. */
+export function judgeRotation(caMs: number, reader: ConfigReader): void {
+  const [start, end] = [new Date(0), new Date(caMs)];
+  const [prepared, active] = [prepareAt(start, end).getTime(), activateAt(start, end).getTime()];
+  const between = active - prepared;
+  if (between >= BUNDLE_SPREAD_MS) return;
+  const [ca, from, to, left] = [caMs, prepared, active, between].map(inTenths);
+  const [needed, least] = [BUNDLE_SPREAD_MS, BUNDLE_SPREAD_MS * (caMs / between)].map(inTenths);
+  reader.fault(
+    "server.ca_ttl",
+    `ca_ttl (${ca}) is too short for authorities to change without an outage. The next one is published after ca_ttl/2 = ${from} and signs after ca_ttl*5/6 = ${to}: ${left} later, and agents take up to ${needed} to learn of it. Set ca_ttl to 3 * ${needed} = ${least} or more`,
+  );
+}
+
+function inTenths(ms: number): string {
+  return formatDuration(Math.round(ms / 100) * 100);
 }
 
 function impossible(key: string, ms: number, caMs: number): string {

@@ -2,6 +2,9 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 /** Share of the half life by which renewals are spread to either side. */
 const JITTER = 0.1;
 
+/** Agents ask for the bundle every 5 s: what was published this long ago, they hold. */
+export const BUNDLE_SPREAD_MS = 6000;
+
 /** When to renew: at half of the lifetime, +-10 % of that half by `random`, which is in [0, 1). */
 export function renewAt(notBefore: Date, notAfter: Date, random: number): Date {
   const half = (notAfter.getTime() - notBefore.getTime()) / 2;

@@ -695,6 +695,13 @@ describe("lifetimes that the CA's can't guarantee are warned of, in SPIRE's word
     );
   });
 
+  test("a ca_ttl so short that an authority would sign before agents know it is refused, with the arithmetic", async () => {
+    expect(await refused(server('ca_ttl = "17s"'))).toBe(
+      ":4:2: ca_ttl (17s) is too short for authorities to change without an outage. The next one is published after ca_ttl/2 = 8.5s and signs after ca_ttl*5/6 = 14.2s: 5.7s later, and agents take up to 6s to learn of it. Set ca_ttl to 3 * 6s = 18s or more",
+    );
+    expect((await load(server('ca_ttl = "18s"'))).caTtlSeconds).toBe(18);
+  });
+
   test("a default that a short ca_ttl can't give is warned of only", async () => {
     const { warnings } = await load(server('ca_ttl = "30m"'));
     expect(warnings).toEqual([expect.stringContaining("default_x509_svid_ttl is too high")]);

@@ -10,6 +10,8 @@ import { runServer } from "../../server/run.ts";
 import { parseCertificate } from "../../src/crypto/certificate.ts";
 import { createCertificateRequest } from "../../src/crypto/csr.ts";
 import { generateKey } from "../../src/crypto/key.ts";
+import { dialUnix } from "../../src/rpc/dial.ts";
+import { BundleApi, HealthApi } from "../../src/rpc/protos.ts";
 import { SteppedClock } from "../support/clock.ts";
 import { eventually } from "../support/eventually.ts";
 import { faultFrom } from "../support/faults.ts";
@@ -211,26 +213,21 @@ describe("stopping and starting again", () => {
     expect(both).toEqual(expect.arrayContaining(x509_authorities));
   });
 
-  test("an authority that ended while the server was down is no dead end", async () => {
-    await using folder = await keptFolder();
-    const short = { folder: folder.path, server: { ca_ttl: "4s", default_x509_svid_ttl: "2s", agent_ttl: "2s" } };
-    const first = await startServer(short);
-    const { x509_authorities } = await first.admin.bundle.GetBundle({});
-    await first[Symbol.asyncDispose]();
-    const ends = Math.max(...x509_authorities.map(({ asn1 }) => parseCertificate(asn1).notAfter.getTime()));
-    await eventually("the authority has ended", () => Date.now() > ends);
-    await using second = await startServer({ folder: folder.path });
-    expect((await second.mint("spiffe://example.org/after")).chain[0]?.notAfter.getTime()).toBeGreaterThan(ends);
-    expect(await second.admin.health.Check({})).toEqual({ status: "SERVING" });
-  });
-
-  test("a clock that stands before the authority's start is said, and is no dead end either", async () => {
+  test.each([
+    { what: "an authority that ended while the server was down", hours: 25, fields: { reason: "expired" } },
+    {
+      what: "a clock that stands before the authority's start",
+      hours: -1,
+      fields: { reason: "not yet valid", clock_behind: expect.stringMatching(/^59m\d/), clock: expect.any(Date) },
+    },
+  ])("T-F7 $what is said, and is no dead end", async ({ hours, fields }) => {
     await using folder = await keptFolder();
     const first = await startServer({ folder: folder.path });
+    const { x509_authorities: before } = await first.admin.bundle.GetBundle({});
     await first[Symbol.asyncDispose]();
     const config = loadServerConfig({ path: first.configFile, expandEnv: false, flags: {}, env: {} });
     const [log, clock, stop] = [new RecordingLog(), new SteppedClock(), new AbortController()];
-    clock.step(-3_600_000);
+    clock.step(hours * 3_600_000);
     const running = runServer({ config, log, logger: { level: "info" }, clock, version: "test", signal: stop.signal });
     await Promise.race([
       running,
@@ -239,10 +236,15 @@ describe("stopping and starting again", () => {
         () => log.lines.filter(({ message }) => message === "Starting Server APIs").length === 2,
       ),
     ]);
-    expect(log.lines.find(({ message }) => message === "X509CA slot unusable")).toMatchObject({
-      level: "warn",
-      fields: { reason: "not yet valid" },
-    });
+    const slot = log.lines.find(({ message }) => message === "X509CA slot unusable");
+    expect(slot).toMatchObject({ level: "warn", fields });
+    using channel = dialUnix(first.socketPath);
+    const { x509_authorities } = await channel.client(BundleApi).GetBundle({});
+    const added = x509_authorities.filter(({ asn1 }) => !before.some((old) => asn1.equals(old.asn1)));
+    const [root] = added.map(({ asn1 }) => parseCertificate(asn1));
+    expect(root?.notBefore.getTime()).toBeLessThanOrEqual(clock.now().getTime());
+    expect(root?.notAfter.getTime()).toBeGreaterThan(clock.now().getTime() + 23 * 3_600_000);
+    expect(await channel.client(HealthApi).Check({})).toEqual({ status: "SERVING" });
     stop.abort();
     await running;
   });

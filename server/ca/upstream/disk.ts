@@ -7,6 +7,7 @@ import { type LocalSigner, localSigner } from "../../../src/crypto/key.ts";
 import { parseName } from "../../../src/crypto/name.ts";
 import { decodePem } from "../../../src/crypto/pem.ts";
 import type { Clock } from "../../../src/runtime/clock.ts";
+import { formatRoundDuration } from "../../../src/runtime/duration.ts";
 import { Fault, messageOf } from "../../../src/runtime/fault.ts";
 import type { Log } from "../../../src/runtime/log.ts";
 import type { TrustDomain } from "../../../src/spiffe/id.ts";
@@ -79,6 +80,7 @@ async function load({ certPath, keyPath, bundlePath, clock }: DiskUpstreamOption
       : await within("bundle", async () => certificatesIn(await readFile(bundlePath, "utf8")));
   if (Buffer.compare(certificate.publicKey, signer.publicKey) !== 0)
     throw unusable("certificate and private key do not match");
+  checkTime(certificate, clock.now());
   const isRoot = roots.some(({ raw }) => Buffer.compare(raw, certificate.raw) === 0);
   if (isRoot && Buffer.compare(certificate.issuer, certificate.subject) === 0)
     return { signer, certificate, chain: [], roots };
@@ -90,6 +92,23 @@ async function load({ certPath, keyPath, bundlePath, clock }: DiskUpstreamOption
     );
   }
   return { signer, certificate, chain: isRoot ? [] : certificates, roots };
+}
+
+/** A clock that is wrong here, or was where the certificate was made, shows in it first. */
+function checkTime({ notBefore, notAfter }: Certificate, now: Date): void {
+  const ms = now.getTime();
+  const [early, late] = [notBefore.getTime() - ms, ms - notAfter.getTime()];
+  if (early > 0) throw unusable(`certificate starts ${at(notBefore)}, and it is ${at(now)}: ${span(early)} too early`);
+  if (late > 0) throw unusable(`certificate ended ${at(notAfter)}, and it is ${at(now)}: ${span(late)} too late`);
+}
+
+function at(time: Date): string {
+  return time.toISOString().replace(/\.\d+Z$/, "Z");
+}
+
+/** Of a second at least. */
+function span(ms: number): string {
+  return formatRoundDuration(Math.max(ms, 1000));
 }
 
 function certificatesIn(pem: string): readonly Certificate[] {
@@ -110,6 +129,6 @@ async function within<T>(what: "key" | "cert" | "bundle", read: () => Promise<T>
 function unusable(reason: string): Fault {
   return new Fault("invalid", `unable to load upstream CA: ${reason}`, {
     code: "upstream-files",
-    hint: "see cert_file_path, key_file_path and bundle_file_path of UpstreamAuthority disk",
+    hint: "see cert_file_path, key_file_path and bundle_file_path of UpstreamAuthority disk, and compare the clock",
   });
 }

@@ -174,6 +174,22 @@ describe("UpstreamAuthority disk", () => {
       message: "cannot be validated with the provided bundle",
     },
     {
+      what: "a CA that starts in two hours, by this clock",
+      files: async () => {
+        const ca = await root({ notBefore: new Date(START.getTime() + 2 * HOUR * 1000) });
+        return writeCa(ca, [ca.der]);
+      },
+      message: "certificate starts 2030-01-02T05:04:05Z, and it is 2030-01-02T03:04:05Z: 1h59m59s too early",
+    },
+    {
+      what: "a CA that has ended",
+      files: async () => {
+        const ca = await root({ notAfter: new Date(START.getTime() - HOUR * 1000) });
+        return writeCa(ca, [ca.der]);
+      },
+      message: "certificate ended 2030-01-02T02:04:05Z, and it is 2030-01-02T03:04:05Z: 1h too late",
+    },
+    {
       what: "no key",
       files: async () => {
         const ca = await root();
@@ -233,6 +249,11 @@ describe("T-C4 T-C8 T-X2 T-X7 X509-11 what an upstream authority answers is used
     },
     { what: "an ID with a path", answer: signed({ id: "spiffe://example.org/ca" }), reason: "has the ID" },
     { what: "one that has expired", answer: signed({ notAfter: new Date(START.getTime() - 1000) }), reason: "expired" },
+    {
+      what: "one that starts later",
+      answer: signed({ notBefore: new Date(START.getTime() + HOUR * 1000) }),
+      reason: "not yet valid: current time 2030-01-02T03:04:05.678Z is before 2030-01-02T04:04:05.000Z",
+    },
     { what: "a root that leaves no room", answer: signed({}, { pathLength: 0 }), reason: "leaves no room" },
     {
       what: "a root that may not sign for the trust domain",
