@@ -236,6 +236,31 @@ describe("the Broker API at a real server", () => {
     }
     expect(new Set(seen)).toEqual(new Set([agent.id()]));
   });
+
+  test("BRK-71b of two JWT-SVIDs with one hint the broker gets one, the same every time", async () => {
+    const parentId = agent.id();
+    const twin = (name: string) => ({ parentId, spiffeId: `spiffe://example.org/${name}`, selectors: [OWN_SELECTOR] });
+    const twins = [
+      await server.createEntry({ ...twin("twin-1"), hint: "same" }),
+      await server.createEntry({ ...twin("twin-2"), hint: "same" }),
+      await server.createEntry({ ...twin("single"), hint: "another" }),
+    ];
+    const { tls } = await server.mint("spiffe://example.org/broker");
+    using channel = dialBroker(brokerSocket, { identity: tls });
+    const hints = async (): Promise<readonly string[]> => {
+      const request = { reference: pidReference(process.pid), audience: ["db"] };
+      const { svids } = await channel.client(BrokerApi).FetchJWTSVID(request, { metadata: BROKER_HEADER });
+      return svids.map(({ hint, spiffe_id }) => `${hint} ${spiffe_id}`).sort();
+    };
+    const first = await eventually("the agent knows them all", async () => {
+      const found = await hints();
+      return found.some((line) => line.startsWith("another")) && found.some((line) => line.startsWith("same")) && found;
+    });
+    expect(first.map((line) => line.split(" ")[0])).toEqual(["", "another", "same"]);
+    expect(await hints()).toEqual(first);
+    await server.admin.entry.BatchDeleteEntry({ ids: twins.map(({ id }) => id) });
+    await eventually("they are gone", async () => (await hints()).length === 1);
+  });
 });
 
 describe("the open calls of each API are metrics", () => {
