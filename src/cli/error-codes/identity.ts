@@ -1,14 +1,14 @@
 /** Of identities: certificates, tokens, keys, bundles, authorities. `code | cause | fix`, by code. */
 export const IDENTITY_CODES = `
 asn1-malformed | A certificate or key is not well-formed DER. | Make it again with a current tool.
-authority-id | The authority ID is malformed. | localauthority x509 show, or jwt show, lists the IDs.
-authority-id-missing | The request names no authority. | localauthority x509 show, or jwt show, lists the IDs.
+authority-id | The authority ID is malformed. | localauthority x509 show, jwt show or wit show lists the IDs.
+authority-id-missing | The request names no authority. | localauthority x509 show, jwt show or wit show lists the IDs.
 authority-in-use | The active authority cannot be tainted or revoked. | Prepare and activate another one first.
-authority-not-found | The bundle holds no such authority. | localauthority x509 show, or jwt show, lists the IDs.
+authority-not-found | The bundle holds no such authority. | localauthority x509 show, jwt show or wit show lists the IDs.
 authority-state | The authority is in a state that does not allow this step. | The order is prepare, activate, taint, revoke.
 authority-status | The authority is in a state that does not allow this step. | The order is prepare, activate, taint, revoke.
 authority-still-in-use | Something that the authority signed is still in use. | Wait until everything is replaced before revoking.
-authority-unexpected | The authority ID is not the one that this step is about. | localauthority x509 show, or jwt show, lists the IDs.
+authority-unexpected | The authority ID is not the one that this step is about. | localauthority x509 show, jwt show or wit show lists the IDs.
 bearer-missing | Exactly one bearer token is needed. | Send one Authorization header.
 bearer-plaintext | A JWT-SVID is not sent without TLS. | Use https.
 bearer-wit | A WIT-SVID was sent as a bearer token. | Send it with a proof of possession of its key.
@@ -145,7 +145,7 @@ unknown-authority | No authority of the bundle signed the certificate. | Check t
 unknown-critical-extension | A certificate has a critical extension that is not known. | Ask the issuer for one without.
 upstream-answer | The upstream authority's answer cannot be used. | The message says why; see its log.
 upstream-authority | The upstream authority refused or failed. | The message has its reason.
-upstream-files | The files of the upstream authority cannot be used. | See the paths of the disk plugin.
+upstream-files | The files of the upstream authority cannot be used. | See the paths of the disk plugin, and compare the clock with its dates.
 upstream-identity | The server has no identity for the upstream server. | Check the Workload API socket of the spire plugin, and the downstream entry.
 wit-bearer | A WIT-SVID came without its proof. | Send the proof beside it.
 wit-disabled | WIT-SVIDs are switched off. | See the feature flag wit-svid.

@@ -198,7 +198,7 @@ describe("polling", () => {
     return { ...parts, polled, logged, end };
   }
 
-  test("FED-06 FED-07 FED-48 the hint of the bundle is the interval, also after a failure, with a floor and a default", async () => {
+  test("FED-06 FED-07 FED-48 TDB-28 the hint of the bundle is the interval, also after a failure, with a floor and a default", async () => {
     serve(bundle(2n, 60));
     await store.federation.create(relationship, bundle(1n));
     const { clock, polled, caughtUp, end } = await running();
