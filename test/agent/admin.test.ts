@@ -5,9 +5,11 @@ import { parseJws } from "../../src/crypto/jws.ts";
 import { dialUnix } from "../../src/rpc/dial.ts";
 import { AgentDebugApi, AgentLoggerApi, BrokerApi, DelegatedIdentityApi } from "../../src/rpc/protos.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
-import { BROKER_HEADER, dialBroker, pidReference } from "../support/broker.ts";
+import { BROKER_HEADER, dialBroker, objectReference, pidReference } from "../support/broker.ts";
 import { collect } from "../support/collect.ts";
 import { eventually } from "../support/eventually.ts";
+import { KubeApiServer } from "../support/kube-apiserver.ts";
+import { Kubelet } from "../support/kubelet.ts";
 import { scrapeMetrics } from "../support/metrics.ts";
 import { SdsClient } from "../support/sds.ts";
 import { freePort, startServer, type TestServer } from "../support/server.ts";
@@ -20,14 +22,23 @@ let agent: TestAgent;
 let socket: string;
 let brokerSocket: string;
 let metricsPort: number;
+let kubelet: Kubelet;
 beforeAll(async () => {
   scope = new AsyncDisposableStack();
   server = scope.use(await startServer());
   const { path } = scope.use(await temporaryDirectory());
   socket = join(path, "private", "admin.sock");
   metricsPort = await freePort();
+  const apiserver = scope.use(await KubeApiServer.open());
+  kubelet = scope.use(await Kubelet.open(apiserver));
+  const broker = { access_policy: "permissive", brokers: [{ id: "spiffe://example.org/broker" }] };
+  const polls = { max_poll_attempts: 1, poll_retry_interval: "50ms" };
   agent = scope.use(
     await startAgent(server, {
+      workloadAttestors: {
+        unix: {},
+        k8s: { kubelet_read_only_port: kubelet.readOnlyPort, ...polls, experimental: { broker } },
+      },
       sections: { telemetry: { Prometheus: { port: metricsPort }, EnableHostnameLabel: false } },
       agent: {
         admin_socket_path: socket,
@@ -235,6 +246,24 @@ describe("the Broker API at a real server", () => {
       break;
     }
     expect(new Set(seen)).toEqual(new Set([agent.id()]));
+  });
+
+  test("BRK-01 BRK-21 its RPCs answer for a pod that the kubelet of the node knows", async () => {
+    const uid = "2c48913c-b29f-41e7-9350-020968147796";
+    kubelet.set({ uid, name: "web-1", namespace: "web" });
+    const { tls } = await server.mint("spiffe://example.org/broker");
+    using channel = dialBroker(brokerSocket, { identity: tls });
+    const api = channel.client(BrokerApi);
+    const reference = objectReference({ type: { plural: "pods", group: "core" }, uid });
+    const request = { reference, audience: ["db"] };
+    const { svids } = await api.FetchJWTSVID(request, { metadata: BROKER_HEADER });
+    expect(svids.map(({ spiffe_id, hint }) => [spiffe_id, hint])).toEqual([["spiffe://example.org/web", "inside"]]);
+    using stream = collect((options) =>
+      api.SubscribeToX509SVID({ reference }, { ...options, metadata: BROKER_HEADER }),
+    );
+    expect((await stream.answer(1)).svids.map(({ spiffe_id }) => spiffe_id)).toEqual(["spiffe://example.org/web"]);
+    kubelet.remove(uid);
+    expect(await stream.ended).toMatchObject({ kind: "not_found" });
   });
 
   test("BRK-71b of two JWT-SVIDs with one hint the broker gets one, the same every time", async () => {
