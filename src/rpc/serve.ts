@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from "node:async_hooks";
 import { createServer, type Server as NetServer, type Socket } from "node:net";
 import { type ConnectionInjector, Server, ServerCredentials } from "@grpc/grpc-js";
 import { Fault } from "../runtime/fault.ts";
@@ -15,6 +16,7 @@ import { statusOf } from "./status.ts";
 import { TcpDoor } from "./tcp-door.ts";
 import type { TlsIdentity } from "./tls.ts";
 import { TlsGate, type VerifyPeer } from "./tls-gate.ts";
+import { UnixConnection } from "./unix-authority.ts";
 import { listenAt, type SocketPlace } from "./unix-socket.ts";
 import { UnixTls } from "./unix-tls.ts";
 
@@ -76,6 +78,8 @@ export class RpcServer<Auth> implements AsyncDisposable {
   readonly #gates: { close(): void }[] = [];
   readonly #closers: (() => void)[] = [];
   readonly #connections = new Map<string, Connection>();
+  /** Our name for the connection in whose HTTP/2 session the code runs, where a socket's address cannot say it. */
+  readonly #session = new AsyncLocalStorage<string>();
   readonly #caps: ConnectionCaps;
   readonly #closing = new AbortController();
   readonly #refusals: Refusals;
@@ -95,7 +99,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
   async listenUnix(place: SocketPlace): Promise<void> {
     const injector = this.#open({ "grpc.max_concurrent_streams": this.#options.maxStreamsPerConnection ?? 2000 });
     const listener = this.#listen((socket) =>
-      this.#acceptUnix(socket, (process) => this.#inject(socket, injector, { transport: "unix", process })),
+      this.#acceptUnix(socket, (process) => this.#injectUnix(socket, injector, process)),
     );
     this.#closers.push(await listenAt(listener, place, this.#options.clock));
   }
@@ -201,7 +205,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
       if (handler === undefined) continue;
       const name = { path, service: service.name, method };
       const run = (wire: WireCall): void => {
-        const caller = this.#connections.get(wire.getPeer())?.caller;
+        const caller = this.#connections.get(this.#session.getStore() ?? wire.getPeer())?.caller;
         if (caller === undefined) wire.emit("error", statusOf(new Fault("unauthenticated", "the connection is gone")));
         else void this.#pipeline.run({ name, wire, caller, handler });
       };
@@ -239,9 +243,25 @@ export class RpcServer<Auth> implements AsyncDisposable {
 
   /** gRPC reports a socket's remote address as the peer of a call, so the address becomes our name for the connection. */
   #inject(socket: Socket, injector: ConnectionInjector, caller: Omit<Caller, "connectionId">): void {
+    const connectionId = this.#remember(socket, caller);
+    if (connectionId === undefined) return;
+    Object.defineProperty(socket, "remoteAddress", { value: connectionId });
+    Object.defineProperty(socket, "remotePort", { value: undefined });
+    injector.injectConnection(socket);
+  }
+
+  /** Node wraps a stream that is no socket, and drops its address; so the session carries the name from its start. */
+  #injectUnix(socket: Socket, injector: ConnectionInjector, process: PeerProcess): void {
+    const connectionId = this.#remember(socket, { transport: "unix", process });
+    if (connectionId === undefined) return;
+    this.#session.run(connectionId, () => injector.injectConnection(new UnixConnection(socket)));
+  }
+
+  /** Undefined, and the socket gone, where it comes too late. */
+  #remember(socket: Socket, caller: Omit<Caller, "connectionId">): string | undefined {
     if (socket.destroyed || this.#closing.signal.aborted) {
       socket.destroy();
-      return;
+      return undefined;
     }
     const connectionId = `connection-${++this.#sequence}`;
     const closed = new Promise<void>((done) => {
@@ -251,9 +271,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
       });
     });
     this.#connections.set(connectionId, { caller: Object.freeze({ ...caller, connectionId }), socket, closed });
-    Object.defineProperty(socket, "remoteAddress", { value: connectionId });
-    Object.defineProperty(socket, "remotePort", { value: undefined });
-    injector.injectConnection(socket);
+    return connectionId;
   }
 }
 

@@ -263,7 +263,11 @@ func validateJWT(ctx context.Context, audience, token string) error {
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
-	fmt.Printf("%s %s\n", svid.ID, local.ID)
+	own, err := source.FetchJWTSVID(ctx, jwtsvid.Params{Audience: audience, Subject: local.ID})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s %s %s\n", svid.ID, local.ID, own.ID)
 	return nil
 }
 
