@@ -64,6 +64,8 @@ const MAX_CONNECTIONS_PER_ADDRESS = 2_000;
 const CONNECTION_AGE_MS = 3 * 60_000;
 const DRAIN_MS = 10_000;
 const BACKLOG = 4096;
+/** What gRPC says of a socket without an address. */
+const NO_PEER = "unknown";
 
 /**
  * Serves gRPC on sockets of its own. Every connection is identified when it is accepted: by the process behind it, or
@@ -205,12 +207,18 @@ export class RpcServer<Auth> implements AsyncDisposable {
       if (handler === undefined) continue;
       const name = { path, service: service.name, method };
       const run = (wire: WireCall): void => {
-        const caller = this.#connections.get(this.#session.getStore() ?? wire.getPeer())?.caller;
+        const caller = this.#connections.get(this.#nameOf(wire))?.caller;
         if (caller === undefined) wire.emit("error", statusOf(new Fault("unauthenticated", "the connection is gone")));
         else void this.#pipeline.run({ name, wire, caller, handler });
       };
       grpc.register(path, run, encodedOnce(responseSerialize), requestDeserialize, "bidi");
     }
+  }
+
+  /** A socket that has its name says it; only where gRPC knows none does the session. */
+  #nameOf(wire: WireCall): string {
+    const peer = wire.getPeer();
+    return peer === NO_PEER ? (this.#session.getStore() ?? NO_PEER) : peer;
   }
 
   #listen(accept: (socket: Socket) => void): NetServer {
