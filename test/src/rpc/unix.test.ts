@@ -301,3 +301,20 @@ const session = require("node:http2").connect("http://localhost", { createConnec
 const stream = session.request({ ":method": "POST", ":path": "/grpc.health.v1.Health/Check", "content-type": "application/grpc", te: "trailers" });
 stream.end(Buffer.alloc(5));
 stream.resume().on("end", () => { process.stdout.write(String(process.pid)); session.close(); });`;
+
+test("T-W1 callers that are connected at once, many times each, are never taken for one another", async () => {
+  const pids = new Set<number | undefined>();
+  await using server = await startRpc({
+    health: {
+      Check: unary(async ({ service: claimed }, { caller }) => {
+        await new Promise(setImmediate);
+        pids.add(caller.process?.pid);
+        return { status: claimed === String(caller.process?.pid) ? "SERVING" : "NOT_SERVING" };
+      }),
+    },
+  });
+  const script = fileURLToPath(new URL("../../support/pid-caller-process.ts", import.meta.url));
+  const callers = Array.from({ length: 6 }, () => run(process.execPath, [script, server.path]));
+  expect((await Promise.all(callers)).map(({ stdout }) => stdout)).toEqual(callers.map(() => "[]"));
+  expect(pids.size).toBe(callers.length);
+});
