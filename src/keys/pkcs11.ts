@@ -65,6 +65,13 @@ const SESSIONS = 4;
 export async function openPkcs11Keys(options: Pkcs11Options): Promise<KeyManager> {
   const token = new Token(options);
   token.connect();
+  // SoftHSM fails key pairs that are made side by side, and making one is rare.
+  let made: Promise<unknown> = Promise.resolve();
+  const make = (id: string, type: KeyType): Promise<void> => {
+    const next = made.then(() => token.use((session) => token.make(session, labelOf(id), type)));
+    made = next.catch(() => undefined);
+    return next;
+  };
   const labelOf = (id: string): string => `${options.keyPrefix}${id}`;
   const find = async (id: string): Promise<ManagedKey | undefined> => {
     const [newest] = await token.use(async (session) => token.keys(session, labelOf(id)));
@@ -73,10 +80,10 @@ export async function openPkcs11Keys(options: Pkcs11Options): Promise<KeyManager
   return {
     find,
     async generate(id, type) {
-      await token.use((session) => token.make(session, labelOf(id), type));
-      const made = await find(id);
-      if (made === undefined) throw new Fault("unavailable", "the token has lost the key that it just made");
-      return made;
+      await make(id, type);
+      const key = await find(id);
+      if (key === undefined) throw new Fault("unavailable", "the token has lost the key that it just made");
+      return key;
     },
     async list() {
       const ids = await token.use(async (session) => token.labels(session, options.keyPrefix));
