@@ -114,15 +114,20 @@ function programs() {
 
 /** Tests that start whole programs, and a few that take as long: `npm test` runs them, `check` does not wait for them. */
 const STARTS_PROGRAMS = /\b(startServer|startAgent|startCluster)\(/;
-const SLOW = ["test/server/ca/year.test.ts", "test/server/store/embedded-directory.test.ts"].concat(
-  ["feed", "kill"].map((name) => `test/server/store/${name}.test.ts`),
-);
+const SLOW = [
+  "agent/api/{broker,broker-k8s,delegated-identity}",
+  "agent/{health,workload/attest,workload/docker}",
+  "server/ca/year",
+  "server/store/{embedded-directory,feed,kill}",
+  "src/client/watch",
+  "src/rpc/{tcp-door,unix}",
+].map((path) => `test/${path}.test.ts`);
 
 function slowTests() {
   const tests = readdirSync(join(HOME, "test"), { recursive: true, encoding: "utf8" })
     .filter((path) => path.endsWith(".test.ts"))
     .map((path) => `test/${path}`);
-  return tests.filter((path) => SLOW.includes(path) || STARTS_PROGRAMS.test(readFileSync(join(HOME, path), "utf8")));
+  return [...SLOW, ...tests.filter((path) => STARTS_PROGRAMS.test(readFileSync(join(HOME, path), "utf8")))];
 }
 
 function check() {
