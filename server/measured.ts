@@ -1,4 +1,4 @@
-import type { KeyManager } from "../src/keys/keys.ts";
+import type { KeyManager, ManagedKey } from "../src/keys/keys.ts";
 import { boundMember, type Meter, measured } from "../src/rpc/counted.ts";
 import type { Store } from "./store/store.ts";
 
@@ -78,6 +78,21 @@ const KEYS: MethodKeys<KeyManager> = {
   list: "server_key_manager.get_public_keys",
 };
 
+const KEY: MethodKeys<ManagedKey> = { sign: "server_key_manager.sign_data" };
+
+/** The keys that it gives count their signatures. */
 export function measuredKeys<K extends KeyManager>(keys: K, meter: Meter): K {
-  return measured(keys, KEYS, meter);
+  const counted = measured(keys, KEYS, meter);
+  const key = (held: ManagedKey): ManagedKey => measured(held, KEY, meter);
+  const giving: Pick<KeyManager, "generate" | "find" | "list"> = {
+    generate: async (id, type) => key(await counted.generate(id, type)),
+    async find(id) {
+      const held = await counted.find(id);
+      return held && key(held);
+    },
+    list: async () => (await counted.list()).map(key),
+  };
+  return new Proxy(counted, {
+    get: (target, name) => Reflect.get(Object.hasOwn(giving, name) ? giving : target, name),
+  });
 }

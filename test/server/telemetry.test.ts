@@ -62,6 +62,12 @@ describe("the metrics of a server, under SPIRE's names", () => {
     expect(await grown('spire_server_datastore_node_update{status="NotFound"}', gone)).toBe(1);
   });
 
+  test("count what the key manager is asked, each signature with it", async () => {
+    const signed = 'spire_server_server_key_manager_sign_data{status="OK"}';
+    expect(await grown(signed, () => server.mint("spiffe://example.org/signed"))).toBe(1);
+    expect((await scrape()).get('spire_server_server_key_manager_generate_key{status="OK"}')).toBeGreaterThan(0);
+  });
+
   test("time the turns that rate limits give", async () => {
     const limited = 'spire_server_rateLimit_agent_v1_agent_attest_agent{status="OK"}';
     expect(await grown(limited, () => server.attest())).toBe(1);
