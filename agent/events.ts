@@ -1,7 +1,7 @@
 import { counted } from "../src/rpc/counted.ts";
 import type { Clock } from "../src/runtime/clock.ts";
 import { Fault, messageOf } from "../src/runtime/fault.ts";
-import type { Log, LogFields, LogLevel } from "../src/runtime/log.ts";
+import type { Log, LogFields } from "../src/runtime/log.ts";
 import type { SpiffeId, TrustDomain } from "../src/spiffe/id.ts";
 
 // One function per event of the agent's life: its log line in SPIRE's words and under SPIRE's field names, its metric
@@ -62,23 +62,6 @@ export function adminApisStarted(log: Log, address: string): void {
 
 export function brokerStarted(log: Log, network: "unix" | "tcp", address: string): void {
   log.info("Starting SPIFFE Broker Endpoint", { address, network });
-}
-
-export function loggerAsked(log: Log): void {
-  log.info("GetLogger Called");
-}
-
-export function logLevelSet(log: Log, level: LogLevel): void {
-  log.info("SetLogLevel Called", { new_log_level: levelText(level) });
-}
-
-export function logLevelReset(log: Log, launch: LogLevel): void {
-  log.info("ResetLogLevel Called", { launch_log_level: levelText(launch) });
-}
-
-/** As logrus spells it. */
-function levelText(level: LogLevel): string {
-  return level === "warn" ? "warning" : level;
 }
 
 function publicApis({ disableWorkloadApi, disableSdsApi }: PublicApis): string | undefined {

@@ -3,7 +3,7 @@ import { rpcNames } from "../src/rpc/names.ts";
 import type { Outcome } from "../src/rpc/pipeline.ts";
 import { codeNameOf } from "../src/rpc/status.ts";
 import type { Clock } from "../src/runtime/clock.ts";
-import type { Log, LogFields, LogLevel } from "../src/runtime/log.ts";
+import type { Log, LogFields } from "../src/runtime/log.ts";
 import { recordCall } from "../src/runtime/metrics.ts";
 import type { SpiffeId, TrustDomain } from "../src/spiffe/id.ts";
 import type { AuthorityKind } from "./store/store.ts";
@@ -306,23 +306,6 @@ export function endpointBundleMissing(log: Log, endpoint: SpiffeId): void {
 
 export function bundleRefreshed(log: Log): void {
   log.debug("Bundle refreshed");
-}
-
-export function loggerAsked(log: Log): void {
-  log.info("GetLogger Called");
-}
-
-export function logLevelSet(log: Log, level: LogLevel): void {
-  log.info("SetLogLevel Called", { new_log_level: levelText(level) });
-}
-
-export function logLevelReset(log: Log, launch: LogLevel): void {
-  log.info("ResetLogLevel Called", { launch_log_level: levelText(launch) });
-}
-
-/** As logrus spells it. */
-function levelText(level: LogLevel): string {
-  return level === "warn" ? "warning" : level;
 }
 
 interface Endpoint {

@@ -6,7 +6,7 @@ import type {
   _spire_agent_debug_v1_GetInfoResponse_Cert as CertMessage,
   GetInfoResponse,
 } from "../../src/rpc/gen/spire/agent/debug/v1/GetInfoResponse.ts";
-import { loggerToProto, logLevelFromProto } from "../../src/rpc/log-level.ts";
+import { loggerAsked, loggerToProto, logLevelFromProto, logLevelReset, logLevelSet } from "../../src/rpc/log-level.ts";
 import { AgentDebugApi, AgentLoggerApi } from "../../src/rpc/protos.ts";
 import { type ServiceImplementation, service, unary } from "../../src/rpc/service.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
@@ -14,7 +14,6 @@ import { Fault } from "../../src/runtime/fault.ts";
 import type { LogHandle } from "../../src/runtime/log.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import { isSpiffeId, parseSpiffeId } from "../../src/spiffe/id.ts";
-import { loggerAsked, logLevelReset, logLevelSet } from "../events.ts";
 import type { LocalCaller } from "./caller.ts";
 
 export interface AdminApiOptions {

@@ -1,9 +1,8 @@
-import { loggerToProto, logLevelFromProto } from "../../src/rpc/log-level.ts";
+import { loggerAsked, loggerToProto, logLevelFromProto, logLevelReset, logLevelSet } from "../../src/rpc/log-level.ts";
 import type { ServerLoggerApi } from "../../src/rpc/protos.ts";
 import { unary } from "../../src/rpc/service.ts";
 import { messageOf } from "../../src/runtime/fault.ts";
 import type { Log, LogHandle, LogLevel } from "../../src/runtime/log.ts";
-import * as events from "../events.ts";
 import { failure } from "./fail.ts";
 import type { HandlersOf } from "./shapes.ts";
 
@@ -17,17 +16,17 @@ export function loggerService({ logger }: LoggerServiceParts): HandlersOf<typeof
   const launch = logger.level;
   return {
     GetLogger: unary(async (_, { auth: { log } }) => {
-      events.loggerAsked(log);
+      loggerAsked(log);
       return loggerToProto(logger.level, launch);
     }),
     SetLogLevel: unary(async ({ new_level }, { auth: { log } }) => {
       const level = readLevel(log, new_level);
-      events.logLevelSet(log, level);
+      logLevelSet(log, level);
       logger.level = level;
       return loggerToProto(level, launch);
     }),
     ResetLogLevel: unary(async (_, { auth: { log } }) => {
-      events.logLevelReset(log, launch);
+      logLevelReset(log, launch);
       logger.level = launch;
       return loggerToProto(launch, launch);
     }),

@@ -1,5 +1,5 @@
 import { Fault } from "../runtime/fault.ts";
-import { LOG_LEVELS, type LogLevel } from "../runtime/log.ts";
+import { LOG_LEVELS, type Log, type LogLevel } from "../runtime/log.ts";
 import type { Logger } from "./gen/spire/api/types/Logger.ts";
 
 type WireLevel = NonNullable<Exclude<Logger["current_level"], number>>;
@@ -15,6 +15,25 @@ export function logLevelFromProto(level: unknown): LogLevel {
   const known = LOG_LEVELS.find((name) => wireLevel(name) === level);
   if (known === undefined) throw unusable("unsupported log level");
   return known;
+}
+
+// Events of both Logger services, in SPIRE's words.
+
+export function loggerAsked(log: Log): void {
+  log.info("GetLogger Called");
+}
+
+export function logLevelSet(log: Log, level: LogLevel): void {
+  log.info("SetLogLevel Called", { new_log_level: levelText(level) });
+}
+
+export function logLevelReset(log: Log, launch: LogLevel): void {
+  log.info("ResetLogLevel Called", { launch_log_level: levelText(launch) });
+}
+
+/** As logrus spells it. */
+function levelText(level: LogLevel): string {
+  return level === "warn" ? "warning" : level;
 }
 
 function wireLevel(level: LogLevel): WireLevel {
