@@ -10,8 +10,8 @@ export type ToWorker =
   | { readonly type: "close" };
 export type FromWorker =
   | { readonly type: "ready" }
-  | { readonly type: "data"; readonly session: number; readonly bytes: Uint8Array }
-  | { readonly type: "done"; readonly session: number }
+  /** `last`: of what one batch is answered with. */
+  | { readonly type: "answer"; readonly session: number; readonly bytes: Uint8Array; readonly last: boolean }
   | { readonly type: "failed"; readonly message: string };
 export interface WorkerInput {
   /** Holds the database; made when it is not there. */
@@ -68,8 +68,9 @@ async function answer(engine: PGlite, request: ToWorker, post: Post): Promise<vo
     for (const bytes of RESET) await exchange(engine, bytes, () => undefined);
   } else {
     const { session } = request;
-    await exchange(engine, request.bytes, (bytes) => post({ type: "data", session, bytes }, [bytes.buffer]));
-    post({ type: "done", session });
+    await exchange(engine, request.bytes, (bytes, last) =>
+      post({ type: "answer", session, bytes, last }, [bytes.buffer]),
+    );
   }
 }
 
@@ -77,12 +78,12 @@ async function answer(engine: PGlite, request: ToWorker, post: Post): Promise<vo
 async function exchange(
   engine: PGlite,
   bytes: Uint8Array,
-  send: (bytes: Uint8Array<ArrayBuffer>) => void,
+  send: (bytes: Uint8Array<ArrayBuffer>, last: boolean) => void,
 ): Promise<void> {
   let chunks: Uint8Array[] = [];
   let size = 0;
-  const flush = (): void => {
-    if (size > 0) send(Uint8Array.from(Buffer.concat(chunks)));
+  const flush = (last: boolean): void => {
+    send(Uint8Array.from(Buffer.concat(chunks)), last);
     chunks = [];
     size = 0;
   };
@@ -91,10 +92,10 @@ async function exchange(
     onRawData: (chunk) => {
       chunks.push(chunk.slice());
       size += chunk.length;
-      if (size >= ANSWER_BYTES) flush();
+      if (size >= ANSWER_BYTES) flush(false);
     },
   });
-  flush();
+  flush(true);
 }
 
 await serve();

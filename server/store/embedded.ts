@@ -140,8 +140,9 @@ export class EmbeddedServer implements AsyncDisposable {
 
   #received(message: FromWorker): void {
     if (message.type === "failed") this.#log.error("The embedded datastore failed", { reason: message.message });
-    if (message.type === "done") this.#unanswered -= 1;
-    if (message.type === "data" && message.session === this.#session) this.#receiver?.receive(message.bytes);
+    if (message.type !== "answer") return;
+    if (message.last) this.#unanswered -= 1;
+    if (message.session === this.#session && message.bytes.length > 0) this.#receiver?.receive(message.bytes);
   }
 
   #exited(worker: Worker): void {

@@ -102,6 +102,17 @@ test("every commit reaches the disk before it is answered", async () => {
   }
 });
 
+test("closing right after an answer gives nothing up", async () => {
+  const log = new RecordingLog();
+  for (let round = 0; round < 5; round += 1) {
+    await using server = await EmbeddedServer.open(directory, log);
+    const pool = server.pool();
+    await pool.query("select $1::int", [round]);
+    await pool.end();
+  }
+  expect(log.lines).toEqual([]);
+});
+
 test("a statement that never ends is given up with its engine; the next one gets a new engine and all commits", async () => {
   const log = new RecordingLog();
   await using server = await EmbeddedServer.open(directory, log);
