@@ -2,7 +2,7 @@ import type { Certificate } from "../../src/crypto/certificate.ts";
 import type { CertificateTemplate } from "../../src/crypto/certificate-template.ts";
 import { EXT_KEY_USAGE } from "../../src/crypto/extensions.ts";
 import { subjectKeyId } from "../../src/crypto/key.ts";
-import { type DistinguishedName, parseName } from "../../src/crypto/name.ts";
+import { type DistinguishedName, encodeName, parseName } from "../../src/crypto/name.ts";
 import { type SpiffeId, type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
 import type { X509SigningAuthority } from "./slots.ts";
 
@@ -33,7 +33,8 @@ export interface Moment {
   readonly serialNumber: bigint;
 }
 
-const LEAF_SUBJECT: DistinguishedName = { country: ["US"], organization: ["SPIRE"] };
+const LEAF_SUBJECT = { country: ["US"], organization: ["SPIRE"] };
+const LEAF_SUBJECT_DER = encodeName(LEAF_SUBJECT);
 const ROOT_SUBJECT: DistinguishedName = { country: ["US"], organization: ["SPIFFE"] };
 /** Tolerates clocks that are a little behind. */
 const BACKDATE_MS = 10_000;
@@ -46,11 +47,10 @@ export function leafTemplate(
 ): CertificateTemplate {
   const { id, publicKey, ttlSeconds, dnsNames = [] } = request;
   const [commonName] = dnsNames;
-  const subject = isEmpty(request.subject) ? LEAF_SUBJECT : request.subject;
   const end = Math.min(after(moment.now, ttlSeconds).getTime(), authority.notAfter.getTime());
   return {
     serialNumber: moment.serialNumber,
-    subject: commonName === undefined ? subject : { ...subject, commonName },
+    subject: leafSubject(request.subject, commonName),
     issuer: authority.certificate.subject,
     notBefore: seconds(moment.now.getTime() - BACKDATE_MS),
     notAfter: new Date(end),
@@ -63,6 +63,12 @@ export function leafTemplate(
     subjectKeyId: subjectKeyId(publicKey),
     authorityKeyId: Buffer.from(authority.certificate.subjectKeyId, "hex"),
   };
+}
+
+function leafSubject(given: DistinguishedName | undefined, commonName: string | undefined): Uint8Array {
+  if (commonName === undefined && isEmpty(given)) return LEAF_SUBJECT_DER;
+  const name = isEmpty(given) ? LEAF_SUBJECT : given;
+  return encodeName(commonName === undefined ? name : { ...name, commonName });
 }
 
 /**

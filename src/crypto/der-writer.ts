@@ -4,15 +4,23 @@ import { contextTag, derFault, TAG } from "./der.ts";
 export function encode(tag: number, ...parts: readonly Uint8Array[]): Buffer {
   let length = 0;
   for (const part of parts) length += part.length;
-  const header = encodeHeader(tag, length);
-  return Buffer.concat([header, ...parts], header.length + length);
+  const lengthOctets = length < 0x80 ? 0 : octetsOf(length);
+  let at = 2 + lengthOctets;
+  const element = Buffer.allocUnsafe(at + length);
+  element[0] = tag;
+  element[1] = lengthOctets === 0 ? length : 0x80 | lengthOctets;
+  if (lengthOctets > 0) element.writeUIntBE(length, 2, lengthOctets);
+  for (const part of parts) {
+    element.set(part, at);
+    at += part.length;
+  }
+  return element;
 }
 
-function encodeHeader(tag: number, length: number): Buffer {
-  if (length < 0x80) return Buffer.from([tag, length]);
-  if (length < 0x100) return Buffer.from([tag, 0x81, length]);
-  if (length < 0x10000) return Buffer.from([tag, 0x82, length >> 8, length & 0xff]);
-  if (length < 0x1000000) return Buffer.from([tag, 0x83, length >> 16, (length >> 8) & 0xff, length & 0xff]);
+function octetsOf(length: number): number {
+  if (length < 0x100) return 1;
+  if (length < 0x10000) return 2;
+  if (length < 0x1000000) return 3;
   throw derFault("ASN.1 element is too large");
 }
 
@@ -75,11 +83,18 @@ function base128(arc: bigint): number[] {
 
 /** UTCTime through 2049, GeneralizedTime after; whole seconds, rounded down. RFC 5280, section 4.1.2.5. */
 export function encodeTime(time: Date): Buffer {
-  const digits = time.toISOString().replace(/[-:T]/g, "").slice(0, -5);
   const year = time.getUTCFullYear();
   if (year < 1950 || year > 9999) throw derFault("time is outside the years of X.509");
   const utc = year < 2050;
-  return encode(utc ? TAG.utcTime : TAG.generalizedTime, Buffer.from(`${utc ? digits.slice(2) : digits}Z`, "latin1"));
+  const parts = [time.getUTCMonth() + 1, time.getUTCDate(), time.getUTCHours(), time.getUTCMinutes()];
+  let digits = utc ? twoDigits(year % 100) : `${year}`;
+  for (const part of parts) digits += twoDigits(part);
+  const text = Buffer.from(`${digits}${twoDigits(time.getUTCSeconds())}Z`, "latin1");
+  return encode(utc ? TAG.utcTime : TAG.generalizedTime, text);
+}
+
+function twoDigits(value: number): string {
+  return value < 10 ? `0${value}` : `${value}`;
 }
 
 const PRINTABLE = /^[A-Za-z0-9 '()+,\-./:=?]*$/;

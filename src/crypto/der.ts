@@ -173,7 +173,7 @@ export function readOid(element: DerElement): string {
   const { body } = element;
   if (body.length === 0 || body.length > MAX_OID_BYTES || (body.at(-1) ?? 0x80) >= 0x80)
     throw derFault("malformed OBJECT IDENTIFIER");
-  const arcs: (number | bigint)[] = [];
+  let dotted = "";
   let arc: number | bigint = 0;
   let fresh = true;
   for (const octet of body) {
@@ -181,15 +181,16 @@ export function readOid(element: DerElement): string {
     arc = appendBits(arc, octet & 0x7f);
     fresh = octet < 0x80;
     if (!fresh) continue;
-    arcs.push(arc);
+    dotted = dotted === "" ? firstArcs(arc) : `${dotted}.${arc}`;
     arc = 0;
   }
-  const [first = 0, ...others] = arcs;
-  const root = first < 80 ? Math.floor(Number(first) / 40) : 2;
-  return [BigInt(first) - BigInt(root * 40), ...others].reduce<string>(
-    (dotted, next) => `${dotted}.${next}`,
-    `${root}`,
-  );
+  return dotted;
+}
+
+/** The first two arcs share one number. */
+function firstArcs(arc: number | bigint): string {
+  const root = arc < 80 ? Math.floor(Number(arc) / 40) : 2;
+  return `${root}.${typeof arc === "number" ? arc - root * 40 : arc - BigInt(root * 40)}`;
 }
 
 /** Seven more bits; as a bigint only where a number would not be exact, which few arcs need. */

@@ -1,4 +1,4 @@
-import { createHash, createPrivateKey, createPublicKey, generateKeyPair, type KeyObject, sign } from "node:crypto";
+import { createPrivateKey, createPublicKey, generateKeyPair, hash, type KeyObject, sign } from "node:crypto";
 import { promisify } from "node:util";
 import { Fault, messageOf } from "../runtime/fault.ts";
 import { readOctets, readOnly, TAG } from "./der.ts";
@@ -54,14 +54,14 @@ export function localSigner(privateKey: KeyObject): LocalSigner {
   const keyType = keyTypeOf(privateKey);
   const publicKey = createPublicKey(privateKey).export({ type: "spki", format: "der" });
   checkPublicKey(publicKey);
-  const hash = SIGNING_HASH[keyType];
+  const digest = SIGNING_HASH[keyType];
   return {
     keyType,
     publicKey,
     privateKey,
     sign: (data) =>
       new Promise((resolve, reject) => {
-        sign(hash, data, privateKey, (error, signature) => (error === null ? resolve(signature) : reject(error)));
+        sign(digest, data, privateKey, (error, signature) => (error === null ? resolve(signature) : reject(error)));
       }),
   };
 }
@@ -110,7 +110,7 @@ export function subjectKeyId(spki: Uint8Array): Uint8Array {
   info.read(TAG.sequence);
   const bits = readOctets(info.read(TAG.bitString));
   info.end();
-  return createHash("sha1").update(bits).digest();
+  return hash("sha1", bits, "buffer");
 }
 
 /** Lower-case; the form of authority ids. */

@@ -34,13 +34,28 @@ const CHECKS: ReadonlyMap<string, Check> = new Map([
  */
 export function checkPublicKey(spki: Uint8Array, maxRsaBits = MAX_RSA_BITS): KeyObject {
   if (spki.length > maxSpkiBytes(maxRsaBits)) throw weak("public key is too large");
+  if (maxRsaBits !== MAX_RSA_BITS) return check(spki, maxRsaBits);
+  const bytes = Buffer.from(spki.buffer, spki.byteOffset, spki.length).toString("latin1");
+  const known = LATELY_CHECKED.get(bytes);
+  if (known !== undefined) return known;
+  const key = check(spki, maxRsaBits);
+  if (LATELY_CHECKED.size >= MOST_LATELY_CHECKED) LATELY_CHECKED.clear();
+  LATELY_CHECKED.set(bytes, key);
+  return key;
+}
+
+/** By all of their bytes. The key of a CSR is checked when it is read, and again before it is signed. */
+const LATELY_CHECKED = new Map<string, KeyObject>();
+const MOST_LATELY_CHECKED = 256;
+
+function check(spki: Uint8Array, maxRsaBits: number): KeyObject {
   const info = readOnly(spki);
   const algorithm = info.enter();
-  const check = CHECKS.get(readOid(algorithm.read(TAG.oid)));
-  if (check === undefined) throw weak("unsupported public key algorithm");
+  const checkKey = CHECKS.get(readOid(algorithm.read(TAG.oid)));
+  if (checkKey === undefined) throw weak("unsupported public key algorithm");
   const key = readOctets(info.read(TAG.bitString));
   info.end();
-  check(algorithm, key, maxRsaBits);
+  checkKey(algorithm, key, maxRsaBits);
   algorithm.end();
   try {
     return createPublicKey({ key: Buffer.from(spki), format: "der", type: "spki" });

@@ -210,4 +210,13 @@ describe("T-X6 public keys", () => {
     const stuffed = spki([encodeOid(EC), encodeOid(P256), NULL], point);
     expect(faultOf(() => checkPublicKey(stuffed))).toMatchObject(refusal("invalid", "asn1-malformed"));
   });
+
+  test("T-X6 a key that was accepted a moment ago answers for its own bytes only", () => {
+    for (let at = ec.length - 64; at < ec.length; at++) {
+      expect(checkPublicKey(ec).export({ format: "der", type: "spki" })).toEqual(Buffer.from(ec));
+      const altered = Buffer.from(ec);
+      altered[at] = (altered[at] ?? 0) ^ 1;
+      expect(faultOf(() => checkPublicKey(altered))).toMatchObject(WEAK);
+    }
+  });
 });
