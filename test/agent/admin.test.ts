@@ -12,7 +12,8 @@ import { KubeApiServer } from "../support/kube-apiserver.ts";
 import { Kubelet } from "../support/kubelet.ts";
 import { scrapeMetrics } from "../support/metrics.ts";
 import { SdsClient } from "../support/sds.ts";
-import { freePort, startServer, type TestServer } from "../support/server.ts";
+import { startServer, type TestServer } from "../support/server.ts";
+import { freePort } from "../support/server-process.ts";
 import { runProgram } from "../support/transcript.ts";
 import { temporaryDirectory } from "../support/workload.ts";
 

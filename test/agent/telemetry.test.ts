@@ -5,7 +5,8 @@ import { encodePem } from "../../src/crypto/pem.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
 import { scrapeMetrics } from "../support/metrics.ts";
-import { freePort, startServer, type TestServer } from "../support/server.ts";
+import { startServer, type TestServer } from "../support/server.ts";
+import { freePort } from "../support/server-process.ts";
 
 let server: TestServer;
 let agent: TestAgent;

@@ -6,7 +6,7 @@ import { agentProgram } from "../../agent/cli/program.ts";
 import { runCommandLine } from "../../src/runtime/cli.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
-import { PROJECT } from "../support/server.ts";
+import { PROJECT } from "../support/server-process.ts";
 import { startTokenServer, type TestTokenServer } from "../support/token-server.ts";
 import { runTranscript } from "../support/transcript.ts";
 

@@ -8,7 +8,8 @@ import { serverProgram } from "../../server/cli/program.ts";
 import { runCommandLine } from "../../src/runtime/cli.ts";
 import type { Io } from "../../src/runtime/terminal.ts";
 import { eventually } from "../support/eventually.ts";
-import { PROJECT, startServer, type TestServer } from "../support/server.ts";
+import { startServer, type TestServer } from "../support/server.ts";
+import { PROJECT } from "../support/server-process.ts";
 
 interface Person {
   /** What is typed. */

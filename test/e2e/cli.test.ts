@@ -1,7 +1,8 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, test } from "vitest";
-import { PROJECT, startServer, type TestServer } from "../support/server.ts";
+import { startServer, type TestServer } from "../support/server.ts";
+import { PROJECT } from "../support/server-process.ts";
 import { runTranscript } from "../support/transcript.ts";
 
 const FOLDER = join(PROJECT, "test/e2e/cli");

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
 import { createDatabase, withoutPostgres } from "../support/postgres.ts";
-import { PROJECT, startServer, writeServerConfig } from "../support/server.ts";
+import { startServer } from "../support/server.ts";
+import { PROJECT, writeServerConfig } from "../support/server-process.ts";
 
 const run = promisify(execFile);
 const server = (...args: readonly string[]) => run(process.execPath, [join(PROJECT, "server/main.ts"), ...args]);

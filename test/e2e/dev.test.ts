@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { eventually } from "../support/eventually.ts";
-import { PROJECT } from "../support/server.ts";
+import { PROJECT } from "../support/server-process.ts";
 
 class Dev implements AsyncDisposable {
   readonly child: ChildProcess;

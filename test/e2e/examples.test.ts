@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
-import { PROJECT } from "../support/server.ts";
+import { PROJECT } from "../support/server-process.ts";
 import { startTokenServer, type TestTokenServer } from "../support/token-server.ts";
 
 const run = promisify(execFile);

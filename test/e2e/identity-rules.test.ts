@@ -10,7 +10,8 @@ import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
 import { OWN_SELECTOR, startAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
 import { createCa } from "../support/pki.ts";
-import { runServerProcess, startServer, writeServerConfig } from "../support/server.ts";
+import { startServer } from "../support/server.ts";
+import { runServerProcess, writeServerConfig } from "../support/server-process.ts";
 
 describe("the signing authority of a trust domain", () => {
   test("ID-22: without an authority the server does not start, and signs nothing", async () => {

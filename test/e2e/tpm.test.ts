@@ -5,7 +5,8 @@ import { promisify } from "node:util";
 import { describe, expect, test } from "vitest";
 import { startAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
-import { PROJECT, startServer } from "../support/server.ts";
+import { startServer } from "../support/server.ts";
+import { PROJECT } from "../support/server-process.ts";
 import { swtpmEnv, withoutSwtpm } from "../support/swtpm.ts";
 import { temporaryDirectory } from "../support/workload.ts";
 

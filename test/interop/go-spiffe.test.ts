@@ -3,7 +3,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { isSpiffeId } from "../../src/spiffe/id.ts";
-import { PROJECT } from "../support/server.ts";
+import { PROJECT } from "../support/server-process.ts";
 import { spiffeLibrary } from "./library.ts";
 import { Peer } from "./peer.ts";
 

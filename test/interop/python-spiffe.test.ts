@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { PROJECT } from "../support/server.ts";
+import { PROJECT } from "../support/server-process.ts";
 import { type House, identities, Peer } from "./peer.ts";
 
 const python = process.env["INTEROP_PYTHON"] ?? "";

@@ -4,14 +4,8 @@ import { createCertificateRequest } from "../../src/crypto/csr.ts";
 import { generateKey } from "../../src/crypto/key.ts";
 import { eventually } from "../support/eventually.ts";
 import { faultFrom } from "../support/faults.ts";
-import {
-  entryMessage,
-  type LogRecord,
-  protoId,
-  startServer,
-  type TestServer,
-  type TestSvid,
-} from "../support/server.ts";
+import { entryMessage, protoId, startServer, type TestServer, type TestSvid } from "../support/server.ts";
+import type { LogRecord } from "../support/server-process.ts";
 
 let server: TestServer;
 let agent: TestSvid;

@@ -17,14 +17,8 @@ import { eventually } from "../support/eventually.ts";
 import { faultFrom } from "../support/faults.ts";
 import { createDatabase, findPostgres, startCluster, withoutPostgres } from "../support/postgres.ts";
 import { RecordingLog } from "../support/recording-log.ts";
-import {
-  entryMessage,
-  freePort,
-  runServerProcess,
-  startServer,
-  type TestServer,
-  writeServerConfig,
-} from "../support/server.ts";
+import { entryMessage, startServer, type TestServer } from "../support/server.ts";
+import { freePort, runServerProcess, writeServerConfig } from "../support/server-process.ts";
 
 /** A folder that outlives a server, for starting again on the same data. */
 async function keptFolder(): Promise<AsyncDisposable & { readonly path: string }> {

@@ -4,7 +4,8 @@ import { createCertificateRequest } from "../../src/crypto/csr.ts";
 import { generateKey } from "../../src/crypto/key.ts";
 import { faultFrom } from "../support/faults.ts";
 import { scrapeMetrics } from "../support/metrics.ts";
-import { freePort, protoId, startServer, type TestServer } from "../support/server.ts";
+import { protoId, startServer, type TestServer } from "../support/server.ts";
+import { freePort } from "../support/server-process.ts";
 
 let server: TestServer;
 let port = 0;

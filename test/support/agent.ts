@@ -7,7 +7,8 @@ import { fetchX509Svid, watchX509Svids, type X509Context } from "../../src/clien
 import { encodePem } from "../../src/crypto/pem.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
 import { eventually } from "./eventually.ts";
-import { type LogRecord, PROJECT, pluginData, type TestServer } from "./server.ts";
+import type { TestServer } from "./server.ts";
+import { type LogRecord, PROJECT, pluginData } from "./server-process.ts";
 
 export interface TestAgentOptions {
   /** Default: a new one from the server. `null` for none. */

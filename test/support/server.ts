@@ -1,10 +1,6 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { type AddressInfo, createServer } from "node:net";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { type Certificate, parseCertificate } from "../../src/crypto/certificate.ts";
 import { createCertificateRequest } from "../../src/crypto/csr.ts";
 import { generateKey, type LocalSigner } from "../../src/crypto/key.ts";
@@ -30,6 +26,13 @@ import { parseTrustDomain } from "../../src/spiffe/id.ts";
 import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
 import { eventually } from "./eventually.ts";
 import { createDatabase } from "./postgres.ts";
+import {
+  type LogRecord,
+  runServerProcess,
+  type ServerProcess,
+  type TestServerOptions,
+  writeServerConfig,
+} from "./server-process.ts";
 
 type Client<S> = S extends Service<infer M> ? ClientOf<M> : never;
 
@@ -58,54 +61,36 @@ export interface TestSvid {
   readonly tls: TlsIdentity;
 }
 
-export interface TestServerOptions {
-  /** A database URL shares a database between servers. Default: embedded. */
-  readonly store?: "embedded" | "postgres" | { readonly url: string };
-  readonly trustDomain?: string;
-  /** Keys of the `server` section, over those of this helper. */
-  readonly server?: Readonly<Record<string, unknown>>;
-  /** Further top-level sections. */
-  readonly sections?: Readonly<Record<string, unknown>>;
-  readonly keyManager?: "disk" | "memory";
-  /** Instead of `keyManager`: its name and data. */
-  readonly keyManagers?: Readonly<Record<string, object>>;
-  /** The UpstreamAuthority and its data. */
-  readonly upstream?: Readonly<Record<string, object>>;
-  /** Further node attestors with their data. */
-  readonly nodeAttestors?: Readonly<Record<string, object>>;
-  /** A folder of the caller's, which stays; for starting again on the same data. */
-  readonly folder?: string;
-  /** How long it may take until it serves. */
-  readonly startMs?: number;
-}
-
-export type LogRecord = Readonly<Record<string, unknown>> & { readonly msg: string; readonly level: string };
-
-export interface TestServer extends AsyncDisposable {
+/** What is done with a server that runs, whoever started it and whatever it is. */
+export interface ServerClient extends Disposable {
   readonly trustDomain: string;
-  readonly folder: string;
-  readonly configFile: string;
   readonly socketPath: string;
-  readonly address: "127.0.0.1";
+  readonly address: string;
   readonly port: number;
-  readonly pid: number;
   /** On the admin socket. */
   readonly admin: Apis;
-  readonly databaseUrl: string | undefined;
   /** Over TLS, with the server verified by its bundle. Without an identity, no certificate is shown. The caller disposes. */
   connect(identity?: TlsIdentity): Apis;
-  /** Everything on standard output and error. */
-  output(): string;
-  /** Log records with this message, and these fields. */
-  logged(message: string, fields?: Readonly<Record<string, unknown>>): readonly LogRecord[];
-  /** Waits for such a record. */
-  untilLogged(message: string, fields?: Readonly<Record<string, unknown>>): Promise<LogRecord>;
   createToken(request?: { readonly ttl?: number; readonly token?: string; readonly agentId?: string }): Promise<string>;
   /** A node that attests by a new token. */
   attest(token?: string): Promise<TestSvid>;
   createEntry(entry: EntryInput): Promise<Entry__Output>;
   /** An SVID of any workload ID. */
   mint(id: string): Promise<TestSvid>;
+}
+
+export interface TestServer extends Omit<ServerClient, typeof Symbol.dispose>, AsyncDisposable {
+  readonly folder: string;
+  readonly configFile: string;
+  readonly address: "127.0.0.1";
+  readonly pid: number;
+  readonly databaseUrl: string | undefined;
+  /** Everything on standard output and error. */
+  output(): string;
+  /** Log records with this message, and these fields. */
+  logged(message: string, fields?: Readonly<Record<string, unknown>>): readonly LogRecord[];
+  /** Waits for such a record. */
+  untilLogged(message: string, fields?: Readonly<Record<string, unknown>>): Promise<LogRecord>;
   /** Asks it to end, and resolves with the exit status. */
   stop(): Promise<number | null>;
   kill(): Promise<void>;
@@ -117,8 +102,6 @@ export interface EntryInput extends Omit<Entry, "spiffe_id" | "parent_id" | "sel
   /** `type:value`; default `unix:uid:1000`. */
   readonly selectors?: readonly string[];
 }
-
-export const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
 
 /** Starts `steeple-server run` as a process of its own and waits until it serves. */
 export async function startServer(options: TestServerOptions = {}): Promise<TestServer> {
@@ -133,112 +116,6 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
   const serves = (): boolean => running.logged("Starting Server APIs", { network: "unix" }).length > 0;
   await Promise.race([eventually("the server serves", serves, options.startMs ?? 30_000), running.failed()]);
   return testServer({ running, options, folder, configFile, databaseUrl, resources: cleanup.move() });
-}
-
-/** A port that nobody listens on; another process may still take it before the server does. */
-export async function freePort(): Promise<number> {
-  const holder = createServer().listen(0, "127.0.0.1");
-  await once(holder, "listening");
-  const { port } = holder.address() as AddressInfo;
-  await new Promise((done) => holder.close(done));
-  return port;
-}
-
-/** A configuration file in the folder, with everything in that folder and a port that is free. */
-export async function writeServerConfig(
-  folder: string,
-  options: TestServerOptions,
-  databaseUrl?: string,
-): Promise<string> {
-  const disk = { disk: { plugin_data: { keys_path: join(folder, "data", "keys.json") } } };
-  const sql = { sql: { plugin_data: { database_type: "postgres", connection_string: databaseUrl } } };
-  const config = {
-    server: {
-      trust_domain: options.trustDomain ?? "example.org",
-      bind_address: "127.0.0.1",
-      bind_port: await freePort(),
-      socket_path: join(folder, "api.sock"),
-      data_dir: join(folder, "data"),
-      log_level: "DEBUG",
-      log_format: "json",
-      ratelimit: { attestation: false, signing: true },
-      ...options.server,
-    },
-    plugins: {
-      KeyManager:
-        options.keyManagers === undefined
-          ? options.keyManager === "memory"
-            ? { memory: { plugin_data: {} } }
-            : disk
-          : pluginData(options.keyManagers),
-      NodeAttestor: pluginData({ join_token: {}, ...options.nodeAttestors }),
-      ...(databaseUrl === undefined ? {} : { DataStore: sql }),
-      ...(options.upstream === undefined ? {} : { UpstreamAuthority: pluginData(options.upstream) }),
-    },
-    ...options.sections,
-  };
-  const path = join(folder, "server.json");
-  await writeFile(path, JSON.stringify(config));
-  return path;
-}
-
-/** `{ name: data }` as a configuration has it. */
-export function pluginData(plugins: Readonly<Record<string, object>>): Readonly<Record<string, object>> {
-  return Object.fromEntries(Object.entries(plugins).map(([name, data]) => [name, { plugin_data: data }]));
-}
-
-export interface ServerProcess {
-  readonly child: ChildProcess;
-  output(): string;
-  logged(message: string, fields?: Readonly<Record<string, unknown>>): readonly LogRecord[];
-  untilLogged(message: string, fields?: Readonly<Record<string, unknown>>): Promise<LogRecord>;
-  /** Rejects when the process ends before it was asked to. */
-  failed(): Promise<never>;
-  exited(): Promise<number | null>;
-  stop(signal?: NodeJS.Signals): Promise<number | null>;
-}
-
-/** `steeple-server` with these arguments. The caller stops it. */
-export function runServerProcess(args: readonly string[], env: Readonly<Record<string, string>> = {}): ServerProcess {
-  const child = spawn(process.execPath, [join(PROJECT, "server/main.ts"), ...args], {
-    stdio: ["ignore", "pipe", "pipe"],
-    env: { ...process.env, ...env },
-  });
-  const chunks: Buffer[] = [];
-  child.stdout.on("data", (chunk: Buffer) => chunks.push(chunk));
-  child.stderr.on("data", (chunk: Buffer) => chunks.push(chunk));
-  const closed = once(child, "close").then(([code]) => code as number | null);
-  const output = (): string => Buffer.concat(chunks).toString("utf8");
-  const logged: ServerProcess["logged"] = (message, fields = {}) =>
-    output()
-      .split("\n")
-      .flatMap(parseRecord)
-      .filter(
-        (record) => record.msg === message && Object.entries(fields).every(([key, value]) => record[key] === value),
-      );
-  return {
-    child,
-    output,
-    logged,
-    untilLogged: (message, fields) =>
-      eventually(`the server logs ${JSON.stringify(message)}`, () => logged(message, fields)[0], 30_000),
-    failed: () =>
-      closed.then((code) => Promise.reject(new Error(`the server ended with status ${code}:\n${output()}`))),
-    exited: () => closed,
-    stop: (signal = "SIGTERM") => {
-      if (child.exitCode === null && child.signalCode === null) child.kill(signal);
-      return closed;
-    },
-  };
-}
-
-function parseRecord(line: string): LogRecord[] {
-  try {
-    const record: unknown = JSON.parse(line);
-    return typeof record === "object" && record !== null && "msg" in record ? [record as LogRecord] : [];
-  } catch {
-    return [];
-  }
 }
 
 interface Parts {
@@ -258,39 +135,50 @@ async function testServer({
   databaseUrl,
   resources,
 }: Parts): Promise<TestServer> {
-  const trustDomain = options.trustDomain ?? "example.org";
-  const socketPath = join(folder, "api.sock");
   const port = Number(
     String(running.logged("Starting Server APIs", { network: "tcp" })[0]?.["address"])
       .split(":")
       .at(-1),
   );
-  const admin = resources.use(apisOf(dialUnix(socketPath)));
-  let roots: readonly Certificate[] = await rootsOf(admin);
-  const verifyServer = (chain: readonly Certificate[]): void => {
-    validateX509Svid({ chain, authorities: () => roots, at: new Date(Date.now()) });
-  };
-  const connect = (identity?: TlsIdentity): Apis =>
-    apisOf(
-      dialTls({
-        address: "127.0.0.1",
-        port,
-        verifyServer,
-        backoff: { firstMs: 50, maxMs: 200 },
-        ...(identity === undefined ? {} : { identity }),
-      }),
-    );
-  const createToken: TestServer["createToken"] = async ({ ttl = 600, token = "", agentId } = {}) => {
-    const agent_id = agentId === undefined ? null : protoId(agentId);
-    return (await admin.agent.CreateJoinToken({ ttl, token, agent_id })).value;
-  };
+  const place = { socketPath: join(folder, "api.sock"), address: "127.0.0.1", port } as const;
+  const client = resources.use(await openServerClient({ ...place, trustDomain: options.trustDomain ?? "example.org" }));
   return {
-    ...{ trustDomain, folder, configFile, socketPath, port, admin, databaseUrl, connect, createToken },
-    address: "127.0.0.1",
+    ...client,
+    ...{ folder, configFile, databaseUrl, address: place.address },
     pid: running.child.pid ?? 0,
     output: running.output,
     logged: running.logged,
     untilLogged: running.untilLogged,
+    stop: () => running.stop(),
+    async kill() {
+      await running.stop("SIGKILL");
+    },
+    [Symbol.asyncDispose]: () => resources.disposeAsync(),
+  };
+}
+
+/** Connects to the admin socket of a server that serves, and learns its bundle. Default trust domain: the bundle's. */
+export async function openServerClient(
+  place: Pick<ServerClient, "socketPath" | "address" | "port"> & { readonly trustDomain?: string },
+): Promise<ServerClient> {
+  const { socketPath, address, port } = place;
+  const admin = apisOf(dialUnix(socketPath));
+  const { trust_domain } = await admin.bundle.GetBundle({ output_mask: {} });
+  let roots = await rootsOf(admin);
+  const verifyServer = (chain: readonly Certificate[]): void => {
+    validateX509Svid({ chain, authorities: () => roots, at: new Date(Date.now()) });
+  };
+  const connect: ServerClient["connect"] = (identity) => {
+    const backoff = { firstMs: 50, maxMs: 200 };
+    return apisOf(dialTls({ address, port, verifyServer, backoff, ...(identity === undefined ? {} : { identity }) }));
+  };
+  const createToken: ServerClient["createToken"] = async ({ ttl = 600, token = "", agentId } = {}) => {
+    const agent_id = agentId === undefined ? null : protoId(agentId);
+    return (await admin.agent.CreateJoinToken({ ttl, token, agent_id })).value;
+  };
+  return {
+    ...{ socketPath, address, port, admin, connect, createToken },
+    trustDomain: place.trustDomain ?? trust_domain,
     async attest(token) {
       using anonymous = connect();
       return await attestWithToken(anonymous, token ?? (await createToken()));
@@ -308,11 +196,7 @@ async function testServer({
       roots = await rootsOf(admin);
       return testSvid(signer, svid?.cert_chain ?? []);
     },
-    stop: () => running.stop(),
-    async kill() {
-      await running.stop("SIGKILL");
-    },
-    [Symbol.asyncDispose]: () => resources.disposeAsync(),
+    [Symbol.dispose]: () => admin[Symbol.dispose](),
   };
 }
 

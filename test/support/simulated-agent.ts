@@ -2,7 +2,7 @@ import type { WatchAuthorizedEntriesRequest } from "../../src/rpc/gen/steeple/ap
 import { Fault } from "../../src/runtime/fault.ts";
 import { EntryDigest, type EntryVersion } from "../../src/spiffe/entry-digest.ts";
 import { eventually } from "./eventually.ts";
-import type { Apis, TestServer, TestSvid } from "./server.ts";
+import type { Apis, ServerClient, TestSvid } from "./server.ts";
 
 /**
  * An agent without workloads: it attests, holds its stream of changes and keeps what it is told, over the same wire as
@@ -13,14 +13,14 @@ export class SimulatedAgent implements AsyncDisposable {
   readonly entries = new Map<string, EntryVersion>();
   /** How often its state had to be compared and repaired after the first time. */
   divergences = 0;
-  readonly #server: () => Pick<TestServer, "connect">;
+  readonly #server: () => Pick<ServerClient, "connect">;
   readonly #svid: TestSvid;
   readonly #stop = new AbortController();
   readonly #running: Promise<void>;
   readonly #told: (id: string) => void;
   #agreed = false;
 
-  private constructor(svid: TestSvid, server: () => Pick<TestServer, "connect">, told: (id: string) => void) {
+  private constructor(svid: TestSvid, server: () => Pick<ServerClient, "connect">, told: (id: string) => void) {
     this.id = svid.id;
     this.#svid = svid;
     this.#server = server;
@@ -30,7 +30,7 @@ export class SimulatedAgent implements AsyncDisposable {
 
   /** Attests at the server; `server` is asked again for each connection, so that it may be another one by then. */
   static async start(
-    server: () => TestServer,
+    server: () => Pick<ServerClient, "attest" | "connect">,
     told: (entryId: string) => void = () => undefined,
   ): Promise<SimulatedAgent> {
     const agent = new SimulatedAgent(await server().attest(), server, told);

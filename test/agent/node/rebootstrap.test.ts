@@ -4,7 +4,8 @@ import { expect, test } from "vitest";
 import { encodePem } from "../../../src/crypto/pem.ts";
 import { restartAgent, startAgent } from "../../support/agent.ts";
 import { createCa } from "../../support/pki.ts";
-import { freePort, startServer, type TestServer } from "../../support/server.ts";
+import { startServer, type TestServer } from "../../support/server.ts";
+import { freePort } from "../../support/server-process.ts";
 import { temporaryDirectory } from "../../support/workload.ts";
 
 async function bundleOf(server: TestServer): Promise<string> {

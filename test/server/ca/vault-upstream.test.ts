@@ -5,7 +5,8 @@ import { FakeClock } from "../../support/clock.ts";
 import { eventually } from "../../support/eventually.ts";
 import { faultFrom } from "../../support/faults.ts";
 import { createCa, type TestCa } from "../../support/pki.ts";
-import { freePort, startServer } from "../../support/server.ts";
+import { startServer } from "../../support/server.ts";
+import { freePort } from "../../support/server-process.ts";
 import { APPROLE, startVault, VAULT_TOKEN, type VaultDouble } from "../../support/vault.ts";
 
 let root: TestCa;
