@@ -17,7 +17,8 @@ import { ProcRoot } from "../support/proc-root.ts";
 import { RecordingLog } from "../support/recording-log.ts";
 import { startBus, startSystemd } from "../support/systemd.ts";
 import { PinningSocket, startWorkload, temporaryDirectory } from "../support/workload.ts";
-import { spread } from "./stats.ts";
+import { type Report, scenario } from "./scenario.ts";
+import { calls } from "./stats.ts";
 
 const PODS = 250;
 const CALLERS = 10;
@@ -35,49 +36,55 @@ const clock = systemClock;
 const { signal } = stop;
 
 /** Attestation by each attestor, new and in use, and a whole node of pods. */
-export async function measureAttestation(): Promise<string[]> {
-  await using scope = new AsyncDisposableStack();
-  const socket = scope.use(await PinningSocket.open());
-  const workload = scope.use(await startWorkload({ socket: socket.path }));
-  if (hasCgroups) scope.use(new Cgroup(`system.slice/${UNIT}`)).add(workload.pid);
-  const peer = await socket.next();
-  const lines = [...(await unix(peer)), ...(await systemd(peer, scope)), ...(await docker(scope))];
-  lines.push(...(await kubernetes(scope)));
-  stop.abort();
-  return lines;
-}
+export const workloads = scenario({
+  summary: "workload attestation by each attestor, and a node of 250 pods",
+  async run({ figure, note }) {
+    await using scope = new AsyncDisposableStack();
+    scope.defer(() => stop.abort());
+    const socket = scope.use(await PinningSocket.open());
+    const workload = scope.use(await startWorkload({ socket: socket.path }));
+    if (hasCgroups) scope.use(new Cgroup(`system.slice/${UNIT}`)).add(workload.pid);
+    const peer = await socket.next();
+    await unix(figure, peer);
+    await systemd({ figure, note }, peer, scope);
+    await docker(figure, scope);
+    await kubernetes(figure, scope);
+  },
+});
 
-async function unix(peer: PeerProcess): Promise<string[]> {
+type Take = Report["figure"];
+
+async function unix(figure: Take, peer: PeerProcess): Promise<void> {
   const make =
     (discoverWorkloadPath: boolean, workloadSizeLimit = 0) =>
     (): Attestor =>
       new UnixAttestor({ discoverWorkloadPath, workloadSizeLimit, clock, signal });
   const megabytes = Math.round(statSync(process.execPath).size / 2 ** 20);
-  return [
-    ...(await coldAndWarm("unix", make(false), peer)),
-    ...(await coldAndWarm(`unix, path and SHA-256 of a program of ${megabytes} MiB`, make(true), peer, 5)),
-  ];
+  await coldAndWarm(figure, { name: "unix", make: make(false), peer });
+  const name = `unix, path and SHA-256 of a program of ${megabytes} MiB`;
+  await coldAndWarm(figure, { name, make: make(true), peer, cold: 5 });
 }
 
-async function systemd(peer: PeerProcess, scope: AsyncDisposableStack): Promise<string[]> {
+async function systemd({ figure, note }: Report, peer: PeerProcess, scope: AsyncDisposableStack): Promise<void> {
   const bus = hasCgroups ? await startBus() : undefined;
-  if (bus === undefined) return ["systemd: not measured, for want of control groups or dbus-daemon"];
+  if (bus === undefined) return note("systemd: not measured, for want of control groups or dbus-daemon");
   scope.use(bus);
   scope.use(await startSystemd({ busPath: bus.path, fragments: { [UNIT]: "/x" }, knowsPidfds: true }));
-  return coldAndWarm("systemd", () => new SystemdAttestor({ signal, address: bus.address }), peer);
+  const make = (): Attestor => new SystemdAttestor({ signal, address: bus.address });
+  await coldAndWarm(figure, { name: "systemd", make, peer });
 }
 
-async function docker(scope: AsyncDisposableStack): Promise<string[]> {
+async function docker(figure: Take, scope: AsyncDisposableStack): Promise<void> {
   const container = { id: CONTAINER, image: "web", imageId: `sha256:${CONTAINER}`, labels: { app: "web" } };
   const engine = scope.use(await ContainerEngine.open({ containers: [container] }));
   const proc = scope.use(await ProcRoot.open());
   const sockets = { dockerSocketPath: engine.path, podmanSocketPath: engine.path, podmanSocketOf: () => engine.path };
   const rest = { dockerVersion: undefined, matcher: undefined, verboseContainerLocatorLogs: false };
   const make = (): Attestor => new DockerAttestor({ ...sockets, ...rest, clock, log, procRoot: proc.path });
-  return coldAndWarm("docker", make, await proc.caller(`0::/docker/${CONTAINER}`));
+  await coldAndWarm(figure, { name: "docker", make, peer: await proc.caller(`0::/docker/${CONTAINER}`) });
 }
 
-async function kubernetes(scope: AsyncDisposableStack): Promise<string[]> {
+async function kubernetes(figure: Take, scope: AsyncDisposableStack): Promise<void> {
   const node = await startNode(scope);
   const { path: folder } = scope.use(await temporaryDirectory());
   await writeFile(join(folder, "ca.crt"), node.ca);
@@ -98,28 +105,29 @@ async function kubernetes(scope: AsyncDisposableStack): Promise<string[]> {
   );
   const [first] = callers;
   if (first === undefined) throw new Error("no pods");
-  return [
-    ...(await coldAndWarm(`k8s, ${PODS} pods`, make, first)),
-    await allAtOnce(make(), callers, node),
-    await steadily(make(), callers, node),
-  ];
+  await coldAndWarm(figure, { name: `k8s, ${PODS} pods`, make, peer: first });
+  await allAtOnce(figure, { attestor: make(), callers, node });
+  await steadily(figure, { attestor: make(), callers, node });
 }
 
-async function allAtOnce(attestor: Attestor, callers: readonly PeerProcess[], node: Node): Promise<string> {
+interface Many {
+  readonly attestor: Attestor;
+  readonly callers: readonly PeerProcess[];
+  readonly node: Node;
+}
+
+async function allAtOnce(figure: Take, { attestor, callers, node }: Many): Promise<void> {
   const before = await node.answered();
-  const times: number[] = [];
-  const cpu = process.cpuUsage();
-  await Promise.all(
-    Array.from({ length: CALLERS }, () => callers)
-      .flat()
-      .map(async (peer) => void times.push(await timed(() => attestor.attest(peer, signal)))),
-  );
-  const { user, system } = process.cpuUsage(cpu);
-  const asked = (await node.answered()) - before;
-  return `${PODS} pods x ${CALLERS} callers at once: ${spread(times)}; ${asked} pod lists, ${Math.round((user + system) / 1000)} ms of CPU`;
+  const all = Array.from({ length: CALLERS }, () => callers).flat();
+  const each = { count: all.length, inFlight: all.length, pid: process.pid };
+  const { ms, cpuUs } = await calls(each, (index) => attestor.attest(all[index] as PeerProcess, signal));
+  const name = `k8s, ${PODS} pods x ${CALLERS} callers at once`;
+  figure({ name, unit: "ms", values: ms });
+  figure({ name: `${name}, CPU for one`, unit: "us", values: cpuUs ?? Number.NaN });
+  figure({ name: `${name}, pod lists`, unit: "", values: (await node.answered()) - before });
 }
 
-async function steadily(attestor: Attestor, callers: readonly PeerProcess[], node: Node): Promise<string> {
+async function steadily(figure: Take, { attestor, callers, node }: Many): Promise<void> {
   await attestor.attest(callers[0] as PeerProcess, signal);
   const before = await node.answered();
   const [started, cpu] = [performance.now(), process.cpuUsage()];
@@ -129,8 +137,9 @@ async function steadily(attestor: Attestor, callers: readonly PeerProcess[], nod
   }
   const { user, system } = process.cpuUsage(cpu);
   const share = (user + system) / 1000 / (performance.now() - started);
-  const asked = (await node.answered()) - before;
-  return `${PODS} pods, ${STEADY_PER_SECOND} calls a second: ${(share * 100).toFixed(2)} % of a core, ${asked} pod lists in ${STEADY_MS / 1000} s`;
+  const name = `k8s, ${PODS} pods, ${STEADY_PER_SECOND} calls a second`;
+  figure({ name: `${name}, of one core`, unit: "%", values: share * 100 });
+  figure({ name: `${name}, pod lists in ${STEADY_MS / 1000} s`, unit: "", values: (await node.answered()) - before });
 }
 
 interface Node extends NodeFacts {
@@ -155,24 +164,26 @@ async function startNode(scope: AsyncDisposableStack): Promise<Node> {
   };
 }
 
-async function coldAndWarm(name: string, make: () => Attestor, peer: PeerProcess, cold = COLD): Promise<string[]> {
-  const first: number[] = [];
-  for (let count = 0; count < cold; count += 1) first.push(await timed(() => make().attest(peer, signal)));
-  const used = make();
-  await used.attest(peer, signal);
-  const warm: number[] = [];
-  for (let count = 0; count < WARM; count += 1) warm.push(await timed(() => used.attest(peer, signal)));
-  const isReal = peer.isAlive() && peer.executable !== undefined;
-  const lines = [`${name}, cold: ${spread(first)}`, `${name}, warm: ${spread(warm)}`];
-  if (!isReal) return lines;
-  const whole = new WorkloadAttestor({ attestors: [used], clock, log });
-  const verified: number[] = [];
-  for (let count = 0; count < WARM; count += 1) verified.push(await timed(() => whole.attest(peer, signal)));
-  return [...lines, `${name}, warm, between two looks at the caller: ${spread(verified)}`];
+interface One {
+  readonly name: string;
+  make(): Attestor;
+  readonly peer: PeerProcess;
+  readonly cold?: number;
 }
 
-async function timed(work: () => Promise<unknown>): Promise<number> {
-  const started = performance.now();
-  await work();
-  return performance.now() - started;
+async function coldAndWarm(figure: Take, { name, make, peer, cold = COLD }: One): Promise<void> {
+  const first = await timesOf(cold, () => make().attest(peer, signal));
+  const used = make();
+  await used.attest(peer, signal);
+  figure({ name: `${name}, cold`, unit: "ms", values: first });
+  figure({ name: `${name}, warm`, unit: "ms", values: await timesOf(WARM, () => used.attest(peer, signal)) });
+  const isReal = peer.isAlive() && peer.executable !== undefined;
+  if (!isReal) return;
+  const whole = new WorkloadAttestor({ attestors: [used], clock, log });
+  const verified = await timesOf(WARM, () => whole.attest(peer, signal));
+  figure({ name: `${name}, warm, between two looks at the caller`, unit: "ms", values: verified });
+}
+
+async function timesOf(count: number, work: () => Promise<unknown>): Promise<readonly number[]> {
+  return (await calls({ count }, work)).ms;
 }

@@ -13,6 +13,7 @@ import { openMemoryKeys } from "../../src/keys/memory.ts";
 import { openPkcs11Keys } from "../../src/keys/pkcs11.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
 import { id, TD } from "../server/ca/support.ts";
+import { scenario } from "./scenario.ts";
 import { perSecondInFlight } from "./stats.ts";
 
 const run = promisify(execFile);
@@ -20,31 +21,29 @@ const SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so";
 const TTL = 86_400;
 
 /** Signatures per second of each kind, by the authority's key type and key manager, beside `openssl speed` of one core. */
-export async function measureKeyTypes(): Promise<string[]> {
-  const folder = await mkdtemp(join(tmpdir(), "steeple-bench-keys-"));
-  try {
-    const reference = await opensslSpeed();
-    const lines = [`openssl speed, one core: ${KEY_TYPES.map((type) => `${type} ${reference[type]}/s`).join(", ")}`];
+export const keyTypes = scenario({
+  summary: "signing in one process by key type and key manager, 16 in flight",
+  async run({ limits, of, note }) {
+    const folder = await mkdtemp(join(tmpdir(), "steeple-bench-keys-"));
+    await using scope = new AsyncDisposableStack();
+    scope.defer(() => rm(folder, { recursive: true }));
     const managers = [
       { name: "memory", open: async () => openMemoryKeys() },
       { name: "disk", open: () => openDiskKeys(join(folder, "keys.json")) },
       ...(existsSync(SOFTHSM) ? [{ name: "pkcs11 (SoftHSM)", open: () => openSoftHsm(folder) }] : []),
     ];
+    if (!existsSync(SOFTHSM)) note("pkcs11: there is no SoftHSM on this machine");
     for (const { name, open } of managers) {
       await using keys = await open();
       for (const type of KEY_TYPES) {
+        const limit = { name: `openssl speed ${type}, sign, one core`, value: (await limits.openssl(type)).sign };
         const { x509, jwt } = await ratesOf(keys, type);
-        const share = (rate: number): string => (rate / (reference[type] ?? Number.NaN)).toFixed(2);
-        lines.push(
-          `${name}, ${type}: ${Math.round(x509)} X.509-SVIDs/s (${share(x509)} of openssl), ${Math.round(jwt)} JWT-SVIDs/s (${share(jwt)})`,
-        );
+        of(name).figure({ name: `X.509-SVIDs, ${type}`, unit: "/s", values: x509, limit });
+        of(name).figure({ name: `JWT-SVIDs, ${type}`, unit: "/s", values: jwt, limit });
       }
     }
-    return lines;
-  } finally {
-    await rm(folder, { recursive: true });
-  }
-}
+  },
+});
 
 async function ratesOf(keys: KeyManager, type: KeyType): Promise<{ readonly x509: number; readonly jwt: number }> {
   const [key, now] = [await keys.generate("x509-CA-A", type), systemClock.now()];
@@ -80,18 +79,4 @@ async function openSoftHsm(folder: string): Promise<KeyManager> {
   process.env["SOFTHSM2_CONF"] = join(folder, "softhsm2.conf");
   await run("softhsm2-util", ["--init-token", "--free", "--label", "bench", "--pin", "1234", "--so-pin", "5678"]);
   return openPkcs11Keys({ module: SOFTHSM, tokenLabel: "bench", pin: "1234", keyPrefix: "" });
-}
-
-const OPENSSL_NAMES: Readonly<Record<KeyType, readonly [argument: string, row: RegExp]>> = {
-  "ec-p256": ["ecdsap256", /256 bits ecdsa \(nistp256\)\s+\S+\s+\S+\s+([\d.]+)/],
-  "ec-p384": ["ecdsap384", /384 bits ecdsa \(nistp384\)\s+\S+\s+\S+\s+([\d.]+)/],
-  "rsa-2048": ["rsa2048", /rsa 2048 bits\s+\S+\s+\S+\s+([\d.]+)/],
-  "rsa-4096": ["rsa4096", /rsa 4096 bits\s+\S+\s+\S+\s+([\d.]+)/],
-};
-
-async function opensslSpeed(): Promise<Readonly<Record<KeyType, number>>> {
-  const wanted = KEY_TYPES.map((type) => OPENSSL_NAMES[type][0]);
-  const { stdout } = await run("openssl", ["speed", "-seconds", "1", ...wanted]);
-  const rates = KEY_TYPES.map((type) => [type, Number(OPENSSL_NAMES[type][1].exec(stdout)?.[1])]);
-  return Object.fromEntries(rates);
 }

@@ -1,3 +1,4 @@
+import { fetchX509Svid } from "../../src/client/index.ts";
 import { dialUnix } from "../../src/rpc/dial.ts";
 import { BrokerApi, DelegatedIdentityApi, SecretDiscoveryApi, WorkloadApi } from "../../src/rpc/protos.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
@@ -5,16 +6,20 @@ import { BROKER_HEADER, dialBroker, pidReference } from "../support/broker.ts";
 import { eventually } from "../support/eventually.ts";
 import { type RawCall, RawClient, SECURITY_HEADER } from "../support/raw-client.ts";
 import { startServer, type TestServer } from "../support/server.ts";
-import { cpuMs, ms, rssMb, spread } from "./stats.ts";
+import { type Bench, type MeasuredAgent, scenario } from "./scenario.ts";
+import { calls, cpuMs, rssMb } from "./stats.ts";
 
 const CALLS = 300;
-const STREAMS = 2000;
-const CONNECTIONS = 4;
-const PUSHES = 20;
 const ID = "spiffe://example.org/bench";
 
 /** Every local RPC from the agent's cache, on connections that stand: attestation and the first answer each time. */
-export async function measureLocalApis(): Promise<string[]> {
+export const localApis = scenario({
+  summary: "every local RPC of the agent from its cache, on connections that stand",
+  run: measureLocalApis,
+});
+
+async function measureLocalApis({ limits, figure }: Bench<unknown>): Promise<void> {
+  const limit = await limits.roundTrip("unix", 1024);
   await using house = await openHouse();
   const { agent, server, adminSocket, brokerSocket } = house;
   const { tls } = await server.mint("spiffe://example.org/broker");
@@ -31,7 +36,7 @@ export async function measureLocalApis(): Promise<string[]> {
   const audience = ["bench"];
   const { svids } = await workload.FetchJWTSVID({ audience }, asWorkload);
   const token = svids[0]?.svid ?? "";
-  const calls: Readonly<Record<string, () => Promise<unknown>>> = {
+  const methods: Readonly<Record<string, () => Promise<unknown>>> = {
     FetchX509SVID: () => first(workload.FetchX509SVID({}, asWorkload)),
     FetchX509Bundles: () => first(workload.FetchX509Bundles({}, asWorkload)),
     FetchJWTSVID: () => workload.FetchJWTSVID({ audience }, asWorkload),
@@ -45,62 +50,68 @@ export async function measureLocalApis(): Promise<string[]> {
     "Broker SubscribeToX509SVID": () => first(brokers.SubscribeToX509SVID({ reference }, asBroker)),
     "Broker FetchJWTSVID": () => brokers.FetchJWTSVID({ reference, audience }, asBroker),
   };
-  const lines: string[] = [];
-  for (const [name, call] of Object.entries(calls)) {
-    const times: number[] = [];
-    for (let index = 0; index < CALLS; index++) {
-      const started = performance.now();
-      await call();
-      times.push(performance.now() - started);
-    }
-    lines.push(`${name}: ${spread(times)}`);
+  for (const [name, call] of Object.entries(methods)) {
+    const { ms, cpuUs } = await calls({ count: CALLS, pid: agent.pid }, call);
+    figure({ name, unit: "ms", values: ms, limit });
+    figure({ name: `${name}, agent CPU`, unit: "us", values: cpuUs ?? Number.NaN });
   }
-  return lines;
 }
 
-/** 2,000 open streams: what each costs, and how long a change takes to reach them all. */
-export async function measureFanOut(): Promise<string[]> {
-  await using house = await openHouse();
-  const { agent, server } = house;
-  const before = rssMb(agent.pid);
-  await using scope = new AsyncDisposableStack();
-  const clients = Array.from({ length: CONNECTIONS }, () => scope.use(new RawClient(agent.socketPath)));
-  const opened = performance.now();
-  const streams: RawCall[] = [];
-  for (const client of clients) {
-    const some = Array.from({ length: STREAMS / CONNECTIONS }, () => client.svids());
-    await Promise.all(some.map((call) => call.x509Svids()));
-    streams.push(...some);
-  }
-  const openMs = performance.now() - opened;
-  const open = rssMb(agent.pid);
-  const [firsts, lasts, cpus]: [number[], number[], number[]] = [[], [], []];
-  for (let push = 0; push < PUSHES; push++) {
-    const [cpu, started] = [cpuMs(agent.pid), performance.now()];
-    const arrivals = streams.map(async (call) => {
-      await call.next(push + 2);
-      return performance.now() - started;
+/** Many open streams: what each costs, and how long a change takes to reach them all. */
+export const fanOut = scenario({
+  summary: "many open streams of FetchX509SVID at one agent, and a change that reaches them all",
+  parameters: {
+    streams: { doc: "Open streams.", default: 2000 },
+    connections: { doc: "Connections that carry them.", default: 4 },
+    changes: { doc: "Changes, one after the other.", default: 20 },
+  },
+  async run({ parameters: { streams: count, connections, changes }, onAgents }) {
+    const agent = { experimental: { sync_interval: "200ms" } };
+    await onAgents({ agent, wireOnly: true }, async ({ pid, id, server, socketPath }, { figure }) => {
+      const spiffeId = `spiffe://${server.trustDomain}/bench/fan-out`;
+      const entry = await server.createEntry({ parentId: id, spiffeId, selectors: [OWN_SELECTOR] });
+      await eventually("an identity", () => fetchX509Svid({ socket: `unix://${socketPath}` }));
+      const rss = (): number => (pid === undefined ? Number.NaN : rssMb(pid));
+      const [at, before] = [{ streams: count }, rss()];
+      await using scope = new AsyncDisposableStack();
+      const clients = Array.from({ length: connections }, () => scope.use(new RawClient(socketPath)));
+      const opened = performance.now();
+      const streams: RawCall[] = [];
+      for (const client of clients) {
+        const some = Array.from({ length: count / connections }, () => client.svids());
+        await Promise.all(some.map((call) => call.x509Svids()));
+        streams.push(...some);
+      }
+      figure({ name: "open all streams", unit: "ms", values: performance.now() - opened, at });
+      const open = rss();
+      const [firsts, lasts, cpus]: [number[], number[], number[]] = [[], [], []];
+      for (let change = 0; change < changes; change++) {
+        const [cpu, started] = [pid === undefined ? 0 : cpuMs(pid), performance.now()];
+        const arrivals = streams.map(async (call) => {
+          await call.next(change + 2);
+          return performance.now() - started;
+        });
+        await renameHint(server, entry.id, `hint-${change}`);
+        const arrived = await Promise.all(arrivals);
+        const first = arrived.reduce((a, b) => Math.min(a, b));
+        firsts.push(first);
+        lasts.push(arrived.reduce((a, b) => Math.max(a, b)) - first);
+        if (pid !== undefined) cpus.push(cpuMs(pid) - cpu);
+      }
+      figure({ name: "from the change at the server to the first stream", unit: "ms", values: firsts, at });
+      figure({ name: "from the first stream to the last", unit: "ms", values: lasts, at });
+      if (pid === undefined) return;
+      figure({ name: "agent CPU for one change to all, its sync included", unit: "ms", values: cpus, at });
+      figure({ name: "agent RSS before", unit: "MB", values: before, at });
+      figure({ name: "agent RSS of one stream", unit: "kB", values: ((open - before) * 1024) / streams.length, at });
+      figure({ name: "agent RSS afterwards", unit: "MB", values: rss(), at });
     });
-    await renameHint(server, house.entryId, `hint-${push}`);
-    const times = await Promise.all(arrivals);
-    firsts.push(Math.min(...times));
-    lasts.push(Math.max(...times) - Math.min(...times));
-    cpus.push(cpuMs(agent.pid) - cpu);
-  }
-  const after = rssMb(agent.pid);
-  return [
-    `${STREAMS} streams of FetchX509SVID on ${CONNECTIONS} connections, opened in ${ms(openMs)}`,
-    `agent RSS ${before.toFixed(0)} MB before, ${open.toFixed(0)} MB with them (${(STREAMS / Math.max(1, open - before)).toFixed(0)} streams per MB), ${after.toFixed(0)} MB after ${PUSHES} pushes`,
-    `from the first stream to hear of a change to the last: ${spread(lasts)}`,
-    `agent CPU for one push to all, its sync included: ${spread(cpus)}`,
-    `from the change at the server to the first stream: ${spread(firsts)}`,
-  ];
-}
+  },
+});
 
 interface House extends AsyncDisposable {
   readonly server: TestServer;
   readonly agent: TestAgent;
-  readonly entryId: string;
   readonly adminSocket: string;
   readonly brokerSocket: string;
 }
@@ -128,12 +139,12 @@ async function openHouse(): Promise<House> {
       },
     }),
   );
-  const { id: entryId } = await server.createEntry({ parentId: agent.id(), spiffeId: ID, selectors: [OWN_SELECTOR] });
+  await server.createEntry({ parentId: agent.id(), spiffeId: ID, selectors: [OWN_SELECTOR] });
   await eventually("an identity", () => agent.fetch().catch(() => undefined));
-  return { server, agent, entryId, adminSocket, brokerSocket, [Symbol.asyncDispose]: () => scope.disposeAsync() };
+  return { server, agent, adminSocket, brokerSocket, [Symbol.asyncDispose]: () => scope.disposeAsync() };
 }
 
-async function renameHint(server: TestServer, id: string, hint: string): Promise<void> {
+async function renameHint(server: MeasuredAgent["server"], id: string, hint: string): Promise<void> {
   await server.admin.entry.BatchUpdateEntry({ entries: [{ id, hint }], input_mask: { hint: true } });
 }
 

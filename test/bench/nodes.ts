@@ -8,68 +8,74 @@ import { answerChallenge, writeEvidence } from "../../src/evidence/x509pop.ts";
 import { attestWith, type Evidence } from "../support/attest.ts";
 import { issueTls, KubeApiServer } from "../support/kube-apiserver.ts";
 import { createCa } from "../support/pki.ts";
-import { startServer, type TestServer } from "../support/server.ts";
 import { type Simulator, startSimulator, withoutSwtpm } from "../support/swtpm.ts";
-import { cpuMs } from "./stats.ts";
+import type { Limit } from "./figures.ts";
+import { type MeasuredServer, type Report, scenario } from "./scenario.ts";
+import { calls } from "./stats.ts";
 
-const ATTESTATIONS = 200;
-const AT_ONCE = 8;
 const MACHINES = 4;
 
 /** Whole attestations over TLS by this process, so many at once, and what the server's CPU spends on each. */
-export async function measureNodeAttestation(): Promise<string[]> {
-  await using scope = new AsyncDisposableStack();
-  const folder = await mkdtemp(join(tmpdir(), "steeple-bench-"));
-  scope.defer(() => rm(folder, { recursive: true, force: true }));
-  const ca = await createCa({ uris: [] });
-  await writeFile(join(folder, "ca.pem"), ca.pem);
-  for (const name of ["hashes", "certs"]) await mkdir(join(folder, name));
-  const kube = scope.use(await KubeApiServer.open());
-  const server = scope.use(
-    await startServer({
-      server: { log_level: "INFO" },
-      nodeAttestors: {
-        x509pop: { ca_bundle_path: join(folder, "ca.pem") },
-        k8s_psat: { clusters: { one: await cluster(kube, folder) } },
-        tpm: { hash_path: join(folder, "hashes"), ca_path: join(folder, "certs") },
-      },
-    }),
-  );
-  const lines = [
-    await measure(server, "join_token", async () => ({ type: "join_token", payload: await server.createToken() })),
-    await measure(server, "x509pop, ECDSA", async () => x509pop(await ca.issue({ uris: [] }))),
-    await measure(server, "x509pop, RSA", async () => x509pop(await ca.issue({ uris: [], keyType: "rsa-2048" })), 40),
-    await measure(server, "k8s_psat", async () => psat(kube)),
-  ];
-  return withoutSwtpm ? lines : [...lines, await measureTpm(server, folder)];
-}
+export const nodes = scenario({
+  summary: "node attestation over TLS, by method",
+  parameters: {
+    attestations: { doc: "By each method; fewer where the evidence takes long to make.", default: 200 },
+    inFlight: { doc: "Nodes at the same time.", default: 8 },
+  },
+  async run({ parameters, onServers, limits }) {
+    await using scope = new AsyncDisposableStack();
+    const folder = await mkdtemp(join(tmpdir(), "steeple-bench-"));
+    scope.defer(() => rm(folder, { recursive: true, force: true }));
+    const ca = await createCa({ uris: [] });
+    await writeFile(join(folder, "ca.pem"), ca.pem);
+    for (const name of ["hashes", "certs"]) await mkdir(join(folder, name));
+    const kube = scope.use(await KubeApiServer.open());
+    const nodeAttestors = {
+      x509pop: { ca_bundle_path: join(folder, "ca.pem") },
+      k8s_psat: { clusters: { one: await cluster(kube, folder) } },
+      tpm: { hash_path: join(folder, "hashes"), ca_path: join(folder, "certs") },
+    };
+    const limit = await limits.signing("ec-p256", "sign and verify");
+    const { attestations, inFlight } = parameters;
+    await onServers({ nodeAttestors, anyStore: true, wireOnly: true }, async (server, report) => {
+      const measure = async (name: string, make: () => Promise<Evidence>, count = attestations): Promise<void> => {
+        const all = await Promise.all(Array.from({ length: count }, make));
+        const options = { name, count, inFlight, limit };
+        await reported(server, report, options, (index) => attest(server, all[index] as Evidence));
+      };
+      await measure("join_token", async () => ({ type: "join_token", payload: await server.createToken() }));
+      if (!server.isOurs) return report.note("join_token alone: the other methods want its configuration");
+      await measure("x509pop, ECDSA", async () => x509pop(await ca.issue({ uris: [] })));
+      await measure("x509pop, RSA", async () => x509pop(await ca.issue({ uris: [], keyType: "rsa-2048" })), 40);
+      await measure("k8s_psat", async () => psat(kube));
+      if (withoutSwtpm) report.note("tpm: there is no swtpm on this machine");
+      else await measureTpm(server, report, { folder, limit });
+    });
+  },
+});
 
-async function measure(server: TestServer, name: string, make: () => Promise<Evidence>, count = ATTESTATIONS) {
-  const all = await Promise.all(Array.from({ length: count }, make));
-  return timed(server, name, (_, index) => attest(server, all[index] as Evidence), { count });
-}
-
-async function attest(server: TestServer, evidence: Evidence): Promise<void> {
+async function attest(server: MeasuredServer, evidence: Evidence): Promise<void> {
   using apis = server.connect();
   await attestWith(apis, evidence);
 }
 
-async function timed(
-  server: TestServer,
-  name: string,
-  work: (worker: number, index: number) => Promise<void>,
-  { count, atOnce = AT_ONCE }: { readonly count: number; readonly atOnce?: number },
-): Promise<string> {
-  const [started, before] = [performance.now(), cpuMs(server.pid)];
-  let next = 0;
-  await Promise.all(
-    Array.from({ length: atOnce }, async (_, worker) => {
-      for (let index = next++; index < count; index = next++) await work(worker, index);
-    }),
-  );
-  const seconds = (performance.now() - started) / 1000;
-  const cpu = (cpuMs(server.pid) - before) / count;
-  return `${name}: ${(count / seconds).toFixed(0)} attestations/s, server CPU ${cpu.toFixed(1)} ms each`;
+interface Measuring {
+  readonly name: string;
+  readonly count: number;
+  readonly inFlight: number;
+  readonly limit: Limit;
+}
+
+async function reported(
+  server: MeasuredServer,
+  report: Report,
+  { name, count, inFlight, limit }: Measuring,
+  work: (index: number, worker: number) => Promise<void>,
+): Promise<void> {
+  const { seconds, ms, cpuUs } = await calls({ count, inFlight, pid: server.pid }, work);
+  report.figure({ name, unit: "/s", values: count / seconds });
+  report.figure({ name: `${name}, one`, unit: "ms", values: ms });
+  if (cpuUs !== undefined) report.figure({ name: `${name}, server CPU for one`, unit: "us", values: cpuUs, limit });
 }
 
 function x509pop({
@@ -111,11 +117,15 @@ function psat(kube: KubeApiServer): Evidence {
 }
 
 /** The simulators' work is in the rate, and not in the server's CPU. */
-async function measureTpm(server: TestServer, folder: string): Promise<string> {
+async function measureTpm(
+  server: MeasuredServer,
+  report: Report,
+  { folder, limit }: { readonly folder: string; readonly limit: Limit },
+): Promise<void> {
   await using scope = new AsyncDisposableStack();
   const machines: Simulator[] = [];
   for (let count = 0; count < MACHINES; count += 1) machines.push(scope.use(await startSimulator()));
-  const once = async (worker: number): Promise<void> => {
+  const once = async (_: number, worker: number): Promise<void> => {
     const machine = machines[worker] as Simulator;
     const access = { devicePath: machine.devicePath, ownerPassword: "", endorsementPassword: "" };
     const attestor = tpmAttestor({ ...access, attestationKey: "ecc", eventLogPath: "/nowhere", requoteMs: 0 });
@@ -128,5 +138,6 @@ async function measureTpm(server: TestServer, folder: string): Promise<string> {
       await attestor.done?.();
     }
   };
-  return await timed(server, `tpm, ${MACHINES} simulators, quote of 8 PCRs`, once, { count: 40, atOnce: MACHINES });
+  const name = `tpm, ${MACHINES} simulators, quote of 8 PCRs`;
+  await reported(server, report, { name, count: 40, inFlight: MACHINES, limit }, once);
 }

@@ -1,38 +1,55 @@
+import { cpus } from "node:os";
 import { createCertificateRequest } from "../../src/crypto/csr.ts";
 import { generateKey } from "../../src/crypto/key.ts";
-import { startServer } from "../support/server.ts";
-import { cpuMs } from "./stats.ts";
-
-const ENTRIES = 100;
-const BATCHES = 30;
+import { eventually } from "../support/eventually.ts";
+import { type MeasuredServer, scenario } from "./scenario.ts";
+import { calls } from "./stats.ts";
 
 /** BatchNewX509SVID between processes: certificates per second, and the server's CPU for one. */
-export async function measureSigning(): Promise<string[]> {
-  await using server = await startServer({
-    server: { ratelimit: { attestation: false, signing: false } },
-  });
-  const agent = await server.attest();
-  const names = Array.from({ length: ENTRIES }, (_, index) => `spiffe://example.org/bench/${index}`);
+export const signing = scenario({
+  summary: "X.509-SVIDs in batches, by an agent over TLS, CSR signatures checked",
+  parameters: {
+    batch: { doc: "SVIDs in one call.", default: 100 },
+    calls: { doc: "Calls in all.", default: 30 },
+    inFlight: { doc: "Calls at the same time.", default: [1, 4] },
+  },
+  async run({ parameters: { batch, calls: count, inFlight }, limits, onServers }) {
+    const floor = await limits.signing("ec-p256", "sign and verify");
+    const cores = cpus().length;
+    const limit = { name: `${floor.name}, on ${cores} cores`, value: (cores * 1_000_000) / floor.value };
+    await onServers({ anyStore: true, wireOnly: true }, async (server, report) => {
+      const agent = await server.attest();
+      using apis = server.connect(agent.tls);
+      const params = await requests(server, agent.id, batch);
+      const sign = async (): Promise<true> => {
+        const { results } = await apis.svid.BatchNewX509SVID({ params });
+        const failed = results.find(({ status }) => status?.code !== 0);
+        if (failed !== undefined || results.length !== batch) throw new Error(failed?.status?.message ?? "too few");
+        return true;
+      };
+      await eventually("the server signs for the entries", sign);
+      for (const each of inFlight) {
+        const { seconds, ms, cpuUs } = await calls({ count, inFlight: each, pid: server.pid }, sign);
+        const at = { "in flight": each };
+        report.figure({ name: "X.509-SVIDs", unit: "/s", values: (count * batch) / seconds, at, limit });
+        report.figure({ name: `one call of ${batch}`, unit: "ms", values: ms, at });
+        if (cpuUs !== undefined)
+          report.figure({ name: "server CPU for one", unit: "us", values: cpuUs / batch, at, limit: floor });
+      }
+    });
+  },
+});
+
+async function requests(server: MeasuredServer, parentId: string, count: number) {
   const key = await generateKey("ec-p256");
-  const params = await Promise.all(
-    names.map(async (spiffeId) => {
-      const { id } = await server.createEntry({ spiffeId, parentId: agent.id });
+  const spiffeIds = Array.from(
+    { length: count },
+    (_, at) => `spiffe://${server.trustDomain}/bench/${process.pid}/${at}`,
+  );
+  return await Promise.all(
+    spiffeIds.map(async (spiffeId) => {
+      const { id } = await server.createEntry({ spiffeId, parentId });
       return { entry_id: id, csr: Buffer.from(await createCertificateRequest({ signer: key, uris: [spiffeId] })) };
     }),
   );
-  using apis = server.connect(agent.tls);
-  await apis.svid.BatchNewX509SVID({ params });
-  const [cpu, started] = [cpuMs(server.pid), performance.now()];
-  for (let batch = 0; batch < BATCHES; batch++) {
-    const { results } = await apis.svid.BatchNewX509SVID({ params });
-    const failed = results.find(({ status }) => status?.code !== 0);
-    if (failed !== undefined) throw new Error(failed.status?.message);
-  }
-  const seconds = (performance.now() - started) / 1000;
-  const signed = ENTRIES * BATCHES;
-  const perSvid = ((cpuMs(server.pid) - cpu) * 1000) / signed;
-  return [
-    `${Math.round(signed / seconds)} X.509-SVIDs per second in batches of ${ENTRIES} from one caller, CSR signatures checked`,
-    `${perSvid.toFixed(0)} us of server CPU for each`,
-  ];
 }

@@ -1,39 +1,48 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startAgent } from "../support/agent.ts";
-import { createDatabase, findPostgres, startCluster } from "../support/postgres.ts";
-import { startServer } from "../support/server.ts";
-import { ms, rssMb } from "./stats.ts";
+import { startServer, type TestServer } from "../support/server.ts";
+import { type Report, scenario } from "./scenario.ts";
+import { openPostgres, storeName } from "./servers.ts";
+import { calls, percentile, rssMb } from "./stats.ts";
 
 /** From the start of the process to its ready line, and its memory then. Sources as they are, types stripped. */
-export async function measureStart(): Promise<string[]> {
-  const folder = await mkdtemp(join(tmpdir(), "steeple-bench-"));
-  await using cleanup = new AsyncDisposableStack();
-  cleanup.defer(() => rm(folder, { recursive: true, force: true }));
-  const lines: string[] = [];
-  for (const [what, store] of [
-    ["embedded store, first start", "embedded"],
-    ["embedded store, second start", "embedded"],
-    ["PostgreSQL", "postgres"],
-  ] as const) {
-    const bin = await findPostgres();
-    if (store === "postgres" && bin === undefined) {
-      lines.push("PostgreSQL: not on this machine");
-      continue;
+export const start = scenario({
+  summary: "start-up of server and agent until they serve, and their memory then",
+  async run({ of }) {
+    await using scope = new AsyncDisposableStack();
+    const folder = await mkdtemp(join(tmpdir(), "steeple-bench-"));
+    scope.defer(() => rm(folder, { recursive: true, force: true }));
+    const empty = percentile((await calls({ count: 5 }, emptyNode)).ms, 0.5);
+    const limit = { name: "a Node process that does nothing, median of 5", value: empty };
+    const measure = async (report: Report, what: string, open: () => Promise<Started>): Promise<void> => {
+      const started = performance.now();
+      await using running = await open();
+      report.figure({ name: what, unit: "ms", values: performance.now() - started, limit });
+      report.figure({ name: `${what}, RSS`, unit: "MB", values: rssMb(running.pid) });
+    };
+    const embedded = of(await storeName("embedded"));
+    await measure(embedded, "server, first start", () => startServer({ folder }));
+    await measure(embedded, "server, second start", () => startServer({ folder }));
+    await using database = await openPostgres();
+    if (database !== undefined) {
+      const postgres = of(await storeName("postgres"));
+      await measure(postgres, "server, first start", () => startServer({ store: database }));
+      await measure(postgres, "server, second start", () => startServer({ store: database }));
     }
-    await using cluster = store === "postgres" && bin !== undefined ? await startCluster(bin) : undefined;
-    await using database = cluster === undefined ? undefined : await createDatabase(cluster.url);
-    const started = performance.now();
-    await using server = await startServer(database === undefined ? { folder } : { store: { url: database.url } });
-    lines.push(`server, ${what}: ${ms(performance.now() - started)}, RSS ${rssMb(server.pid).toFixed(0)} MB`);
-    if (store !== "embedded") {
-      const agentStarted = performance.now();
-      await using agent = await startAgent(server);
-      lines.push(
-        `agent, attesting by join token: ${ms(performance.now() - agentStarted)}, RSS ${rssMb(agent.pid).toFixed(0)} MB`,
-      );
-    }
-  }
-  return lines;
+    await using server: TestServer = await startServer({ folder });
+    const token = await server.createToken();
+    await measure(of(""), "agent, attesting by join token", () => startAgent(server, { token }));
+  },
+});
+
+interface Started extends AsyncDisposable {
+  readonly pid: number;
+}
+
+async function emptyNode(): Promise<void> {
+  await once(spawn(process.execPath, ["-e", "0"], { stdio: "ignore" }), "exit");
 }

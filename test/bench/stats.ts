@@ -1,18 +1,47 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 
-/** Milliseconds as text with three digits that count. */
-export function ms(value: number): string {
-  return `${value.toPrecision(3)} ms`;
-}
-
-function percentile(values: readonly number[], share: number): number {
+/** By nearest rank: one of the values. NaN of none. */
+export function percentile(values: readonly number[], share: number): number {
   const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
+  return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN;
 }
 
-export function spread(values: readonly number[]): string {
-  return `p50 ${ms(percentile(values, 0.5))}, p99 ${ms(percentile(values, 0.99))}, max ${ms(Math.max(...values))} (n=${values.length})`;
+/** Milliseconds that the work took. */
+async function timed(work: () => Promise<unknown>): Promise<number> {
+  const started = performance.now();
+  await work();
+  return performance.now() - started;
+}
+
+export interface Calls {
+  readonly count: number;
+  readonly seconds: number;
+  /** Milliseconds of each. */
+  readonly ms: readonly number[];
+  /** That the watched process used meanwhile, in microseconds for each call; undefined without one. */
+  readonly cpuUs: number | undefined;
+}
+
+/** So many calls, `inFlight` at a time, while the CPU of the process `pid` is watched. */
+export async function calls(
+  {
+    count,
+    inFlight = 1,
+    pid,
+  }: { readonly count: number; readonly inFlight?: number; readonly pid?: number | undefined },
+  work: (index: number, worker: number) => Promise<unknown>,
+): Promise<Calls> {
+  const ms: number[] = [];
+  const before = pid === undefined ? 0 : cpuMs(pid);
+  const started = performance.now();
+  let next = 0;
+  const run = async (worker: number): Promise<void> => {
+    for (let index = next++; index < count; index = next++) ms.push(await timed(() => work(index, worker)));
+  };
+  await Promise.all(Array.from({ length: inFlight }, (_, worker) => run(worker)));
+  const seconds = (performance.now() - started) / 1000;
+  return { count, seconds, ms, cpuUs: pid === undefined ? undefined : ((cpuMs(pid) - before) * 1000) / count };
 }
 
 const TICKS_PER_SECOND = Number(execFileSync("getconf", ["CLK_TCK"]).toString());

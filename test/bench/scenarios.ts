@@ -1,0 +1,33 @@
+import { entryToSvid, fetchFromCache } from "./agent.ts";
+import type { Scenarios } from "./arguments.ts";
+import { workloads } from "./attest.ts";
+import { crypto } from "./crypto.ts";
+import { directory } from "./directory.ts";
+import { entries } from "./entries.ts";
+import { keyTypes } from "./key-types.ts";
+import { fanOut, localApis } from "./local-apis.ts";
+import { nodes } from "./nodes.ts";
+import { push } from "./push.ts";
+import { signing } from "./signing.ts";
+import { start } from "./start.ts";
+import { jwt, tokenCalls, tokens } from "./tokens.ts";
+
+/** In the order in which they run. */
+export const scenarios: Scenarios = {
+  crypto,
+  "key-types": keyTypes,
+  tokens,
+  signing,
+  jwt,
+  nodes,
+  workloads,
+  fetch: fetchFromCache,
+  "token-calls": tokenCalls,
+  "local-apis": localApis,
+  "fan-out": fanOut,
+  push,
+  "entry-to-svid": entryToSvid,
+  start,
+  entries,
+  directory,
+};
