@@ -1,6 +1,6 @@
 import { type Certificate, parseCertificate } from "../../src/crypto/certificate.ts";
 import { createCertificateRequest } from "../../src/crypto/csr.ts";
-import { generateKey, type KeyType, type LocalSigner, privateKeyToPkcs8 } from "../../src/crypto/key.ts";
+import { type KeyType, type LocalSigner, privateKeyToPkcs8 } from "../../src/crypto/key.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
@@ -21,6 +21,7 @@ import type { SignedX509, SigningParam } from "../node/upstream.ts";
 import { wait } from "../node/wait.ts";
 import type { IdentityCache } from "./entries.ts";
 import type { CachedEntry } from "./entry.ts";
+import { ReadyKeys } from "./ready-keys.ts";
 import type { HeldSvid, SigningRequest } from "./svid.ts";
 
 /** The server signs at most so many at once. */
@@ -51,6 +52,7 @@ export interface SvidSignerOptions {
 export class SvidSigner {
   readonly #options: SvidSignerOptions;
   readonly #backoff: Backoff;
+  readonly #keys: ReadyKeys;
   readonly #maxBatch: number;
   #batch: number;
   #failsSince: Date | undefined;
@@ -58,6 +60,7 @@ export class SvidSigner {
   constructor(options: SvidSignerOptions) {
     this.#options = options;
     this.#backoff = new Backoff(options.clock, RETRY);
+    this.#keys = new ReadyKeys(options.keyType);
     this.#maxBatch = options.keyType.startsWith("rsa-") ? MAX_RSA_BATCH : MAX_BATCH;
     this.#batch = this.#maxBatch;
   }
@@ -70,6 +73,7 @@ export class SvidSigner {
   /** Until the signal ends it by throwing. A failure is logged, and what is held goes on being served. */
   async run(signal: AbortSignal): Promise<never> {
     const { cache, clock } = this.#options;
+    void this.#keys.fill();
     for (;;) {
       const seen = cache.work.value;
       const failed = await this.#signDue(signal);
@@ -122,9 +126,9 @@ export class SvidSigner {
   }
 
   async #sign(requests: readonly SigningRequest[], signal: AbortSignal): Promise<void> {
-    const { cache, upstream, log, keyType } = this.#options;
+    const { cache, upstream, log } = this.#options;
     for (const { entry, expiresAt } of requests) svidRequested(log, entry, expiresAt);
-    const keys = await Promise.all(requests.map(() => generateKey(keyType)));
+    const keys = await Promise.all(requests.map(() => this.#keys.take()));
     const params = await Promise.all(requests.map(({ entry }, at) => paramFor(entry, keyAt(keys, at))));
     const outdated = requests.filter(({ isOutdated }) => isOutdated).length;
     const held = requests.filter(({ expiresAt }) => expiresAt !== undefined).length;

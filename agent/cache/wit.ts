@@ -1,11 +1,12 @@
 import type { KeyObject } from "node:crypto";
 import { type JwsAlgorithm, jwsSigner, parseJws } from "../../src/crypto/jws.ts";
-import { generateKey, type KeyType, type LocalSigner } from "../../src/crypto/key.ts";
+import type { KeyType, LocalSigner } from "../../src/crypto/key.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { confirmationOf } from "../../src/spiffe/wit-svid.ts";
 import { rotationOfNew } from "../node/rotation.ts";
 import type { SignedToken, WitRequest } from "../node/upstream.ts";
 import type { CachedEntry } from "./entry.ts";
+import { ReadyKeys } from "./ready-keys.ts";
 import { type HeldToken, TokenCache, type TokenCacheOptions, type WantedToken, wrongToken } from "./tokens.ts";
 
 /** A WIT-SVID with the key that was made for it here. */
@@ -26,13 +27,13 @@ export interface WitCacheOptions extends TokenCacheOptions {
 /** WIT-SVIDs by entry and its version. Each renewal has a new key, so a key is never older than its token. */
 export class WitCache extends TokenCache<WantedToken, HeldWit> {
   readonly #upstream: WitUpstream;
-  readonly #keyType: KeyType;
+  readonly #keys: ReadyKeys;
   readonly #clock: Clock;
 
   constructor(options: WitCacheOptions) {
     super(options);
     this.#upstream = options.upstream;
-    this.#keyType = options.keyType;
+    this.#keys = new ReadyKeys(options.keyType);
     this.#clock = options.clock;
   }
 
@@ -43,7 +44,7 @@ export class WitCache extends TokenCache<WantedToken, HeldWit> {
   }
 
   protected override async attempt(wanted: WantedToken, deadlineMs: number, signal: AbortSignal): Promise<HeldWit> {
-    const key = await generateKey(this.#keyType);
+    const key = await this.#keys.take();
     const { algorithm } = jwsSigner(key);
     const request = { entryId: wanted.entry.id, publicKey: key.publicKey, algorithm, deadlineMs };
     const answer = await this.#upstream.signWit(request, signal);
