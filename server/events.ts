@@ -127,11 +127,15 @@ export function signed({ metrics }: Log, what: "x509_svid" | "x509_ca_svid" | "j
 }
 
 /** The directory is as the database is. No event is ever skipped, which SPIRE's gauges count. */
-export function directoryFollowed({ metrics }: Log, held: { readonly entries: number; readonly nodes: number }): void {
+export function directoryFollowed(
+  { metrics }: Log,
+  held: { readonly entries: number; readonly nodes: number; readonly quarantined: number },
+): void {
   metrics.set("entry.entries_by_entryid_cache.count", held.entries);
   metrics.set("entry.skipped_entry_event_ids.count", 0);
   metrics.set("node.agents_by_id_cache.count", held.nodes);
   metrics.set("node.skipped_node_event_ids.count", 0);
+  metrics.set("node.quarantined_agents.count", held.quarantined);
 }
 
 /** Roots that had ended were taken out of the bundle. */
@@ -164,16 +168,20 @@ export function agentRenewing(log: Log): void {
   log.info("Renewing agent SVID");
 }
 
-/** Two hold one agent's identity: a renewal has replaced this serial, and it is used again. */
-/** A serial that a renewal replaced was shown again; `banned` when it was to be renewed once more. */
+/** A serial that a renewal replaced was shown again: two hold one agent's identity, or a machine was set back. */
 export function agentSvidReused(
   log: Log,
-  use: { readonly id: SpiffeId; readonly serialNumber: string; readonly current: string; readonly banned: boolean },
+  use: {
+    readonly id: SpiffeId;
+    readonly serialNumber: string;
+    readonly current: string;
+    readonly quarantined: boolean;
+  },
 ): void {
-  const message = use.banned
-    ? "Agent SVID was copied: two renewals from one SVID. The agent is banned"
-    : "A replaced agent SVID was used again: it was copied, or restored from a backup";
-  log.error(message, { agent_id: use.id, serial_num: use.serialNumber, current_serial_num: use.current });
+  const message = "A replaced agent SVID was used again: it was copied, or restored from a backup";
+  const fields = { agent_id: use.id, serial_num: use.serialNumber, current_serial_num: use.current };
+  log.error(use.quarantined ? `${message}. The agent is quarantined` : message, fields);
+  log.metrics.increment("node.replaced_svid_used");
 }
 
 export function agentDeleted(log: Log, id: SpiffeId): void {
@@ -182,6 +190,14 @@ export function agentDeleted(log: Log, id: SpiffeId): void {
 
 export function agentBanned(log: Log, id: SpiffeId): void {
   log.info("Agent banned", { spiffe_id: id });
+}
+
+export function agentQuarantined(log: Log, { id, reason }: { readonly id: SpiffeId; readonly reason: string }): void {
+  log.warn("Agent quarantined", { spiffe_id: id, reason });
+}
+
+export function agentReleased(log: Log, id: SpiffeId): void {
+  log.info("Agent released from quarantine", { spiffe_id: id });
 }
 
 export function agentStatusPosted(log: Log, id: SpiffeId, version: string): void {
@@ -193,6 +209,7 @@ const DENIALS = {
   not_attested: "Agent is not attested",
   banned: "Agent is banned",
   not_active: "Agent SVID is not active",
+  quarantined: "Agent is quarantined",
 } as const;
 
 export function agentDenied(log: Log, reason: keyof typeof DENIALS): void {

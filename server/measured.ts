@@ -30,6 +30,8 @@ const STORE = {
     activate: "datastore.node.update",
     setAgentVersion: "datastore.node.update",
     ban: "datastore.node.update",
+    quarantine: "datastore.node.update",
+    release: "datastore.node.update",
     delete: "datastore.node.delete",
   },
   tokens: {

@@ -6,6 +6,7 @@ import type {
   LocalAuthorityApi,
   MethodsOf,
   PushApi,
+  QuarantineApi,
   ReflectionAlphaApi,
   ReflectionApi,
   ServerDebugApi,
@@ -45,6 +46,8 @@ export interface Limit {
 
 export interface Rule {
   readonly allow: readonly CallerClass[];
+  /** An agent in quarantine may call it too: it answers as for an agent without entries, or keeps its own SVID alive. */
+  readonly inQuarantine?: true;
   readonly limit?: Limit;
 }
 
@@ -55,6 +58,7 @@ const ANY: Rule = { allow: ["any"] };
 const LOCAL: Rule = { allow: ["local"] };
 const ADMIN: Rule = { allow: ["local", "admin"] };
 const AGENT: Rule = { allow: ["agent"] };
+const ANY_AGENT: Rule = { allow: ["agent"], inQuarantine: true };
 
 function limited(rule: Rule, bucket: BucketName, words: string, per: Limit["per"] = "call"): Rule {
   return { ...rule, limit: { bucket, per, words } };
@@ -67,9 +71,9 @@ export const agentRules: Rules<typeof AgentApi> = {
   DeleteAgent: ADMIN,
   BanAgent: ADMIN,
   AttestAgent: limited(ANY, "attestation", "attest agent rate limiting"),
-  RenewAgent: limited(AGENT, "x509Signing", "renew agent rate limiting"),
+  RenewAgent: limited(ANY_AGENT, "x509Signing", "renew agent rate limiting"),
   CreateJoinToken: ADMIN,
-  PostStatus: limited(AGENT, "postStatus", "post status rate limiting"),
+  PostStatus: limited(ANY_AGENT, "postStatus", "post status rate limiting"),
 };
 
 export const bundleRules: Rules<typeof BundleApi> = {
@@ -93,13 +97,19 @@ export const entryRules: Rules<typeof EntryApi> = {
   BatchCreateEntry: ADMIN,
   BatchUpdateEntry: ADMIN,
   BatchDeleteEntry: ADMIN,
-  GetAuthorizedEntries: AGENT,
-  SyncAuthorizedEntries: AGENT,
+  GetAuthorizedEntries: ANY_AGENT,
+  SyncAuthorizedEntries: ANY_AGENT,
 };
 
 export const pushRules: Rules<typeof PushApi> = {
-  WatchAuthorizedEntries: AGENT,
+  WatchAuthorizedEntries: ANY_AGENT,
   AwaitEntries: ADMIN,
+};
+
+export const quarantineRules: Rules<typeof QuarantineApi> = {
+  QuarantineAgent: ADMIN,
+  ReleaseAgent: ADMIN,
+  ListQuarantinedAgents: ADMIN,
 };
 
 export const svidRules: Rules<typeof SvidApi> = {

@@ -11,7 +11,7 @@ import type { Turn } from "../ca/turns.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
 import { BUCKETS, type BucketName, type Limit, type Rule } from "./access.ts";
-import type { AgentGate, Denial } from "./agent-gate.ts";
+import { type AgentGate, type Denial, QUARANTINED } from "./agent-gate.ts";
 import { AuditTrail } from "./audit.ts";
 import { passedOn } from "./fail.ts";
 import { RateLimiter } from "./limits.ts";
@@ -47,7 +47,7 @@ const RENEWAL = "/spire.api.server.agent.v1.Agent/RenewAgent";
 export interface AdmissionParts {
   /** By full method name, such as `/spire.api.server.entry.v1.Entry/GetEntry`. */
   readonly routes: ReadonlyMap<string, Route>;
-  readonly directory: Pick<Directory, "isAdmin" | "isDownstream">;
+  readonly directory: Pick<Directory, "isAdmin" | "isDownstream" | "node">;
   readonly adminIds: readonly SpiffeId[];
   readonly gate: AgentGate;
   readonly peers: Pick<Peers, "recheck">;
@@ -113,7 +113,7 @@ export class Admission {
     if (caller.transport === "tcp" && caller.peer !== undefined) {
       const granted =
         this.#privileged(rule, caller.peer) ??
-        (rule.allow.includes("agent") ? await this.#agent(call, caller.peer, log) : undefined);
+        (rule.allow.includes("agent") ? await this.#agent(rule, { call, peer: caller.peer, log }) : undefined);
       if (granted !== undefined) {
         this.#recheck(caller.peer, log);
         return granted;
@@ -130,9 +130,17 @@ export class Admission {
     return undefined;
   }
 
-  async #agent(call: Call, peer: PeerIdentity, log: Log): Promise<Decision> {
-    const verdict = await this.#parts.gate.judge(peer, log, call.method === RENEWAL);
+  async #agent(
+    rule: Rule,
+    { call, peer, log }: { readonly call: Call; readonly peer: PeerIdentity; readonly log: Log },
+  ): Promise<Decision> {
+    const { gate, directory } = this.#parts;
+    const verdict = await gate.judge(peer, log, call.method === RENEWAL);
     if (verdict.state === "denied") throw refused(log, call.method, verdict);
+    if (rule.inQuarantine !== true && directory.node(peer.id)?.quarantine !== undefined) {
+      events.agentDenied(log, "quarantined");
+      throw refused(log, call.method, QUARANTINED);
+    }
     return { as: "agent", via: "datastore" };
   }
 
@@ -190,9 +198,16 @@ function nameOf({ caller }: Call): string {
 function refused(log: Log, method: string, denial?: Denial): Fault {
   const message = `authorization denied for method ${method}`;
   const fault =
-    denial === undefined
-      ? new Fault("denied", message, { code: "authorization-denied" })
-      : agentDenied(denial.reason, message);
+    denial === undefined ? new Fault("denied", message, { code: "authorization-denied" }) : denied(denial, message);
   events.callerDenied(log, fault);
   return fault;
+}
+
+/** One in quarantine gets no reason that a SPIRE agent would act on: it is to go on asking. */
+function denied({ reason }: Denial, message: string): Fault {
+  if (reason !== "quarantined") return agentDenied(reason, message);
+  return new Fault("denied", `${message}: agent is quarantined`, {
+    code: "agent-quarantined",
+    hint: "an administrator can release the agent: steeple-server agent release",
+  });
 }

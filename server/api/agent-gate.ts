@@ -13,7 +13,7 @@ import { passedOn } from "./fail.ts";
 
 export interface AgentGateParts {
   readonly directory: Pick<Directory, "node" | "watchNode">;
-  readonly nodes: Pick<NodeStore, "find" | "activate" | "ban">;
+  readonly nodes: Pick<NodeStore, "find" | "activate" | "quarantine">;
   /** Resolves once what was committed before is in the directory. */
   readonly caughtUp: () => Promise<void>;
   /** Told with which certificate an agent calls. */
@@ -21,9 +21,12 @@ export interface AgentGateParts {
   readonly clock: Clock;
 }
 
-/** Why an agent is turned away; the wire knows each as a reason of PermissionDeniedDetails. */
-export type Denial = Extract<AgentStanding, { state: "denied" }>;
+/** Why an agent is turned away; the wire knows each but one as a reason of PermissionDeniedDetails. */
+export type Denial = Extract<AgentStanding, { state: "denied" }> | typeof QUARANTINED;
 export type Verdict = { readonly state: "active" } | Denial;
+
+/** May become good again by itself: nothing for the agent to act on. */
+export const QUARANTINED = { state: "denied", reason: "quarantined" } as const;
 
 /**
  * Decides on every call whether a certificate is its agent's current one. Memory answers for an agent in good standing;
@@ -38,9 +41,11 @@ export class AgentGate {
 
   /**
    * For a new call. The first one with a renewed certificate makes it the current one and voids its predecessor. A call
-   * with a predecessor raises an alarm: a machine that was set back to a backup does that, and attests anew; so does a
-   * copy. One that renews goes on living beside its successor: two hold the agent's identity, and neither may go on
-   * (T-N13).
+   * with a predecessor raises an alarm (T-N13): it was copied, or the machine was set back to a backup. Two that renew
+   * from one SVID both mean to be the agent, and nobody here can tell which one is: the agent is quarantined, and an
+   * administrator decides. It is not banned, so that a thief, or a backup, destroys nothing: who holds a copy that is
+   * still valid can stop the agent, but not be it. From then on a replaced SVID is told to wait where it is all that
+   * its holder has; a holder that can attest again is to do so.
    */
   async judge(peer: PeerIdentity, log: Log, renews: boolean): Promise<Verdict> {
     const verdict = await this.#judge(peer, log);
@@ -48,17 +53,21 @@ export class AgentGate {
     const { serialNumber } = certificateOf(peer.chain);
     const node = await this.#find(peer.id, log);
     if (node === undefined || isBanned(node) || !node.superseded.includes(serialNumber)) return verdict;
-    events.agentSvidReused(log, { id: peer.id, serialNumber, current: node.serialNumber, banned: renews });
-    if (renews) await this.#ban(peer.id, log);
-    return verdict;
+    if (node.quarantine === undefined) {
+      events.agentSvidReused(log, { id: peer.id, serialNumber, current: node.serialNumber, quarantined: renews });
+      if (!renews) return verdict;
+      await this.#quarantine(node, `SVID ${serialNumber} renews after ${node.serialNumber} had replaced it`, log);
+    }
+    return node.canReattest ? verdict : QUARANTINED;
   }
 
-  async #ban(id: SpiffeId, log: Log): Promise<void> {
+  async #quarantine({ id }: AttestedNode, reason: string, log: Log): Promise<void> {
     try {
-      await this.#parts.nodes.ban(id);
+      await this.#parts.nodes.quarantine(id, { since: this.#parts.clock.now(), reason });
       await this.#parts.caughtUp();
+      events.agentQuarantined(log, { id, reason });
     } catch (error) {
-      throw passedOn(log, "unable to ban an agent whose SVID was copied", error);
+      throw passedOn(log, "unable to quarantine an agent whose SVID was copied", error);
     }
   }
 

@@ -21,7 +21,7 @@ import { attestAgent } from "./attest-agent.ts";
 import { publicKeyOf } from "./csr.ts";
 import { attempt, checked, failure, passedOn } from "./fail.ts";
 import { nodeFilter } from "./filters.ts";
-import { agentIdOf, type ProtoId, workloadId } from "./ids.ts";
+import { CONTROL, type ProtoId, requestedAgent, workloadId } from "./ids.ts";
 import { nodeBytes, readPage } from "./pages.ts";
 import { agentOf, type HandlersOf, svidMessage } from "./shapes.ts";
 
@@ -38,8 +38,6 @@ export interface AgentServiceParts {
 
 /** SPIRE's column. */
 const MAX_VERSION_BYTES = 255;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: exactly these are refused, as they reach terminals
-const CONTROL = /[\u0000-\u001f\u007f-\u009f]/;
 
 export function agentService(parts: AgentServiceParts): HandlersOf<typeof AgentApi> {
   const { trustDomain, nodes } = parts;
@@ -86,10 +84,6 @@ export function agentService(parts: AgentServiceParts): HandlersOf<typeof AgentA
     }),
     CreateJoinToken: unary((request, { auth: { log } }) => createJoinToken(parts, request, log)),
   };
-}
-
-function requestedAgent(log: Log, trustDomain: TrustDomain, id: ProtoId): SpiffeId {
-  return checked(log, "invalid agent ID", () => agentIdOf(trustDomain, id));
 }
 
 async function existing<T>(log: Log, message: string, work: () => Promise<T>): Promise<T> {

@@ -11,6 +11,7 @@ import {
   EntryApi,
   LocalAuthorityApi,
   type MethodTypes,
+  QuarantineApi,
   ServerLoggerApi,
   type Service,
   SvidApi,
@@ -57,6 +58,13 @@ const agent: ServiceFacts<typeof AgentApi> = {
   },
   PostStatus: { request: ({ agent_version }) => ({ agent_version: short(agent_version) }) },
   CreateJoinToken: { request: ({ ttl, agent_id }) => ({ ttl, spiffe_id: idText(agent_id) }) },
+};
+
+const quarantine: ServiceFacts<typeof QuarantineApi> = {
+  QuarantineAgent: { request: ({ id, reason }) => ({ spiffe_id: idText(id), reason: short(reason) }) },
+  ReleaseAgent: {
+    request: ({ id, x509svid_serial_number }) => ({ spiffe_id: idText(id), serial_num: short(x509svid_serial_number) }),
+  },
 };
 
 const svid: ServiceFacts<typeof SvidApi> = {
@@ -126,6 +134,7 @@ const byPath: ReadonlyMap<string, Facts> = new Map([
   ...rows(BundleApi, bundle),
   ...rows(EntryApi, entry),
   ...rows(LocalAuthorityApi, localAuthority),
+  ...rows(QuarantineApi, quarantine),
   ...rows(ServerLoggerApi, logger),
   ...rows(SvidApi, svid),
   ...rows(TrustDomainApi, trustDomain),

@@ -1,6 +1,7 @@
 import { idFromProto } from "../../src/rpc/convert.ts";
 import type { SPIFFEID__Output } from "../../src/rpc/gen/spire/api/types/SPIFFEID.ts";
 import { Fault } from "../../src/runtime/fault.ts";
+import type { Log } from "../../src/runtime/log.ts";
 import {
   checkMemberId,
   checkWorkloadId,
@@ -9,6 +10,10 @@ import {
   type SpiffeId,
   type TrustDomain,
 } from "../../src/spiffe/id.ts";
+import { checked } from "./fail.ts";
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: exactly these are refused, as they reach terminals
+export const CONTROL = /[\u0000-\u001f\u007f-\u009f]/;
 
 /** IDs as they arrive: byte for byte, never decoded and never normalised (T-S1, T-S2). */
 export type ProtoId = SPIFFEID__Output | null | undefined;
@@ -27,8 +32,13 @@ export function workloadId(trustDomain: TrustDomain, proto: ProtoId): SpiffeId {
   return id;
 }
 
+/** The agent that a request names. Logs, and throws `invalid`. */
+export function requestedAgent(log: Log, trustDomain: TrustDomain, id: ProtoId): SpiffeId {
+  return checked(log, "invalid agent ID", () => agentIdOf(trustDomain, id));
+}
+
 /** An ID in the agent namespace. Throws `invalid`. */
-export function agentIdOf(trustDomain: TrustDomain, proto: ProtoId): SpiffeId {
+function agentIdOf(trustDomain: TrustDomain, proto: ProtoId): SpiffeId {
   const id = idFromProto(proto);
   if (pathOf(id) !== "") checkMemberId(id, trustDomain);
   if (isAgentId(id)) return id;

@@ -18,7 +18,7 @@ import { entryBytes, MAX_ANSWER_BYTES, pieces } from "./pages.ts";
 export interface PushStreamParts {
   readonly agent: SpiffeId;
   readonly trustDomain: TrustDomain;
-  readonly directory: Pick<Directory, "watchAuthorized" | "bundles">;
+  readonly directory: Pick<Directory, "watchAuthorized" | "bundles" | "node">;
   readonly clock: Clock;
   /** Aborted when the server is about to end. */
   readonly closing: AbortSignal;
@@ -54,6 +54,7 @@ export class PushStream {
   /** False while the agent waits to hear that it and the server agree again. */
   #confirmed = true;
   readonly #bundles = new Map<TrustDomain, Bundle>();
+  #quarantined = false;
   #ended = false;
   #number = 0;
   #entriesNumber = 0;
@@ -133,6 +134,7 @@ export class PushStream {
       else throw new Fault("invalid", "request says neither what is held nor what was applied");
     }
     if (this.#sent === undefined) return;
+    yield* this.#quarantineChange();
     yield* this.#bundleChanges(current);
     if (this.#compared === current) return;
     this.#compared = current;
@@ -192,6 +194,13 @@ export class PushStream {
     if (next === undefined) return void sent.delete(id);
     this.#digest.toggle(next);
     sent.set(id, next);
+  }
+
+  *#quarantineChange(): Generator<Event> {
+    const quarantined = this.#parts.directory.node(this.agent)?.quarantine !== undefined;
+    if (quarantined === this.#quarantined) return;
+    this.#quarantined = quarantined;
+    yield { quarantine: { quarantined } };
   }
 
   /** Ahead of the entries: what an entry federates with is there when the entry is. */

@@ -11,7 +11,7 @@ import { agentOf, type HandlersOf } from "./shapes.ts";
 
 export interface PushServiceParts {
   readonly trustDomain: TrustDomain;
-  readonly directory: Pick<Directory, "watchAuthorized" | "authorizedEntry" | "bundles">;
+  readonly directory: Pick<Directory, "watchAuthorized" | "authorizedEntry" | "bundles" | "node">;
   /** Resolves once what was committed before is in the directory. */
   readonly caughtUp: (log: Log) => Promise<void>;
   readonly clock: Clock;

@@ -6,6 +6,7 @@ import {
   LocalAuthorityApi,
   type MethodsOf,
   PushApi,
+  QuarantineApi,
   ServerDebugApi,
   ServerLoggerApi,
   type Service,
@@ -24,6 +25,7 @@ import {
   localAuthorityRules,
   loggerRules,
   pushRules,
+  quarantineRules,
   type Rule,
   reflectionRules,
   svidRules,
@@ -40,6 +42,7 @@ import { type HealthServiceParts, healthService } from "./health.ts";
 import { type LocalAuthorityServiceParts, localAuthorityService } from "./local-authority.ts";
 import { type LoggerServiceParts, loggerService } from "./logger.ts";
 import { type PushServiceParts, pushService } from "./push.ts";
+import { type QuarantineServiceParts, quarantineService } from "./quarantine.ts";
 import { type SvidServiceParts, svidService } from "./svid.ts";
 import { type TokenServiceParts, tokenSvids } from "./svid-tokens.ts";
 import { type TrustDomainServiceParts, trustDomainService } from "./trust-domain.ts";
@@ -53,6 +56,7 @@ export type ServiceParts = AgentServiceParts &
   LocalAuthorityServiceParts &
   LoggerServiceParts &
   PushServiceParts &
+  QuarantineServiceParts &
   SvidServiceParts &
   TokenServiceParts &
   TrustDomainServiceParts;
@@ -73,6 +77,7 @@ export function servedServices(parts: ServiceParts): {
     served(BundleApi, bundleRules, { ...bundleService(parts), ...federatedBundles(parts) }),
     served(EntryApi, entryRules, entryService(parts)),
     served(PushApi, pushRules, pushService(parts)),
+    served(QuarantineApi, quarantineRules, quarantineService(parts)),
     served(SvidApi, svidRules, { ...svidService(parts), ...tokenSvids(parts) }),
     served(LocalAuthorityApi, localAuthorityRules, localAuthorityService(parts)),
     served(TrustDomainApi, trustDomainRules, trustDomainService(parts)),

@@ -46,8 +46,14 @@ export class Directory {
     this.#entries = new EntryIndex(options.trustDomain);
   }
 
-  get counts(): { readonly entries: number; readonly nodes: number; readonly bundles: number } {
-    return { entries: this.#entries.size, nodes: this.#nodes.size, bundles: this.bundles.value.size };
+  get counts(): {
+    readonly entries: number;
+    readonly nodes: number;
+    readonly quarantined: number;
+    readonly bundles: number;
+  } {
+    const { size: nodes, quarantined } = this.#nodes;
+    return { entries: this.#entries.size, nodes, quarantined, bundles: this.bundles.value.size };
   }
 
   entry(id: string): Entry | undefined {
@@ -73,7 +79,7 @@ export class Directory {
 
   /**
    * Direct children, those of matching node aliases, and their descendants. An agent that is not known yet, or whose
-   * attestation ended, has no aliases; a banned one gets nothing.
+   * attestation ended, has no aliases; one that is banned or quarantined gets nothing.
    */
   authorizedEntries(agent: SpiffeId): readonly Entry[] {
     return [...this.#answer(agent).entries.values()];
@@ -199,7 +205,8 @@ export class Directory {
 
   #startOf(agent: SpiffeId, now: number): { readonly parents: SpiffeId[]; readonly until: number } {
     const node = this.#nodes.get(agent);
-    if (node !== undefined && isBanned(node)) return { parents: [], until: Number.POSITIVE_INFINITY };
+    if (node !== undefined && (isBanned(node) || node.quarantine !== undefined))
+      return { parents: [], until: Number.POSITIVE_INFINITY };
     if (node === undefined || node.expiresAt.getTime() <= now)
       return { parents: [agent], until: Number.POSITIVE_INFINITY };
     const parents = new Set([agent]);

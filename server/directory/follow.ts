@@ -87,8 +87,9 @@ export class Follower {
     }));
     this.#options.directory.replace(content);
     this.#cursor = cursor;
-    const { entries, nodes, bundles } = this.#options.directory.counts;
-    events.directoryFollowed(this.#options.log, { entries, nodes });
+    const { counts } = this.#options.directory;
+    const { entries, nodes, bundles } = counts;
+    events.directoryFollowed(this.#options.log, counts);
     const elapsedMs = Math.round(this.#options.clock.monotonic() - started);
     this.#options.log.debug("Directory loaded", { entries, agents: nodes, bundles, elapsed_ms: elapsedMs });
   }

@@ -6,9 +6,14 @@ import type { AttestedNode } from "../store/store.ts";
 export class NodeIndex {
   readonly #byId = new Map<SpiffeId, AttestedNode>();
   readonly #bySelector = new Map<string, Set<SpiffeId>>();
+  #quarantined = 0;
 
   get size(): number {
     return this.#byId.size;
+  }
+
+  get quarantined(): number {
+    return this.#quarantined;
   }
 
   get(id: SpiffeId): AttestedNode | undefined {
@@ -18,6 +23,7 @@ export class NodeIndex {
   put(node: AttestedNode): void {
     this.delete(node.id);
     this.#byId.set(node.id, node);
+    if (node.quarantine !== undefined) this.#quarantined += 1;
     for (const text of selectorTexts(node.selectors)) {
       const ids = this.#bySelector.get(text) ?? new Set();
       this.#bySelector.set(text, ids.add(node.id));
@@ -28,6 +34,7 @@ export class NodeIndex {
     const node = this.#byId.get(id);
     if (node === undefined) return;
     this.#byId.delete(id);
+    if (node.quarantine !== undefined) this.#quarantined -= 1;
     for (const text of selectorTexts(node.selectors)) {
       const ids = this.#bySelector.get(text);
       if (ids?.delete(id) === true && ids.size === 0) this.#bySelector.delete(text);

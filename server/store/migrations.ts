@@ -4,6 +4,7 @@ import type { Log } from "../../src/runtime/log.ts";
 import { stateOf } from "./faults.ts";
 import { SCHEMA_V1 } from "./schema-v1.ts";
 import { SCHEMA_V2 } from "./schema-v2.ts";
+import { SCHEMA_V3 } from "./schema-v3.ts";
 
 interface Migration {
   /** Lowest schema version whose programs still work after it; lets servers of two releases share a database. */
@@ -15,6 +16,7 @@ interface Migration {
 const MIGRATIONS: readonly Migration[] = [
   { readableFrom: 1, sql: SCHEMA_V1 },
   { readableFrom: 1, sql: SCHEMA_V2 },
+  { readableFrom: 1, sql: SCHEMA_V3 },
 ];
 
 /** The schema that this program reads and writes. */

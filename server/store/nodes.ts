@@ -6,7 +6,16 @@ import { selectorTexts, toNode } from "./rows.ts";
 import type { Schema } from "./schema.ts";
 import type { Queries, Session } from "./session.ts";
 import { matchesSet } from "./sets.ts";
-import type { AttestedNode, NodeDraft, NodeFilter, NodeStore, OnceEvidence, Page, PageRequest } from "./store.ts";
+import type {
+  AttestedNode,
+  NodeDraft,
+  NodeFilter,
+  NodeStore,
+  OnceEvidence,
+  Page,
+  PageRequest,
+  Quarantine,
+} from "./store.ts";
 
 export class SqlNodeStore implements NodeStore {
   readonly #session: Session;
@@ -139,6 +148,27 @@ export class SqlNodeStore implements NodeStore {
     );
   }
 
+  quarantine(id: SpiffeId, { since, reason }: Quarantine): Promise<AttestedNode> {
+    return this.#session.transaction(async (db) => {
+      const node = await lockNode(db, id);
+      if (node.serialNumber === "") throw bannedAlready();
+      return updateNode(db, id, { quarantined_at: node.quarantine?.since ?? since, quarantine_reason: reason });
+    });
+  }
+
+  release(id: SpiffeId, serialNumber?: string): Promise<AttestedNode> {
+    return this.#session.transaction(async (db) => {
+      const node = await lockNode(db, id);
+      if (node.quarantine === undefined) throw notQuarantined();
+      const ended = { quarantined_at: null, quarantine_reason: "" };
+      return updateNode(
+        db,
+        id,
+        serialNumber === undefined ? ended : { ...ended, ...continuedWith(node, serialNumber) },
+      );
+    });
+  }
+
   delete(id: SpiffeId, expiredBefore?: Date): Promise<AttestedNode | undefined> {
     return this.#session.transaction(async (db) => {
       const one = db.deleteFrom("attested_nodes").where("spiffe_id", "=", id);
@@ -157,6 +187,20 @@ const SUPERSEDED = 16;
 
 function remembered({ superseded }: AttestedNode, serial: string): string[] {
   return serial === "" ? [...superseded] : [...superseded, serial].slice(-SUPERSEDED);
+}
+
+/** When a superseded SVID ends is not stored: no later than the one that replaced it, whose end stays until a renewal. */
+function continuedWith(node: AttestedNode, chosen: string): NodeChange {
+  const known = [...node.superseded, node.serialNumber, node.newSerialNumber].filter((serial) => serial !== "");
+  if (!known.includes(chosen)) throw serialUnknown(chosen);
+  const isPending = chosen === node.newSerialNumber;
+  return {
+    serial_number: chosen,
+    expires_at: isPending && node.newExpiresAt !== undefined ? node.newExpiresAt : node.expiresAt,
+    new_serial_number: "",
+    new_expires_at: null,
+    superseded: known.filter((serial) => serial !== chosen).slice(-SUPERSEDED),
+  };
 }
 
 /** With the alias that CreateJoinToken makes: below the token's agent, for whoever is that agent. */
@@ -192,6 +236,8 @@ interface NodeChange {
   readonly agent_version?: string;
   readonly key_hash?: string;
   readonly superseded?: string[];
+  readonly quarantined_at?: Date | null;
+  readonly quarantine_reason?: string;
 }
 
 async function updateNode(db: Queries, id: SpiffeId, change: NodeChange): Promise<AttestedNode> {
@@ -203,12 +249,13 @@ async function updateNode(db: Queries, id: SpiffeId, change: NodeChange): Promis
 
 function conditions(filter: NodeFilter) {
   return (eb: ExpressionBuilder<Schema, "attested_nodes">) => {
-    const { attestationType, selectors, banned, canReattest, expiresBefore } = filter;
+    const { attestationType, selectors, banned, canReattest, expiresBefore, quarantined } = filter;
     return eb.and([
       ...(attestationType === undefined ? [] : [eb("attestation_type", "=", attestationType)]),
       ...(banned === undefined ? [] : [eb("serial_number", banned ? "=" : "<>", "")]),
       ...(canReattest === undefined ? [] : [eb("can_reattest", "=", canReattest)]),
       ...(expiresBefore === undefined ? [] : [eb("expires_at", "<", expiresBefore)]),
+      ...(quarantined === undefined ? [] : [eb("quarantined_at", quarantined ? "is not" : "is", null)]),
       ...(selectors === undefined
         ? []
         : [matchesSet(eb.ref("selectors"), selectors.match, selectorTexts(selectors.selectors))]),
@@ -218,6 +265,24 @@ function conditions(filter: NodeFilter) {
 
 function notFound(): Fault {
   return new Fault("not_found", "agent not found", { code: "agent-not-found" });
+}
+
+function bannedAlready(): Fault {
+  return new Fault("precondition", "agent is banned", {
+    code: "agent-banned",
+    hint: "a banned agent gets nothing anyway; evict it to let it attest again",
+  });
+}
+
+function notQuarantined(): Fault {
+  return new Fault("precondition", "agent is not quarantined", { code: "agent-not-quarantined" });
+}
+
+function serialUnknown(serial: string): Fault {
+  return new Fault("precondition", `agent has no SVID with serial number ${serial.slice(0, 64)}`, {
+    code: "agent-serial-unknown",
+    hint: "agent show names the serial numbers in question, in the reason of the quarantine",
+  });
 }
 
 function serialNotCurrent(): Fault {

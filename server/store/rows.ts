@@ -84,5 +84,7 @@ export function toNode(row: NodeRow): AttestedNode {
     agentVersion: row.agent_version,
     superseded: row.superseded,
     selectors: row.selectors.map(parseSelector),
+    quarantine:
+      row.quarantined_at === null ? undefined : { since: new Date(row.quarantined_at), reason: row.quarantine_reason },
   };
 }

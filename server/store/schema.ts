@@ -45,6 +45,9 @@ export interface NodeTable {
   key_hash: Generated<string>;
   /** Serials that renewals replaced, oldest first. */
   superseded: Generated<string[]>;
+  /** Null for an agent that is not in quarantine. */
+  quarantined_at: Date | null;
+  quarantine_reason: Generated<string>;
 }
 
 export interface BundleTable {

@@ -62,6 +62,12 @@ export interface EntryStore {
   prune(now: Date, limit: number): Promise<readonly Entry[]>;
 }
 
+/** The agent keeps its record and gets nothing until it is released. */
+export interface Quarantine {
+  readonly since: Date;
+  readonly reason: string;
+}
+
 /** An attested node. */
 export interface AttestedNode {
   readonly id: SpiffeId;
@@ -79,9 +85,14 @@ export interface AttestedNode {
   readonly superseded: readonly string[];
   /** Sorted, each once. */
   readonly selectors: readonly Selector[];
+  /** No attestation ends it. */
+  readonly quarantine: Quarantine | undefined;
 }
 
-export type NodeDraft = Omit<AttestedNode, "newSerialNumber" | "newExpiresAt" | "agentVersion" | "superseded">;
+export type NodeDraft = Omit<
+  AttestedNode,
+  "newSerialNumber" | "newExpiresAt" | "agentVersion" | "superseded" | "quarantine"
+>;
 
 /** Evidence that makes a node once: only the key that did may attest by it again, until its first renewal. */
 export interface OnceEvidence {
@@ -95,11 +106,13 @@ export interface NodeFilter {
   readonly banned?: boolean;
   readonly canReattest?: boolean;
   readonly expiresBefore?: Date;
+  readonly quarantined?: boolean;
 }
 
 export interface NodeStore {
   /**
-   * Creates the node, or replaces its attestation data; clears pending and superseded serials, keeps the agent version.
+   * Creates the node, or replaces its attestation data; clears pending and superseded serials, keeps the agent version
+   * and a quarantine.
    * Throws `denied` when it is banned, and for evidence that counts once when another key has used it.
    */
   attest(node: NodeDraft, evidence?: OnceEvidence): Promise<AttestedNode>;
@@ -117,6 +130,13 @@ export interface NodeStore {
   setAgentVersion(id: SpiffeId, version: string): Promise<AttestedNode>;
   /** Empties both serials. Throws `not_found`. */
   ban(id: SpiffeId): Promise<AttestedNode>;
+  /** One that is in quarantine stays so since then, for the new reason. Throws `not_found`, `precondition` when it is banned. */
+  quarantine(id: SpiffeId, quarantine: Quarantine): Promise<AttestedNode>;
+  /**
+   * Ends the quarantine. With `serialNumber`, that one becomes the current one and the others are superseded: it is one of
+   * theirs. Throws `not_found`, and `precondition` for a serial that it has never had, or an agent that is in none.
+   */
+  release(id: SpiffeId, serialNumber?: string): Promise<AttestedNode>;
   /**
    * Deletes the node, and its join token with the alias entries that it made. With `expiredBefore` only while every SVID of it
    * had ended then, so that one that renews meanwhile stays. Undefined when there is none such.

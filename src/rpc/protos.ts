@@ -43,6 +43,7 @@ import type {
   PermissionDeniedDetails__Output,
 } from "./gen/spire/api/types/PermissionDeniedDetails.ts";
 import type { PushDefinition, PushHandlers } from "./gen/steeple/api/server/push/v1/Push.ts";
+import type { QuarantineDefinition, QuarantineHandlers } from "./gen/steeple/api/server/quarantine/v1/Quarantine.ts";
 import { once } from "./once.ts";
 
 /** The `send` types are what a sender may leave incomplete; the others are what a receiver gets, with every default. */
@@ -134,6 +135,10 @@ export const ServerDebugApi = define<Methods<serverDebug.DebugDefinition, server
 export const PushApi = define<Methods<PushDefinition, PushHandlers>>(
   "steeple.api.server.push.v1.Push",
   "steeple/api/server/push/v1/push.proto",
+);
+export const QuarantineApi = define<Methods<QuarantineDefinition, QuarantineHandlers>>(
+  "steeple.api.server.quarantine.v1.Quarantine",
+  "steeple/api/server/quarantine/v1/quarantine.proto",
 );
 export const WorkloadApi = define<Methods<SpiffeWorkloadAPIDefinition, SpiffeWorkloadAPIHandlers>>(
   "SpiffeWorkloadAPI",

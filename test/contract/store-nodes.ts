@@ -64,6 +64,55 @@ export function nodeContract(current: () => StoreUnderTest): void {
     expect(await nodes().attest(nodeOf("one"))).toMatchObject({ serialNumber: "1001" });
   });
 
+  const since = new Date("2029-03-04T05:06:07.089Z");
+
+  test("a quarantined node keeps its serials, renews and attests, and stays quarantined until it is released", async () => {
+    const { id } = await nodes().attest(nodeOf("one"));
+    const quarantine = { since, reason: "looked odd" };
+    expect(await nodes().quarantine(id, quarantine)).toMatchObject({ quarantine, serialNumber: "1001" });
+    const later = { since: LATER, reason: "looked odder" };
+    expect(await nodes().quarantine(id, later)).toMatchObject({ quarantine: { since, reason: "looked odder" } });
+    expect(await nodes().renew(id, renewal)).toMatchObject({ quarantine: { since }, newSerialNumber: "1002" });
+    expect(await nodes().attest(nodeOf("one", { serialNumber: "2001" }))).toMatchObject({ quarantine: { since } });
+    expect(await nodes().find(id)).toMatchObject({ quarantine: { since, reason: "looked odder" } });
+    const { items } = await nodes().list({ quarantined: true });
+    expect(items.map((node) => node.id)).toEqual([id]);
+    expect(await nodes().count({ quarantined: false })).toBe(0);
+    const released = await nodes().release(id);
+    expect(released).toMatchObject({ quarantine: undefined, serialNumber: "2001" });
+    expect(await faultFrom(nodes().release(id))).toMatchObject(refusal("precondition", "agent-not-quarantined"));
+    expect(await nodes().count({ quarantined: true })).toBe(0);
+  });
+
+  test("T-N13 a release may name the serial that goes on: the others are superseded", async () => {
+    const { id, expiresAt } = await nodes().attest(nodeOf("one"));
+    await nodes().renew(id, renewal);
+    await nodes().activate(id, "1002");
+    await nodes().renew(id, { ...renewal, currentSerial: "1002", serialNumber: "1003" });
+    await nodes().quarantine(id, { since, reason: "" });
+    const unknown = refusal("precondition", "agent-serial-unknown");
+    for (const serial of ["6666", ""]) expect(await faultFrom(nodes().release(id, serial))).toMatchObject(unknown);
+    expect(await nodes().release(id, "1001")).toMatchObject({
+      ...{ serialNumber: "1001", newSerialNumber: "", newExpiresAt: undefined, quarantine: undefined },
+      superseded: ["1002", "1003"],
+    });
+    await nodes().quarantine(id, { since, reason: "" });
+    await nodes().renew(id, { currentSerial: "1001", serialNumber: "1004", expiresAt });
+    await nodes().quarantine(id, { since, reason: "" });
+    const pending = await nodes().release(id, "1004");
+    expect(pending).toMatchObject({ serialNumber: "1004", expiresAt, superseded: ["1002", "1003", "1001"] });
+  });
+
+  test("a banned node is not quarantined, and a quarantined one can be banned", async () => {
+    const { id } = await nodes().attest(nodeOf("one"));
+    await nodes().quarantine(id, { since, reason: "" });
+    await nodes().ban(id);
+    const banned = refusal("precondition", "agent-banned");
+    expect(await faultFrom(nodes().quarantine(id, { since, reason: "" }))).toMatchObject(banned);
+    await nodes().delete(id);
+    expect(await nodes().attest(nodeOf("one"))).toMatchObject({ quarantine: undefined });
+  });
+
   test("a renewal is pending until its serial is used; both serials are accepted meanwhile", async () => {
     const { id, expiresAt } = await nodes().attest(nodeOf("one"));
     const pending = { serialNumber: "1001", expiresAt, newSerialNumber: "1002", newExpiresAt: LATER };
@@ -157,6 +206,8 @@ export function nodeContract(current: () => StoreUnderTest): void {
       () => nodes().ban(id),
       () => nodes().setAgentVersion(id, "1"),
       () => nodes().renew(id, renewal),
+      () => nodes().quarantine(id, { since, reason: "" }),
+      () => nodes().release(id),
     ]) {
       expect(await faultFrom(work())).toMatchObject(refusal("not_found", "agent-not-found"));
     }

@@ -14,6 +14,7 @@ import {
   HealthApi,
   LocalAuthorityApi,
   PushApi,
+  QuarantineApi,
   ServerDebugApi,
   ServerLoggerApi,
   type Service,
@@ -45,6 +46,7 @@ export interface Apis extends Disposable {
   readonly trustDomain: Client<typeof TrustDomainApi>;
   readonly health: Client<typeof HealthApi>;
   readonly push: Client<typeof PushApi>;
+  readonly quarantine: Client<typeof QuarantineApi>;
   readonly localAuthority: Client<typeof LocalAuthorityApi>;
   readonly logger: Client<typeof ServerLoggerApi>;
   readonly debug: Client<typeof ServerDebugApi>;
@@ -209,6 +211,7 @@ function apisOf(channel: Channel): Apis {
     trustDomain: channel.client(TrustDomainApi),
     health: channel.client(HealthApi),
     push: channel.client(PushApi),
+    quarantine: channel.client(QuarantineApi),
     localAuthority: channel.client(LocalAuthorityApi),
     logger: channel.client(ServerLoggerApi),
     debug: channel.client(ServerDebugApi),

@@ -8,6 +8,9 @@ agent-not-active | The agent shows an SVID that is not its newest. | Make sure t
 agent-not-attested | The server does not know the agent, or the agent has no SVID yet. | Attest it: a join token, or the attestor that both sides are configured with.
 agent-not-found | No agent with this SPIFFE ID has attested. | agent list shows those that have.
 agent-not-ready | The agent has not received its entries from the server yet. | Try again; if it stays so, see the agent's log for the connection to the server.
+agent-not-quarantined | The agent is not in quarantine. | Nothing: agent list -quarantined true shows those that are.
+agent-quarantined | The agent is in quarantine. | agent release ends it; agent show says why it is.
+agent-serial-unknown | The agent has no SVID with this serial number. | agent show names those that are in question.
 agent-svid-expired | The agent's SVID has expired and could not be renewed. | Check that the server can be reached; the agent goes on trying.
 agent-svid-not-active | The agent shows an SVID that is not its newest. | Make sure that no two agents use a copy of the same data folder.
 agent-svid-unusable | The agent's own SVID does not verify against its bundle. | Wait for the next rotation; see the agent's log.

@@ -19,6 +19,7 @@ export function makeNode({ selectors = [], ...fields }: NodeFields): AttestedNod
     newSerialNumber: "",
     newExpiresAt: undefined,
     superseded: [],
+    quarantine: undefined,
     canReattest: false,
     agentVersion: "",
     selectors: selectorSet(selectors.map(parseSelector)),

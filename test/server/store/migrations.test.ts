@@ -5,10 +5,13 @@ import { sql } from "kysely";
 import { describe, expect, test } from "vitest";
 import type { DataStoreConfig } from "../../../server/store/database.ts";
 import { SCHEMA_VERSION } from "../../../server/store/migrations.ts";
+import { SCHEMA_V1 } from "../../../server/store/schema-v1.ts";
+import { SCHEMA_V2 } from "../../../server/store/schema-v2.ts";
+import type { Store } from "../../../server/store/store.ts";
 import { faultFrom, refusal } from "../../support/faults.ts";
 import { administer, createDatabase, withoutPostgres } from "../../support/postgres.ts";
 import { RecordingLog } from "../../support/recording-log.ts";
-import { draftOf, openTestStore, postgresConfig } from "../../support/store-data.ts";
+import { draftOf, idOf, nodeOf, openTestStore, postgresConfig } from "../../support/store-data.ts";
 
 /** As another release would leave the schema. */
 async function setSchema(config: DataStoreConfig, version: number, readableFrom: number): Promise<void> {
@@ -27,7 +30,31 @@ async function expectNewerRefused(config: DataStoreConfig): Promise<void> {
   );
 }
 
+const EARLIER_NODE = `
+insert into attested_nodes (spiffe_id, attestation_type, serial_number, expires_at, new_serial_number, can_reattest, agent_version, selectors, superseded)
+values ('spiffe://a.test/spire/agent/earlier', 'x509pop', '7', '2030-01-01', '', true, '', '{a:1}', '{6}')`;
+
+/** What an earlier release left is there and can be used as if this one had made it. */
+async function expectTakenOver(store: Store): Promise<void> {
+  const id = idOf("/spire/agent/earlier");
+  const earlier = nodeOf("earlier", { attestationType: "x509pop", serialNumber: "7", canReattest: true });
+  expect(await store.nodes.find(id)).toMatchObject({ ...earlier, selectors: [{ type: "a", value: "1" }] });
+  expect(await store.nodes.find(id)).toMatchObject({ superseded: ["6"], quarantine: undefined });
+  const quarantine = { since: new Date("2029-01-01T00:00:00Z"), reason: "later" };
+  expect(await store.nodes.quarantine(id, quarantine)).toMatchObject({ quarantine });
+}
+
 describe.skipIf(withoutPostgres)("migration on PostgreSQL", () => {
+  test("a database of an earlier release is taken over, with its nodes", async () => {
+    await using database = await createDatabase();
+    const meta =
+      "create table schema_meta (only_row boolean primary key default true, version integer not null, readable_from integer not null)";
+    const steps = [meta, SCHEMA_V1, SCHEMA_V2, "insert into schema_meta values (true, 2, 1)", EARLIER_NODE];
+    for (const step of steps) await administer(database.url, step);
+    await using store = await openTestStore(postgresConfig(database.url));
+    await expectTakenOver(store);
+  });
+
   test("of five servers that start at once on an empty database, one migrates and all work", async () => {
     await using database = await createDatabase();
     const log = new RecordingLog();
@@ -131,6 +158,24 @@ describe.skipIf(withoutPostgres)("migration on PostgreSQL", () => {
     const fresh = await after.changes.load(async (snapshot) => snapshot.cursor);
     expect(await after.changes.since(fresh)).toMatchObject({ entries: new Map() });
   });
+});
+
+test("a folder of an earlier release is taken over, with its nodes", async () => {
+  const directory = await mkdtemp(join(tmpdir(), "steeple-schema-"));
+  {
+    await using store = await openTestStore({ kind: "embedded", directory });
+    const back = [
+      "alter table attested_nodes drop column quarantined_at, drop column quarantine_reason",
+      "update schema_meta set version = 2, readable_from = 1",
+      EARLIER_NODE,
+    ];
+    for (const step of back) await store.session.write((db) => sql.raw(step).execute(db));
+  }
+  {
+    await using store = await openTestStore({ kind: "embedded", directory });
+    await expectTakenOver(store);
+  }
+  await rm(directory, { recursive: true });
 });
 
 test("a newer schema is refused by the embedded database", async () => {

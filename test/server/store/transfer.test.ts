@@ -30,7 +30,8 @@ async function fill(store: SqlStore): Promise<void> {
   await store.entries.create(
     draftOf("odd", { federatesWith: [B], selectors, hint: "line\nbreak", expiresAt: 2 ** 53 - 1 }),
   );
-  await store.nodes.attest(nodeOf("one", { expiresAt: EXPIRES, selectors }));
+  const { id } = await store.nodes.attest(nodeOf("one", { expiresAt: EXPIRES, selectors }));
+  await store.nodes.quarantine(id, { since: new Date("2029-01-01T00:00:00.123Z"), reason: "größe" });
   await store.tokens.create({ token: "secret", expiresAt: EXPIRES });
   await store.authorities.save([authorityOf("aa"), authorityOf("bb", { kind: "jwt", certificateChain: [] })]);
   await store.session.write((db) =>
