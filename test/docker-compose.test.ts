@@ -2,33 +2,20 @@ import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { parse } from "yaml";
 import { agentProgram } from "../agent/cli/program.ts";
 import { loadAgentConfig } from "../agent/config.ts";
 import { serverProgram } from "../server/cli/program.ts";
 import { loadServerConfig } from "../server/config.ts";
+import { tpmCommands } from "../src/dev/tpm.ts";
 import type { CommandTree } from "../src/runtime/cli.ts";
+import { compose } from "./support/compose.ts";
 import { PROJECT } from "./support/imports.ts";
 
-interface Service {
-  readonly command?: readonly string[];
-  readonly image?: string;
-  readonly user?: string;
-  readonly healthcheck?: { readonly test: readonly string[] };
-  readonly configs?: readonly { readonly source: string; readonly target: string }[];
-  readonly volumes?: readonly string[];
-  readonly depends_on?: Readonly<Record<string, unknown>>;
-}
-
-interface Compose {
-  readonly "x-image": { readonly build: { readonly dockerfile_inline: string } };
-  readonly services: Readonly<Record<string, Service>>;
-  readonly configs: Readonly<Record<string, { readonly content: string }>>;
-  readonly volumes: Readonly<Record<string, unknown>>;
-}
-
-const compose: Compose = parse(readFileSync(join(PROJECT, "docker-compose.yml"), "utf8"), { merge: true });
-const programs = { "steeple-server": serverProgram({}), "steeple-agent": agentProgram() };
+const programs = {
+  "steeple-server": serverProgram({}).commands,
+  "steeple-agent": agentProgram().commands,
+  steeple: { tpm: tpmCommands } as CommandTree,
+};
 
 /** Every `steeple-…` command line in the file: commands, healthchecks, and the lines of shell scripts. */
 function commandLines(): string[] {
@@ -36,15 +23,17 @@ function commandLines(): string[] {
     command[0] === "sh" ? (command[2] ?? "") : command.join(" "),
     (healthcheck?.test ?? []).slice(1).join(" "),
   ]);
-  return texts.flatMap((text) => [...text.matchAll(/steeple-(?:server|agent) [^|>\n]*/g)].map(([line]) => line.trim()));
+  return texts.flatMap((text) =>
+    [...text.matchAll(/\bsteeple(?:-server|-agent| tpm) [^|>\n]*/g)].map(([line]) => line.trim()),
+  );
 }
 
 test("every command in docker-compose.yml exists, with the flags it is given", () => {
   const lines = commandLines();
-  expect(lines.length).toBeGreaterThan(6);
+  expect(lines.length).toBeGreaterThan(12);
   for (const line of lines) {
     const [program = "", ...words] = line.split(/\s+/);
-    let tree: CommandTree | undefined = programs[program as keyof typeof programs].commands;
+    let tree: CommandTree | undefined = programs[program as keyof typeof programs];
     let flags: readonly string[] = [];
     for (const word of words.filter(
       (candidate, index) =>
@@ -55,7 +44,8 @@ test("every command in docker-compose.yml exists, with the flags it is given", (
       flags = Object.keys(node?.command?.flags ?? {});
       tree = node?.commands;
     }
-    for (const flag of words.filter((word) => word.startsWith("-"))) expect(flags, line).toContain(flag.slice(1));
+    for (const flag of words.filter((word) => word.startsWith("-")))
+      expect(flags, line).toContain(flag.replace(/^--?/, ""));
   }
 });
 
@@ -74,9 +64,11 @@ test("what the image copies exists, volumes and configurations are declared, not
   const copied = [...dockerfile.matchAll(/^COPY (?!--from)(.*) \S+$/gm)].flatMap(([, files = ""]) => files.split(" "));
   expect(copied.length).toBeGreaterThan(5);
   for (const file of copied) expect(() => readFileSync(join(PROJECT, file)), file).not.toThrow(/ENOENT/);
-  expect(dockerfile.trimEnd().endsWith("USER node")).toBe(true);
-  for (const { volumes = [], configs = [], user, depends_on = {} } of Object.values(compose.services)) {
+  const stages = dockerfile.split(/^FROM /m).map((stage) => stage.trimEnd());
+  for (const { volumes = [], configs = [], user, build, depends_on = {} } of Object.values(compose.services)) {
     expect(user).toBeUndefined();
+    if (build !== undefined)
+      expect(stages.find((stage) => stage.split("\n")[0]?.endsWith(` AS ${build.target}`))).toMatch(/\nUSER node$/);
     for (const volume of volumes) expect(Object.keys(compose.volumes)).toContain(volume.split(":")[0]);
     for (const { source } of configs) expect(Object.keys(compose.configs)).toContain(source);
     for (const name of Object.keys(depends_on)) expect(Object.keys(compose.services)).toContain(name);
