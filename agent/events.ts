@@ -75,6 +75,14 @@ export function programsHidden(log: Log): void {
 
 // Node
 
+export function watchFailed(log: Log, path: string, error: string): void {
+  log.warn("Unable to watch Kubernetes objects; they are asked for one by one until it works again", { path, error });
+}
+
+export function watchRecovered(log: Log, path: string): void {
+  log.info("Watching Kubernetes objects again", { path });
+}
+
 export function bundleLoaded(log: Log, trustDomain: SpiffeId | undefined): void {
   if (trustDomain === undefined) log.info("Bundle is not found");
   else log.info("Bundle loaded", { trust_domain_id: trustDomain });

@@ -1,5 +1,5 @@
 import type { Key } from "../../src/runtime/config.ts";
-import { block, ignored, oneOf, text } from "../../src/runtime/config-keys.ts";
+import { block, flag, oneOf, text } from "../../src/runtime/config-keys.ts";
 import { messageOf } from "../../src/runtime/fault.ts";
 import { parseSpiffeId, type SpiffeId } from "../../src/spiffe/id.ts";
 import { objects } from "./broker.ts";
@@ -51,8 +51,17 @@ const k8sBroker: Key<K8sBrokerConfig | undefined> = {
   },
 };
 
+const cacheKeys = {
+  enabled: flag({
+    doc: "Watches the API server for the pods of this node (see node_name) and, with enable_namespace_labels, for namespaces: the agent needs the right to list and watch them. What is not watched, or not while the API server is away, is asked for as without the cache.",
+    default: false,
+  }),
+};
+
 /** `experimental` of the k8s workload attestor. */
 export const k8sExperimental = block("Options that SPIRE counts as experimental.", {
-  api_server: ignored("SPIRE's cache of objects; Steeple asks the API server for what is referred to."),
+  api_server: block("How the API server is asked.", {
+    cache: block("What is kept of it.", cacheKeys),
+  }),
   broker: k8sBroker,
 });

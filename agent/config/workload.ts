@@ -1,5 +1,5 @@
 import type { ConfigReader, Values } from "../../src/runtime/config.ts";
-import { duration, flag, ignored, integer, parsed, text, texts, unsupported } from "../../src/runtime/config-keys.ts";
+import { duration, flag, integer, parsed, text, texts, unsupported } from "../../src/runtime/config-keys.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
 import { cgroupMatcher } from "./cgroup-matchers.ts";
@@ -84,7 +84,10 @@ const k8s = {
     disable_container_selectors: flag({ doc: "Leaves out the selectors of the container itself.", default: false }),
     disable_kubelet_client: flag({ doc: "Never asks a kubelet, so that no caller can be attested.", default: false }),
     enable_namespace_labels: flag({ doc: "Adds the namespace's labels, by the API server.", default: false }),
-    use_new_container_locator: ignored("SPIRE's older way of reading control groups; Steeple has one way."),
+    use_new_container_locator: flag({
+      doc: "false is SPIRE's older way of reading control groups, which Steeple does not have: it warns, and finds containers by the rules for known runtimes all the same.",
+      default: true,
+    }),
     verbose_container_locator_logs: flag({ doc: "Logs, at debug level, where each caller was found.", default: false }),
     sigstore: unsupported("Selectors by verified image signatures."),
     experimental: k8sExperimental,
@@ -170,6 +173,8 @@ export interface K8sAttestorConfig {
   readonly disableContainerSelectors: boolean;
   readonly enableNamespaceLabels: boolean;
   readonly verboseContainerLocatorLogs: boolean;
+  /** Whether pods and namespaces are watched. */
+  readonly watches: boolean;
   /** What brokers may point at; absent when they may not. */
   readonly broker?: K8sBrokerConfig;
 }
@@ -217,12 +222,16 @@ function unixConfig(values: NonNullable<Enabled["unix"]>): UnixAttestorConfig {
 type K8sValues = NonNullable<Enabled["k8s"]>;
 
 function k8sConfig(values: K8sValues, reader: ConfigReader, env: NodeJS.ProcessEnv): K8sAttestorConfig {
-  const fault = (message: string): void => reader.fault("plugins.WorkloadAttestor.k8s", message);
-  const { broker } = values.experimental;
+  const place = "plugins.WorkloadAttestor.k8s";
+  const fault = (message: string): void => reader.fault(place, message);
+  const { broker, api_server } = values.experimental;
   if (values.disable_kubelet_client) checkDisabled(values, fault);
+  const kubelet = values.disable_kubelet_client ? undefined : kubeletConfig(values, fault, env);
+  for (const warning of k8sWarnings(values, kubelet)) reader.warn(place, warning);
   return {
     type: "k8s",
-    ...(values.disable_kubelet_client ? {} : { kubelet: kubeletConfig(values, fault, env) }),
+    ...(kubelet === undefined ? {} : { kubelet }),
+    watches: api_server.cache.enabled,
     maxPollAttempts: values.max_poll_attempts || POLL_ATTEMPTS,
     pollRetryIntervalMs: values.poll_retry_interval || POLL_RETRY_MS,
     disableContainerSelectors: values.disable_container_selectors,
@@ -230,6 +239,26 @@ function k8sConfig(values: K8sValues, reader: ConfigReader, env: NodeJS.ProcessE
     verboseContainerLocatorLogs: values.verbose_container_locator_logs,
     ...(broker === undefined ? {} : { broker }),
   };
+}
+
+/** What is set, but not so, or not to any effect. */
+function k8sWarnings(
+  { use_new_container_locator: isNew, experimental }: K8sValues,
+  kubelet: K8sAttestorConfig["kubelet"],
+): readonly string[] {
+  const watchesNone = experimental.api_server.cache.enabled && kubelet !== undefined && kubelet.nodeName === undefined;
+  return [
+    ...(isNew
+      ? []
+      : [
+          "use_new_container_locator = false has no effect: containers are found by the rules for known runtimes, since the older way takes the innermost container that a path names, which a container can make up",
+        ]),
+    ...(watchesNone
+      ? [
+          "experimental.api_server.cache: the pods of this node are not watched, for want of its name; set node_name or the variable named by node_name_env",
+        ]
+      : []),
+  ];
 }
 
 function kubeletConfig(

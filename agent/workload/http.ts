@@ -19,6 +19,14 @@ export interface HttpQuestion {
   readonly onConnected?: (request: ClientRequest) => void;
   /** Makes it a POST. */
   readonly body?: string;
+  /** Takes an answer of status 200 as it comes, instead of its body. What it throws ends the request. */
+  readonly sink?: AnswerSink;
+}
+
+export interface AnswerSink {
+  /** The answer has begun. */
+  opened?(): void;
+  push(chunk: Buffer): void;
 }
 
 /** One GET, or the POST of a body. Throws `unavailable` when there is no whole answer, of whatever status, within bounds. */
@@ -61,8 +69,10 @@ function whenConnected(request: ClientRequest, check: () => void, refuse: (error
   else go();
 }
 
-async function read(response: IncomingMessage, { maxBytes, peer }: HttpQuestion): Promise<HttpAnswer> {
+async function read(response: IncomingMessage, { maxBytes, peer, ...question }: HttpQuestion): Promise<HttpAnswer> {
   const chunks: Buffer[] = [];
+  const sink = response.statusCode === 200 ? question.sink : undefined;
+  sink?.opened?.();
   let total = 0;
   for await (const chunk of response as AsyncIterable<Buffer>) {
     total += chunk.length;
@@ -70,9 +80,10 @@ async function read(response: IncomingMessage, { maxBytes, peer }: HttpQuestion)
       response.destroy();
       throw new Fault("unavailable", `the answer of ${peer} is longer than ${maxBytes} bytes`, { code: "peer-answer" });
     }
-    chunks.push(chunk);
+    if (sink === undefined) chunks.push(chunk);
+    else sink.push(chunk);
   }
-  return { status: response.statusCode ?? 0, etag: response.headers.etag, body: Buffer.concat(chunks, total) };
+  return { status: response.statusCode ?? 0, etag: response.headers.etag, body: Buffer.concat(chunks) };
 }
 
 /** JSON of an answer. Throws `unavailable` when it is none. */

@@ -7,10 +7,19 @@ import type { Attestor } from "./attest.ts";
 import { type ContainerPlace, readContainer } from "./container.ts";
 import { KubeApi } from "./kube-api.ts";
 import { type BrokerPolicy, KubernetesReferences } from "./kube-references.ts";
+import { KubeWatch } from "./kube-watch.ts";
 import { KubeletClient, type KubeletConfig } from "./kubelet.ts";
-import { NamespaceLabels } from "./namespaces.ts";
+import { NamespaceLabels, watchNamespaces } from "./namespaces.ts";
+import { NodePods, watchedPod } from "./node-pods.ts";
 import { PodLists } from "./pod-lists.ts";
-import { type ContainerStatus, containerSelectors, type Pod, type PodList, podSelectors } from "./pods.ts";
+import {
+  type ContainerStatus,
+  containerSelectors,
+  type Pod,
+  type PodList,
+  type PodSource,
+  podSelectors,
+} from "./pods.ts";
 import type { ClusterReferences } from "./references.ts";
 
 export interface K8sAttestorConfig {
@@ -21,6 +30,8 @@ export interface K8sAttestorConfig {
   readonly disableContainerSelectors: boolean;
   readonly enableNamespaceLabels: boolean;
   readonly verboseContainerLocatorLogs: boolean;
+  /** Keeps what the API server is asked for by watches. */
+  readonly watches: boolean;
   /** What brokers may point at; undefined when they may not. */
   readonly broker?: BrokerPolicy | undefined;
 }
@@ -38,45 +49,64 @@ export interface K8sAttestorOptions extends K8sAttestorConfig {
 /** The list is given this much longer than the waiting for it, so that the reason is said before the deadline. */
 const GRACE_MS = 15_000;
 
+/** A watch is trusted to say what is new for this many intervals; then the kubelet is asked, too. */
+const PATIENCE_INTERVALS = 10;
+
 /** Selectors of type `k8s`: pod and container of the caller, as the kubelet of this node knows them. */
 export class K8sAttestor implements Attestor {
   readonly name = "k8s";
   readonly timeoutMs: number;
   readonly #options: K8sAttestorOptions;
-  readonly #lists: PodLists | undefined;
+  readonly #pods: PodSource | undefined;
   readonly #namespaces: NamespaceLabels;
   /** Resolves references of brokers, where they are allowed. */
   readonly references: ClusterReferences | undefined;
 
   constructor(options: K8sAttestorOptions) {
     this.#options = options;
-    const { kubelet, clock, signal, pollRetryIntervalMs: intervalMs, broker } = options;
-    this.timeoutMs = options.maxPollAttempts * intervalMs + GRACE_MS;
+    const { clock, signal, broker } = options;
+    this.timeoutMs = options.maxPollAttempts * options.pollRetryIntervalMs + GRACE_MS;
     const api = options.api ?? new KubeApi(clock, signal);
-    this.#namespaces = new NamespaceLabels(api);
-    if (kubelet !== undefined) {
-      const client = new KubeletClient(kubelet, clock);
-      signal.addEventListener("abort", () => client[Symbol.dispose](), { once: true });
-      this.#lists = new PodLists({ fetch: (stop) => client.pods(stop), intervalMs, clock, signal });
-    }
+    this.#namespaces = this.#openNamespaces(api);
+    this.#pods = options.kubelet === undefined ? undefined : this.#openPods(options.kubelet, api);
     if (broker === undefined) return;
     const namespaceLabels = (namespace: string) => this.#namespaceLabels(namespace);
     this.references = new KubernetesReferences({
       ...{ policy: broker, api, clock },
-      lists: this.#lists,
+      pods: this.#pods,
       namespaceLabels,
     });
   }
 
+  #openPods(config: KubeletConfig, api: KubeApi): PodSource {
+    const { clock, log, signal, watches, pollRetryIntervalMs: intervalMs } = this.#options;
+    const client = new KubeletClient(config, clock);
+    signal.addEventListener("abort", () => client[Symbol.dispose](), { once: true });
+    const kubelet = new PodLists({ fetch: (stop) => client.pods(stop), intervalMs, clock, signal });
+    if (!watches || config.nodeName === undefined) return kubelet;
+    const fieldSelector = `spec.nodeName=${config.nodeName}`;
+    const watch = new KubeWatch({ api, clock, log, path: "/api/v1/pods", fieldSelector, read: watchedPod });
+    watch.start(signal);
+    return new NodePods({ watch, kubelet, clock, patienceMs: intervalMs * PATIENCE_INTERVALS });
+  }
+
+  #openNamespaces(api: KubeApi): NamespaceLabels {
+    const { clock, log, signal, watches, enableNamespaceLabels } = this.#options;
+    if (!watches || !enableNamespaceLabels) return new NamespaceLabels(api);
+    const watch = watchNamespaces({ api, clock, log });
+    watch.start(signal);
+    return new NamespaceLabels(api, watch);
+  }
+
   /** Nothing for a caller outside of containers. Throws when it is in one that the kubelet does not know. */
   async attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
-    if (this.#lists === undefined)
+    if (this.#pods === undefined)
       throw new Fault("precondition", "kubelet client is disabled", { code: "kubelet-disabled" });
     const place = await readContainer(peer, this.#options.procRoot);
     const { log, verboseContainerLocatorLogs } = this.#options;
     if (verboseContainerLocatorLogs) log.debug("Container located", { pid: peer.pid, ...logged(place) });
     if (place === undefined || !mayCount(place)) return [];
-    const { pod, status } = await this.#find(this.#lists, place, signal);
+    const { pod, status } = await this.#find(this.#pods, place, signal);
     const values = [...podSelectors(pod)];
     if (status !== undefined && !this.#options.disableContainerSelectors) values.push(...containerSelectors(status));
     values.push(...(await this.#namespaceLabels(pod.namespace)));
@@ -84,12 +114,13 @@ export class K8sAttestor implements Attestor {
   }
 
   /** A new pod calls before its kubelet has heard from the runtime, so the kubelet is asked again for a while. */
-  async #find(lists: PodLists, place: ContainerPlace, signal: AbortSignal): Promise<Found> {
+  async #find(pods: PodSource, place: ContainerPlace, signal: AbortSignal): Promise<Found> {
     const { clock, log, maxPollAttempts, pollRetryIntervalMs } = this.#options;
     const giveUpAt = clock.monotonic() + maxPollAttempts * pollRetryIntervalMs;
     const seeker = new Seeker(place, this.#options.disableContainerSelectors);
+    const search = pods.search();
     for (let attempt = 0; ; attempt += 1) {
-      const found = await seeker.look(() => lists.next(seeker.seen, attempt, signal));
+      const found = await seeker.look(() => search.next(signal));
       if (found !== undefined) return found;
       signal.throwIfAborted();
       if (clock.monotonic() >= giveUpAt) throw seeker.notFound();
@@ -114,7 +145,6 @@ interface Found {
 
 /** One search for a container through one pod list after the other. */
 class Seeker {
-  seen = 0;
   failure: string | undefined;
   isNewFailure = false;
   readonly #place: ContainerPlace;
@@ -137,7 +167,6 @@ class Seeker {
     }
     this.failure = undefined;
     this.isNewFailure = false;
-    this.seen = this.#list.version;
     return this.#match(this.#list);
   }
 
@@ -163,11 +192,12 @@ class Seeker {
 
   #reason(): string {
     const { containerId, podUid } = this.#place;
+    const source = this.#list?.source ?? "the kubelet";
     const pod = podUid === undefined ? undefined : this.#list?.pods.get(podUid);
     if (pod !== undefined)
-      return `the kubelet knows the pod ${pod.namespace}/${pod.name}, but no container ${containerId} in it yet`;
-    if (podUid !== undefined) return `the kubelet knows no pod ${podUid}`;
-    return `the kubelet knows no container ${containerId}`;
+      return `${source} knows the pod ${pod.namespace}/${pod.name}, but no container ${containerId} in it yet`;
+    if (podUid !== undefined) return `${source} knows no pod ${podUid}`;
+    return `${source} knows no container ${containerId}`;
   }
 }
 

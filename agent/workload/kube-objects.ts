@@ -1,6 +1,6 @@
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, isFault } from "../../src/runtime/fault.ts";
-import { type KubeApi, METADATA_ONLY } from "./kube-api.ts";
+import { type KubeApi, METADATA_LIST, METADATA_ONLY } from "./kube-api.ts";
 import { listOf, type Owner, objectOf, ownersOf, textEntries, textOf } from "./pods.ts";
 import type { KubernetesObject } from "./references.ts";
 
@@ -26,7 +26,6 @@ interface ObjectMeta extends ObjectName {
   readonly owners: readonly Owner[];
 }
 
-const LIST_ACCEPT = METADATA_ONLY.replace("PartialObjectMetadata", "PartialObjectMetadataList");
 const PAGE = 500;
 const DISCOVERED_FOR_MS = 60_000;
 const DNS_NAME = /^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/;
@@ -92,7 +91,7 @@ export class KubeObjects {
     do {
       const query = new URLSearchParams({ limit: String(PAGE), ...(next === "" ? {} : { continue: next }) });
       const path = `${basePath(group, version)}/${plural}?${query}`;
-      const page = await this.#api.ask({ path, accept: LIST_ACCEPT, signal });
+      const page = await this.#api.ask({ path, accept: METADATA_LIST, signal });
       found.push(
         ...listOf(page["items"])
           .map(metaOf)

@@ -4,8 +4,7 @@ import type { SpiffeId } from "../../src/spiffe/id.ts";
 import { type Selector, selectorSet } from "../../src/spiffe/selector.ts";
 import type { KubeApi } from "./kube-api.ts";
 import { KubeObjects, type ObjectName, objectSelectors, onlyOne, PODS, type Resource } from "./kube-objects.ts";
-import type { PodLists } from "./pod-lists.ts";
-import { type Pod, type PodList, podOf, podSelectors } from "./pods.ts";
+import { type Pod, type PodList, type PodSource, podOf, podSelectors } from "./pods.ts";
 import {
   type Asking,
   type ClusterReferences,
@@ -25,7 +24,7 @@ interface KubernetesReferencesOptions {
   readonly api: KubeApi;
   readonly clock: Clock;
   /** Undefined when no kubelet may be asked. */
-  readonly lists: PodLists | undefined;
+  readonly pods: PodSource | undefined;
   /** Values of the selectors of a namespace. */
   readonly namespaceLabels: (namespace: string) => Promise<readonly string[]>;
 }
@@ -116,17 +115,15 @@ export class KubernetesReferences implements ClusterReferences {
     }
   }
 
-  /** A pod that is newer than the list at hand is looked for in the next one. */
   async #localPod(object: KubernetesObject, signal: AbortSignal): Promise<Found> {
-    const lists = this.#options.lists;
-    if (lists === undefined)
-      throw new Fault("precondition", "kubelet client is disabled", { code: "kubelet-disabled" });
-    const list = await lists.next(0, 0, signal);
-    const pod = podIn(list, object) ?? podIn(await lists.next(list.version, 1, signal), object);
+    const { pods } = this.#options;
+    if (pods === undefined) throw new Fault("precondition", "kubelet client is disabled", { code: "kubelet-disabled" });
+    const pod = await inFirstLists(pods, (list) => podIn(list, object), signal);
     if (pod === undefined) throw new Fault("not_found", "the kubelet of this node knows no such pod");
     const { uid, namespace, name } = pod;
     const look = async (stop: AbortSignal): Promise<void> => {
-      if (!(await lists.next(0, 0, stop)).pods.has(uid)) throw new Fault("not_found", "the pod is gone");
+      if ((await inFirstLists(pods, (list) => list.pods.get(uid), stop)) === undefined)
+        throw new Fault("not_found", "the pod is gone");
     };
     return { resource: PODS, namespace, name, values: podSelectors(pod), look, everyMs: KUBELET_EVERY_MS };
   }
@@ -164,6 +161,16 @@ export class KubernetesReferences implements ClusterReferences {
       }
     }
   }
+}
+
+/** What is newer than the list at hand is looked for in the next one. */
+async function inFirstLists(
+  pods: PodSource,
+  find: (list: PodList) => Pod | undefined,
+  signal: AbortSignal,
+): Promise<Pod | undefined> {
+  const search = pods.search();
+  return find(await search.next(signal)) ?? find(await search.next(signal));
 }
 
 function podIn(list: PodList, { key, uid }: KubernetesObject): Pod | undefined {

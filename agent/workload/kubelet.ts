@@ -4,7 +4,9 @@ import { Agent } from "node:https";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import { withDeadline } from "./deadline.ts";
-import { excerpt, type HttpAnswer, httpAsk, jsonOf } from "./http.ts";
+import { type AnswerSink, excerpt, type HttpAnswer, httpAsk } from "./http.ts";
+import { PodReader } from "./pod-reader.ts";
+import type { Pod } from "./pods.ts";
 
 /** How the kubelet is reached, recognised, and told who asks. */
 export interface KubeletConfig {
@@ -37,7 +39,7 @@ interface Connection {
 
 const LOOPBACK = "127.0.0.1";
 const REQUEST_MS = 10_000;
-/** 1,000 large pods still fit. */
+/** Of a whole list, which is read one pod at a time. */
 const MAX_BYTES = 128 * 1024 * 1024;
 const PEER = "the kubelet";
 
@@ -47,7 +49,8 @@ export class KubeletClient implements Disposable {
   readonly #clock: Clock;
   readonly #plain = new PlainAgent({ keepAlive: true });
   #connection: Connection | undefined;
-  #last: { readonly etag: string | undefined; readonly body: Buffer; readonly list: unknown } | undefined;
+  readonly #reader = new PodReader(PEER);
+  #last: { readonly etag: string | undefined; readonly pods: readonly Pod[] } | undefined;
 
   constructor(config: KubeletConfig, clock: Clock) {
     this.#config = config;
@@ -55,18 +58,18 @@ export class KubeletClient implements Disposable {
   }
 
   /**
-   * The answer to `GET /pods`; the very object of the time before when nothing has changed. Throws `unavailable` with
-   * the reason when there is none.
+   * The pods that `GET /pods` lists; the very array of the time before when nothing has changed. Throws `unavailable`
+   * with the reason when there is no list.
    */
-  async pods(signal: AbortSignal): Promise<unknown> {
-    const answer = await withDeadline({ ms: REQUEST_MS, clock: this.#clock, signal }, (limit) => this.#get(limit));
-    if (answer.status === 304 && this.#last !== undefined) return this.#last.list;
+  async pods(signal: AbortSignal): Promise<readonly Pod[]> {
+    const reading = this.#reader.begin();
+    const deadline = { ms: REQUEST_MS, clock: this.#clock, signal };
+    const answer = await withDeadline(deadline, (limit) => this.#get(reading, limit));
+    if (answer.status === 304 && this.#last !== undefined) return this.#last.pods;
     if (answer.status !== 200) throw this.#refused(answer);
-    const { body, etag } = answer;
-    if (this.#last?.body.equals(body) === true) return this.#last.list;
-    const list = jsonOf(body, PEER);
-    this.#last = { etag, body, list };
-    return list;
+    const pods = reading.end();
+    this.#last = { etag: answer.etag, pods };
+    return pods;
   }
 
   [Symbol.dispose](): void {
@@ -74,13 +77,13 @@ export class KubeletClient implements Disposable {
     this.#connection?.agent.destroy();
   }
 
-  async #get(signal: AbortSignal): Promise<HttpAnswer> {
+  async #get(sink: AnswerSink, signal: AbortSignal): Promise<HttpAnswer> {
     const { port, secure, nodeName } = this.#config;
     const etag = this.#last?.etag;
     const headers: Record<string, string> = { accept: "application/json" };
     if (etag !== undefined) headers["if-none-match"] = etag;
     const common = { path: "/pods", port, headers };
-    const rest = { maxBytes: MAX_BYTES, peer: PEER };
+    const rest = { maxBytes: MAX_BYTES, peer: PEER, sink };
     if (!secure)
       return httpAsk({ ...rest, secure, options: { ...common, host: LOOPBACK, agent: this.#plain } }, signal);
     const { agent, material } = await this.#connect();

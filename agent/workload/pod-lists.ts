@@ -1,9 +1,9 @@
 import type { Clock } from "../../src/runtime/clock.ts";
-import { type PodList, parsePodList } from "./pods.ts";
+import { type Pod, type PodList, type PodSearch, type PodSource, podListOf } from "./pods.ts";
 
 export interface PodListsOptions {
-  /** The kubelet's answer; the same object when nothing has changed. */
-  readonly fetch: (signal: AbortSignal) => Promise<unknown>;
+  /** The kubelet's pods; the same array when nothing has changed. */
+  readonly fetch: (signal: AbortSignal) => Promise<readonly Pod[]>;
   /** How long a list is good at least for a caller who has seen none, and the longest wait for a newer one. */
   readonly intervalMs: number;
   readonly clock: Clock;
@@ -19,11 +19,17 @@ const IDLE_SHARE = 4;
 const KEPT_SHARE = 100;
 const MAX_AGE_MS = 5_000;
 
+interface Held {
+  readonly list: PodList;
+  readonly pods: readonly Pod[];
+  readonly number: number;
+}
+
 /** Pod lists for whoever asks: one request at a time, shared by all who wait, kept while it is fresh. */
-export class PodLists {
+export class PodLists implements PodSource {
   readonly #options: PodListsOptions;
-  #running: Promise<PodList> | undefined;
-  #held: { readonly list: PodList; readonly answer: unknown } | undefined;
+  #running: Promise<Held> | undefined;
+  #held: Held | undefined;
   #startedAt = Number.NEGATIVE_INFINITY;
   #tookMs = 0;
 
@@ -31,19 +37,30 @@ export class PodLists {
     this.#options = options;
   }
 
-  /**
-   * A list that is fresh and newer than the one seen. Who asks for the n-th time gets there in growing steps: a new
-   * container is found soon, and one that never comes costs little.
-   */
-  async next(seen: number, attempt: number, signal: AbortSignal): Promise<PodList> {
+  /** Asks anew in growing steps: a new container is found soon, and one that never comes costs little. */
+  search(): PodSearch {
+    let seen = 0;
+    let attempt = 0;
+    return {
+      next: async (signal) => {
+        const turn = attempt;
+        attempt += 1;
+        const { list, number } = await this.#next(seen, turn, signal);
+        seen = number;
+        return list;
+      },
+    };
+  }
+
+  async #next(seen: number, attempt: number, signal: AbortSignal): Promise<Held> {
     const { clock, intervalMs } = this.#options;
     for (;;) {
       signal.throwIfAborted();
       if (this.#running !== undefined) return await this.#running;
       const age = clock.monotonic() - this.#startedAt;
-      const held = this.#held?.list;
+      const held = this.#held;
       const maxAge = Math.max(intervalMs, Math.min(MAX_AGE_MS, this.#tookMs * KEPT_SHARE));
-      if (held !== undefined && held.version > seen && age < maxAge) return held;
+      if (held !== undefined && held.number > seen && age < maxAge) return held;
       const step = attempt === 0 ? 0 : Math.min(intervalMs, FIRST_WAIT_MS * GROWTH ** attempt);
       const wait = Math.max(step, Math.min(intervalMs, this.#tookMs * IDLE_SHARE)) - age;
       if (wait <= 0) return await this.#start();
@@ -51,24 +68,22 @@ export class PodLists {
     }
   }
 
-  #start(): Promise<PodList> {
+  #start(): Promise<Held> {
     this.#running = this.#fetch().finally(() => {
       this.#running = undefined;
     });
     return this.#running;
   }
 
-  async #fetch(): Promise<PodList> {
+  async #fetch(): Promise<Held> {
     const { clock, fetch, signal } = this.#options;
     this.#startedAt = clock.monotonic();
     try {
-      const answer = await fetch(signal);
-      const held = this.#held;
-      const version = (held?.list.version ?? 0) + 1;
-      const list =
-        held !== undefined && held.answer === answer ? { ...held.list, version } : parsePodList(answer, version);
-      this.#held = { list, answer };
-      return list;
+      const pods = await fetch(signal);
+      const before = this.#held;
+      const list = before?.pods === pods ? before.list : podListOf(pods, "the kubelet");
+      this.#held = { list, pods, number: (before?.number ?? 0) + 1 };
+      return this.#held;
     } finally {
       this.#tookMs = clock.monotonic() - this.#startedAt;
     }

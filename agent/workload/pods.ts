@@ -1,5 +1,3 @@
-import { Fault } from "../../src/runtime/fault.ts";
-
 /** What attestation uses of a pod. */
 export interface Pod {
   readonly uid: string;
@@ -12,7 +10,12 @@ export interface Pod {
   readonly containers: readonly ContainerStatus[];
   readonly initContainers: readonly ContainerStatus[];
   readonly ephemeralContainers: readonly ContainerStatus[];
+  /** The API server's image of a static pod, with a UID of its own. */
+  readonly isMirror: boolean;
 }
+
+/** Marks what the API server shows for a pod that only the kubelet knows. */
+const MIRROR = "kubernetes.io/config.mirror";
 
 export interface Owner {
   readonly apiVersion: string;
@@ -30,15 +33,26 @@ export interface ContainerStatus {
   readonly containerId: string;
 }
 
-/** The pods of a node as its kubelet knew them at one moment. */
+/** The pods of a node as they were known at one moment. */
 export interface PodList {
-  /** Grows with every list. */
-  readonly version: number;
+  /** Who knew them. */
+  readonly source: string;
   readonly pods: ReadonlyMap<string, Pod>;
   /** By namespace and name, which an old pod and the one after it may share for a while. */
   readonly named: ReadonlyMap<string, readonly Pod[]>;
-  /** By container id. More than one place is a fault of the kubelet's that nobody may gain from. */
+  /** By container id. More than one place is a fault of the source's that nobody may gain from. */
   readonly containers: ReadonlyMap<string, readonly PodContainer[]>;
+}
+
+/** Where the pods of this node are known. */
+export interface PodSource {
+  search(): PodSearch;
+}
+
+/** One look for a pod, through one list after the other. */
+export interface PodSearch {
+  /** At first a list that is fresh; then one that is newer, when there is one or it is time to look anew. */
+  next(signal: AbortSignal): Promise<PodList>;
 }
 
 export interface PodContainer {
@@ -48,17 +62,11 @@ export interface PodContainer {
 
 type Json = Readonly<Record<string, unknown>>;
 
-/** Reads a `v1.PodList` as the kubelet writes it: items without kind, or null. Throws `unavailable`. */
-export function parsePodList(list: unknown, version: number): PodList {
-  const items = isObject(list) ? list["items"] : undefined;
-  if (items !== null && !Array.isArray(items))
-    throw new Fault("unavailable", "invalid kubelet response: expected an items array", { code: "kubelet-answer" });
+export function podListOf(all: Iterable<Pod>, source: string): PodList {
   const pods = new Map<string, Pod>();
   const named = new Map<string, Pod[]>();
   const containers = new Map<string, PodContainer[]>();
-  for (const item of items ?? []) {
-    const pod = podOf(item);
-    if (pod.uid === "") continue;
+  for (const pod of all) {
     pods.set(pod.uid, pod);
     append(named, `${pod.namespace}/${pod.name}`, pod);
     for (const status of allContainers(pod)) {
@@ -66,11 +74,13 @@ export function parsePodList(list: unknown, version: number): PodList {
       append(containers, status.containerId, { pod, status });
     }
   }
-  return { version, pods, named, containers };
+  return { source, pods, named, containers };
 }
 
 function append<T>(lists: Map<string, T[]>, key: string, value: T): void {
-  lists.set(key, [...(lists.get(key) ?? []), value]);
+  const list = lists.get(key);
+  if (list === undefined) lists.set(key, [value]);
+  else list.push(value);
 }
 
 function allContainers(pod: Pod): readonly ContainerStatus[] {
@@ -118,6 +128,7 @@ export function podOf(item: unknown): Pod {
     containers: statusesOf(status["containerStatuses"]),
     initContainers: statusesOf(status["initContainerStatuses"]),
     ephemeralContainers: statusesOf(status["ephemeralContainerStatuses"]),
+    isMirror: Object.hasOwn(objectOf(metadata["annotations"]), MIRROR),
   };
 }
 

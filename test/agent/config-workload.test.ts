@@ -19,6 +19,12 @@ async function load(attestors: string, env: NodeJS.ProcessEnv = {}): Promise<Age
   return loadAgentConfig({ path, flags: {}, env }).workloadAttestors;
 }
 
+async function warnings(attestors: string): Promise<readonly string[]> {
+  const path = join(folder, "agent.conf");
+  await writeFile(path, `${AGENT}plugins {\n${attestors}\n}\n`);
+  return loadAgentConfig({ path, flags: {}, env: {} }).warnings;
+}
+
 async function refused(attestors: string): Promise<string> {
   const path = join(folder, "agent.conf");
   await writeFile(path, `${AGENT}plugins {\n${attestors}\n}\n`);
@@ -55,6 +61,7 @@ describe("k8s", () => {
     disableContainerSelectors: false,
     enableNamespaceLabels: false,
     verboseContainerLocatorLogs: false,
+    watches: false,
   };
 
   const brokers = '[{ id = "spiffe://a.test/b" }, { id = "spiffe://a.test/c" pod_reference_scope = "cluster" }]';
@@ -108,6 +115,19 @@ describe("k8s", () => {
     { data: 'node_name_env = "N"', kubelet: { nodeName: "other" }, env: { N: "other", MY_NODE_NAME: "by-env" } },
   ])("$data $env", async ({ data, kubelet, env }) => {
     expect(await load(plugin("k8s", data), env)).toMatchObject([{ kubelet }]);
+  });
+
+  test("watches the API server when told so, which needs the name of the node", async () => {
+    const cache = "experimental { api_server { cache { enabled = true } } }";
+    expect(await load(plugin("k8s", `${cache} node_name = "n"`))).toMatchObject([{ watches: true }]);
+    expect(await warnings(plugin("k8s", `${cache} node_name = "n"`))).toEqual([]);
+    expect(await warnings(plugin("k8s", cache))).toEqual([expect.stringContaining("set node_name or")]);
+  });
+
+  test("warns that there is no older way of finding containers", async () => {
+    expect(await warnings(plugin("k8s", "use_new_container_locator = true"))).toEqual([]);
+    const [warning] = await warnings(plugin("k8s", "use_new_container_locator = false"));
+    expect(warning).toMatch(/use_new_container_locator = false has no effect/);
   });
 
   test("asks no kubelet when told so", async () => {

@@ -97,7 +97,7 @@ async function kubernetes(figure: Take, scope: AsyncDisposableStack): Promise<vo
         ...{ credentials: { type: "token", path: join(folder, "token") }, reloadIntervalMs: 60_000 },
       },
       ...{ maxPollAttempts: 60, pollRetryIntervalMs: 500, disableContainerSelectors: false },
-      ...{ enableNamespaceLabels: false, verboseContainerLocatorLogs: false },
+      ...{ enableNamespaceLabels: false, verboseContainerLocatorLogs: false, watches: false },
       ...{ clock, log, signal, procRoot: proc.path },
     });
   const callers = await Promise.all(

@@ -96,7 +96,7 @@ function k8sAttestor(
 ): K8sAttestor {
   return new K8sAttestor({
     ...{ maxPollAttempts: 2, pollRetryIntervalMs: 100, disableContainerSelectors: false },
-    ...{ enableNamespaceLabels: false, verboseContainerLocatorLogs: false },
+    ...{ enableNamespaceLabels: false, verboseContainerLocatorLogs: false, watches: false },
     ...{ ...config, ...parts, api: new KubeApi(parts.clock, parts.signal, api) },
   });
 }

@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { createServer, type Server } from "node:https";
 import type { AddressInfo } from "node:net";
 import type { TLSSocket } from "node:tls";
+import { status as failure, fieldMatcher, KubeCollection, type KubeObject, Versions } from "./kube-watch.ts";
 import { type CertificateOptions, createCa, type Issued, type TestCa } from "./pki.ts";
 
 /** Who a request comes from, as Kubernetes' authenticators have it. */
@@ -56,16 +57,27 @@ export function issueTls(ca: TestCa, options: CertificateOptions = {}): Promise<
  */
 export class KubeApiServer implements AsyncDisposable {
   readonly ca: TestCa;
+  readonly #versions = new Versions();
   /** Labels by namespace. */
-  readonly namespaces = new Map<string, Record<string, string>>([["default", {}]]);
+  readonly namespaces = new KubeCollection<Record<string, string>>(
+    { kind: "Namespace", plural: "namespaces" },
+    this.#versions,
+    (name, labels) => ({ metadata: { name, uid: `ns-${name}`, labels }, status: { phase: "Active" } }),
+  );
   /** Pods that tokens may be bound to, by namespace and name. */
-  readonly pods = new Map<string, { readonly uid: string; readonly object: object }>();
+  readonly pods = new KubeCollection<{ readonly uid: string; readonly object: object }>(
+    { kind: "Pod", plural: "pods" },
+    this.#versions,
+    (_, { object }) => object as KubeObject,
+  );
   /** Nodes by name. */
   readonly nodes = new Map<string, object>();
   /** Before Kubernetes 1.32 a token review does not name the node of a pod. */
   tellsNodes = true;
   /** Changes what a token review answers. */
   bend: ((status: Readonly<Record<string, unknown>>) => object) | undefined;
+  /** Drops whoever asks, but kubelets: they remember reviews for minutes. */
+  isAway = false;
   readonly rules: KubeRule[] = [];
   /** Deployments of the group `apps`. */
   readonly deployments: KubeObjects = new Map();
@@ -75,6 +87,7 @@ export class KubeApiServer implements AsyncDisposable {
 
   private constructor(ca: TestCa, { pem, keyPem }: Issued) {
     this.ca = ca;
+    this.namespaces.set("default", {});
     this.#server = createServer(
       { cert: pem, key: keyPem, ca: ca.pem, requestCert: true, rejectUnauthorized: false },
       (request, response) => void this.#answer(request, response),
@@ -120,27 +133,67 @@ export class KubeApiServer implements AsyncDisposable {
     const [path = "", query = ""] = (request.url ?? "").split("?");
     this.requests.push(`${request.method} ${path}`);
     const user = clientUser(request.socket as TLSSocket) ?? this.authenticate(bearer(request), API_AUDIENCE);
+    if (this.isAway && user?.groups.includes("system:nodes") !== true) return void request.socket.destroy();
     if (user === undefined) return respond(response, 401, failure(401, "Unauthorized", "Unauthorized"));
     const body = request.method === "POST" ? (JSON.parse(await textOf(request)) as Record<string, unknown>) : {};
     const accept = request.headers.accept ?? "";
+    const asked = new URLSearchParams(query);
     const found =
-      this.#listed(`${request.method} ${path}`, new URLSearchParams(query), user) ??
+      this.#watched(path, asked, { user, accept, response }) ??
+      this.#collected(path, asked, user) ??
+      this.#listed(`${request.method} ${path}`, asked, user) ??
       this.#route(`${request.method} ${path}`, body, user);
+    if (found === "watched") return;
     if (accept.includes("as=PartialObjectMetadata") && found.status === 200) found.body = metadataOnly(found.body);
     respond(response, found.status, found.body);
   }
 
-  /** Pods and deployments of all namespaces, in pages. */
+  /** The collection that a path names, and which of its objects. */
+  #collection(path: string, query: URLSearchParams) {
+    const [, namespace, inNamespace] = /^\/api\/v1\/(?:namespaces\/([^/]+)\/)?(pods|namespaces)$/.exec(path) ?? [];
+    if (inNamespace === undefined || (namespace !== undefined && inNamespace !== "pods")) return undefined;
+    const selects = fieldMatcher(query.get("fieldSelector"));
+    const matches = (object: KubeObject): boolean =>
+      selects(object) && (namespace === undefined || object.metadata["namespace"] === namespace);
+    return { objects: inNamespace === "pods" ? this.pods : this.namespaces, matches };
+  }
+
+  #watched(
+    path: string,
+    query: URLSearchParams,
+    { user, accept, response }: { user: KubeUser; accept: string; response: ServerResponse },
+  ): { status: number; body: object } | "watched" | undefined {
+    if (!["1", "true"].includes(query.get("watch") ?? "")) return undefined;
+    const found = this.#collection(path, query);
+    if (found === undefined) return { status: 404, body: failure(404, "NotFound", "the server could not find it") };
+    const { objects, matches } = found;
+    const resource = objects.type.plural;
+    if (!this.#allows(user.username, { verb: "watch", resource })) return forbidden(user, "watch", resource);
+    const shape = accept.includes("as=PartialObjectMetadata") ? metadataOnly : (object: object) => object;
+    objects.watch(query, response, { matches, shape });
+    return "watched";
+  }
+
+  /** Objects that have versions, in pages that are cut out of what there is now. */
+  #collected(path: string, query: URLSearchParams, user: KubeUser): { status: number; body: object } | undefined {
+    const found = this.#collection(path, query);
+    if (found === undefined) return undefined;
+    const { type } = found.objects;
+    if (!this.#allows(user.username, { verb: "list", resource: type.plural }))
+      return forbidden(user, "list", type.plural);
+    const { version, items } = found.objects.list(found.matches);
+    const { metadata, page } = paged(items, query);
+    const body = { kind: `${type.kind}List`, apiVersion: "v1", metadata: { resourceVersion: version, ...metadata } };
+    return { status: 200, body: { ...body, items: page } };
+  }
+
+  /** Deployments of all namespaces, in pages. */
   #listed(route: string, query: URLSearchParams, user: KubeUser): { status: number; body: object } | undefined {
-    const resource = { "GET /api/v1/pods": "pods", "GET /apis/apps/v1/deployments": "deployments" }[route];
-    if (resource === undefined) return undefined;
-    if (!this.#allows(user.username, { verb: "list", resource })) return forbidden(user, "list", resource);
-    const all =
-      resource === "pods" ? [...this.pods.values()].map(({ object }) => object) : [...this.deployments.values()];
-    const from = Number(query.get("continue") ?? 0);
-    const to = from + Number(query.get("limit") ?? all.length);
-    const metadata = to < all.length ? { continue: String(to) } : {};
-    return { status: 200, body: { kind: "List", apiVersion: "v1", metadata, items: all.slice(from, to) } };
+    if (route !== "GET /apis/apps/v1/deployments") return undefined;
+    if (!this.#allows(user.username, { verb: "list", resource: "deployments" }))
+      return forbidden(user, "list", "deployments");
+    const { metadata, page } = paged([...this.deployments.values()], query);
+    return { status: 200, body: { kind: "List", apiVersion: "v1", metadata, items: page } };
   }
 
   #route(route: string, body: Record<string, unknown>, user: KubeUser): { status: number; body: object } {
@@ -158,31 +211,16 @@ export class KubeApiServer implements AsyncDisposable {
 
   #objects(route: string, user: KubeUser): { status: number; body: object } {
     const [, podNamespace, podName] = /^GET \/api\/v1\/namespaces\/([^/]+)\/pods\/([^/]+)$/.exec(route) ?? [];
-    if (podName !== undefined)
-      return this.#one(user, "pods", podName, this.pods.get(`${podNamespace}/${podName}`)?.object);
+    if (podName !== undefined) return this.#one(user, "pods", podName, this.pods.object(`${podNamespace}/${podName}`));
     const [, within, deployment] =
       /^GET \/apis\/apps\/v1\/namespaces\/([^/]+)\/deployments\/([^/]+)$/.exec(route) ?? [];
     if (deployment !== undefined)
       return this.#one(user, "deployments", deployment, this.deployments.get(`${within}/${deployment}`));
     const [, nodeName] = /^GET \/api\/v1\/nodes\/([^/]+)$/.exec(route) ?? [];
     if (nodeName !== undefined) return this.#one(user, "nodes", nodeName, this.nodes.get(nodeName));
-    const [, namespace, rest] = /^GET \/api\/v1\/namespaces\/([^/]+)(\/pods)?$/.exec(route) ?? [];
-    const resource = rest === undefined ? "namespaces" : "pods";
-    if (namespace === undefined) return { status: 404, body: failure(404, "NotFound", "the server could not find it") };
-    const verb = rest === undefined ? "get" : "list";
-    if (!this.#allows(user.username, { verb, resource })) {
-      const message = `${resource} is forbidden: User "${user.username}" cannot ${verb} resource "${resource}"`;
-      return { status: 403, body: failure(403, "Forbidden", message) };
-    }
-    if (rest !== undefined) {
-      const items = [...this.pods].filter(([key]) => key.startsWith(`${namespace}/`)).map(([, { object }]) => object);
-      return { status: 200, body: { kind: "PodList", apiVersion: "v1", metadata: { resourceVersion: "1" }, items } };
-    }
-    const labels = this.namespaces.get(namespace);
-    if (labels === undefined)
-      return { status: 404, body: failure(404, "NotFound", `namespaces "${namespace}" not found`) };
-    const metadata = { name: namespace, uid: `ns-${namespace}`, resourceVersion: "1", labels };
-    return { status: 200, body: { kind: "Namespace", apiVersion: "v1", metadata, status: { phase: "Active" } } };
+    const [, namespace] = /^GET \/api\/v1\/namespaces\/([^/]+)$/.exec(route) ?? [];
+    if (namespace !== undefined) return this.#one(user, "namespaces", namespace, this.namespaces.object(namespace));
+    return { status: 404, body: failure(404, "NotFound", "the server could not find it") };
   }
 
   #one(user: KubeUser, resource: string, name: string, object: object | undefined): { status: number; body: object } {
@@ -280,13 +318,15 @@ function respond(response: ServerResponse, status: number, body: object): void {
   response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
 }
 
-function failure(code: number, reason: string, message: string): object {
-  return { kind: "Status", apiVersion: "v1", metadata: {}, status: "Failure", message, reason, code };
-}
-
 function forbidden({ username }: KubeUser, verb: string, resource: string): { status: number; body: object } {
   const message = `${resource} is forbidden: User "${username}" cannot ${verb} resource "${resource}"`;
   return { status: 403, body: failure(403, "Forbidden", message) };
+}
+
+function paged<T>(all: readonly T[], query: URLSearchParams): { readonly metadata: object; readonly page: T[] } {
+  const from = Number(query.get("continue") ?? 0);
+  const to = from + (Number(query.get("limit")) || all.length);
+  return { metadata: to < all.length ? { continue: String(to) } : {}, page: all.slice(from, to) };
 }
 
 /** What is left of an object, or of those of a list, for who asks for no more. */
@@ -301,9 +341,15 @@ function base64url(text: string): string {
 }
 
 const RESOURCES = [
-  { name: "namespaces", singularName: "namespace", namespaced: false, kind: "Namespace", verbs: ["get", "list"] },
+  {
+    name: "namespaces",
+    singularName: "namespace",
+    namespaced: false,
+    kind: "Namespace",
+    verbs: ["get", "list", "watch"],
+  },
   { name: "nodes", singularName: "node", namespaced: false, kind: "Node", verbs: ["get"] },
-  { name: "pods", singularName: "pod", namespaced: true, kind: "Pod", verbs: ["get", "list"] },
+  { name: "pods", singularName: "pod", namespaced: true, kind: "Pod", verbs: ["get", "list", "watch"] },
 ];
 
 const DISCOVERY: Readonly<Record<string, object>> = {

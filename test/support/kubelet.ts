@@ -1,3 +1,4 @@
+import { hash } from "node:crypto";
 import { once } from "node:events";
 import { createServer as createPlainServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { createServer, request as tlsRequest } from "node:https";
@@ -58,6 +59,14 @@ export function podJson(pod: KubePod, nodeName = "node-1"): object {
   };
 }
 
+/** The kubelet keeps its pods in a map, which has no order. */
+function shuffled<T>(all: readonly T[]): readonly T[] {
+  return all
+    .map((one) => ({ one, at: Math.random() }))
+    .sort((a, b) => a.at - b.at)
+    .map(({ one }) => one);
+}
+
 function statusJson({ name, image = "", imageID = "", containerID }: KubeContainer): object {
   if (containerID === undefined)
     return { name, image, imageID: "", state: { waiting: { reason: "ContainerCreating" } }, ready: false };
@@ -73,6 +82,10 @@ export class Kubelet implements AsyncDisposable {
   readonly nodeName: string;
   /** Answers to `/pods`, of whatever status. */
   answered = 0;
+  /** Answers that there is nothing new. */
+  unchanged = 0;
+  /** Makes lists have ETags, as a kubelet's have not, and sees the requests. */
+  etags: ((request: IncomingMessage) => void) | undefined;
   /** Instead of an answer. */
   override: ((response: ServerResponse) => void) | undefined;
   readonly #pods = new Map<string, object>();
@@ -181,9 +194,18 @@ export class Kubelet implements AsyncDisposable {
   }
 
   #list(response: ServerResponse): void {
-    const items = this.#pods.size === 0 ? null : [...this.#pods.values()];
-    const list = { kind: "PodList", apiVersion: "v1", metadata: {}, items };
-    response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(list));
+    const items = this.#pods.size === 0 ? null : shuffled([...this.#pods.values()]);
+    const body = JSON.stringify({ kind: "PodList", apiVersion: "v1", metadata: {}, items });
+    if (this.etags === undefined) response.writeHead(200, { "content-type": "application/json" }).end(body);
+    else this.#tagged(body, response);
+  }
+
+  #tagged(body: string, response: ServerResponse): void {
+    this.etags?.(response.req);
+    const etag = JSON.stringify(hash("sha256", [...this.#pods.values()].map((pod) => JSON.stringify(pod)).join()));
+    const isSame = response.req.headers["if-none-match"] === etag;
+    if (isSame) this.unchanged += 1;
+    response.writeHead(isSame ? 304 : 200, { etag }).end(isSame ? undefined : body);
   }
 
   #refuse(response: ServerResponse, status: number, text: string): void {

@@ -34,7 +34,6 @@ k8s-psat-refused | The service account, cluster or pod is not accepted. | See th
 k8s-psat-token | The service account token cannot be read. | See token_path, and the agent's pod.
 kube-api | The Kubernetes API did not answer as it should. | Check address, credentials and role of the server.
 kube-config | The Kubernetes configuration cannot be used. | See kube_config_file.
-kubelet-answer | The kubelet's answer cannot be read. | Check what listens on its port.
 kubelet-credentials | The kubelet's credentials cannot be read. | See token and certificate paths of the k8s attestor.
 kubelet-disabled | The kubelet is needed, and switched off. | See the k8s attestor's configuration.
 kubelet-refused | The kubelet refused the agent. | Let the agent's service account get nodes/pods, or nodes/proxy before Kubernetes 1.33.
@@ -42,6 +41,7 @@ kubelet-unavailable | The kubelet cannot be reached. | Check port and network of
 object-access-denied | The cluster, or the k8s attestor's broker block, does not let this broker have the object that it refers to. | Name the broker in experimental.broker.brokers of the attestor, and let its SPIFFE ID, as a user, impersonate-via-spire the resource.
 access-review | The Kubernetes API server did not say whether a broker may have an object. | Let the agent's service account create subjectaccessreviews.authorization.k8s.io.
 kubernetes-api | The Kubernetes API server did not answer, or refused. | Read the message; check the roles of the agent's service account.
+kubernetes-gone | The API server does not remember the version of a list that was asked for. | Ask again.
 namespace-labels | The labels of a namespace cannot be read. | Give the agent the right to read namespaces.
 node-attestor-unknown | The server does not have this node attestor. | Configure it on the server, or another one on the agent.
 node-serial | A node has no serial number. | Attest it again.

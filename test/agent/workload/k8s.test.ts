@@ -1,100 +1,42 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process";
-import { randomBytes, randomUUID } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { locateContainer } from "../../../agent/workload/container.ts";
-import { K8sAttestor, type K8sAttestorOptions } from "../../../agent/workload/k8s.ts";
-import { KubeApi } from "../../../agent/workload/kube-api.ts";
-import type { KubeletConfig } from "../../../agent/workload/kubelet.ts";
+import type { K8sAttestor, K8sAttestorOptions } from "../../../agent/workload/k8s.ts";
+import { KubeletClient, type KubeletConfig } from "../../../agent/workload/kubelet.ts";
 import type { PeerProcess } from "../../../src/rpc/peer-credentials.ts";
 import { systemClock } from "../../../src/runtime/clock.ts";
 import { Cgroup, hasCgroups } from "../../support/cgroup.ts";
 import { eventually } from "../../support/eventually.ts";
-import { API_AUDIENCE, issueTls, KubeApiServer } from "../../support/kube-apiserver.ts";
+import { AGENT, containerId, K8sNode, type RunningPod } from "../../support/k8s-node.ts";
+import { API_AUDIENCE, issueTls, type KubeApiServer } from "../../support/kube-apiserver.ts";
 import { Kubelet, type KubePod } from "../../support/kubelet.ts";
 import { createCa } from "../../support/pki.ts";
-import { ProcRoot } from "../../support/proc-root.ts";
+import type { ProcRoot } from "../../support/proc-root.ts";
 import { RecordingLog } from "../../support/recording-log.ts";
-import { PinningSocket, startWorkload, temporaryDirectory } from "../../support/workload.ts";
+import { PinningSocket, startWorkload } from "../../support/workload.ts";
 
-const AGENT = "system:serviceaccount:spire:spire-agent";
-const stop = new AbortController();
-const scope = new AsyncDisposableStack();
+let node: K8sNode;
 let apiserver: KubeApiServer;
 let kubelet: Kubelet;
 let proc: ProcRoot;
 let folder: string;
 
 beforeAll(async () => {
-  apiserver = scope.use(await KubeApiServer.open());
-  kubelet = scope.use(await Kubelet.open(apiserver, { anonymous: true }));
-  proc = scope.use(await ProcRoot.open());
-  folder = scope.use(await temporaryDirectory()).path;
-  apiserver.rules.push({ user: AGENT, verb: "get", resource: "nodes", subresource: "pods" });
-  await file("ca.crt", apiserver.ca.pem);
-  await file("token", apiserver.token("spire", "spire-agent"));
+  node = await K8sNode.open();
+  ({ apiserver, kubelet, proc, folder } = node);
 });
 
-afterAll(async () => {
-  stop.abort();
-  await scope.disposeAsync();
-});
+afterAll(() => node[Symbol.asyncDispose]());
 
-async function file(name: string, content: string): Promise<string> {
-  const path = join(folder, name);
-  await writeFile(path, content);
-  return path;
-}
-
-function kubeletConfig(config: Partial<KubeletConfig> = {}): KubeletConfig {
-  return {
-    port: kubelet.port,
-    secure: true,
-    caPath: join(folder, "ca.crt"),
-    credentials: { type: "token", path: join(folder, "token") },
-    nodeName: undefined,
-    reloadIntervalMs: 60_000,
-    ...config,
-  };
-}
-
-function attestor(options: Partial<K8sAttestorOptions> = {}): K8sAttestor {
-  return new K8sAttestor({
-    ...{ kubelet: kubeletConfig(), maxPollAttempts: 60, pollRetryIntervalMs: 500, clock: systemClock },
-    ...{ disableContainerSelectors: false, enableNamespaceLabels: false, verboseContainerLocatorLogs: false },
-    ...{ log: new RecordingLog(), signal: stop.signal, procRoot: proc.path },
-    ...options,
-  });
-}
-
-async function valuesOf(attesting: K8sAttestor, peer: PeerProcess): Promise<readonly string[]> {
-  const selectors = await attesting.attest(peer, stop.signal);
-  expect(new Set(selectors.map(({ type }) => type))).toEqual(new Set(selectors.length === 0 ? [] : ["k8s"]));
-  return selectors.map(({ value }) => value).sort();
-}
-
-function containerId(): string {
-  return randomBytes(32).toString("hex");
-}
-
-interface Running {
-  readonly pod: KubePod;
-  readonly id: string;
-  readonly peer: PeerProcess;
-}
-
-/** A pod of one container that the kubelet knows, and a caller inside. */
-async function running(pod: Partial<KubePod> = {}): Promise<Running> {
-  const id = containerId();
-  const uid = randomUUID();
-  const containers = [{ name: "web", image: "nginx:1", containerID: `containerd://${id}` }];
-  const full = { uid, name: `web-${uid}`, containers, ...pod };
-  kubelet.set(full);
-  return { pod: full, id, peer: await proc.caller(`0::/kubepods/burstable/pod${full.uid}/${id}`) };
-}
+const attestor = (options?: Partial<K8sAttestorOptions>): K8sAttestor => node.attestor(options);
+const valuesOf = (attesting: K8sAttestor, peer: PeerProcess): Promise<readonly string[]> =>
+  node.valuesOf(attesting, peer);
+const running = (pod?: Partial<KubePod>): Promise<RunningPod> => node.running(pod);
 
 describe("k8s selectors", () => {
   test("every selector of pod and container, images by name and by digest", async () => {
@@ -166,12 +108,11 @@ describe("k8s selectors", () => {
     apiserver.namespaces.set("labelled", { team: "a", tier: "gold" });
     apiserver.rules.push({ user: AGENT, verb: "get", resource: "namespaces" });
     const { peer } = await running({ namespace: "labelled" });
-    const place = { host: "127.0.0.1", port: apiserver.port, directory: folder };
-    const api = new KubeApi(systemClock, stop.signal, place);
+    const api = node.api();
     const values = await valuesOf(attestor({ enableNamespaceLabels: true, api }), peer);
     expect(values).toEqual(expect.arrayContaining(["ns-label:team:a", "ns-label:tier:gold"]));
     const elsewhere = await running({ namespace: "gone" });
-    const refused = attestor({ enableNamespaceLabels: true, api }).attest(elsewhere.peer, stop.signal);
+    const refused = attestor({ enableNamespaceLabels: true, api }).attest(elsewhere.peer, node.signal);
     await expect(refused).rejects.toMatchObject({ code: "namespace-labels", message: /namespaces "gone" not found/ });
   });
 });
@@ -186,14 +127,14 @@ describe("T-W4 a container is what the kernel and the kubelet agree on", () => {
   test("a container in another pod than the group says is not found", async () => {
     const [attacker, victim] = [await running(), await running()];
     const peer = await proc.caller(`0::/kubepods/pod${attacker.pod.uid}/${victim.id}`);
-    const refused = attestor({ maxPollAttempts: 1, pollRetryIntervalMs: 50 }).attest(peer, stop.signal);
+    const refused = attestor({ maxPollAttempts: 1, pollRetryIntervalMs: 50 }).attest(peer, node.signal);
     await expect(refused).rejects.toMatchObject({ kind: "timeout", code: "container-unknown" });
   });
 
   test("a container that two pods claim belongs to neither", async () => {
     const one = await running();
     const two = await running({ containers: one.pod.containers ?? [] });
-    const refused = attestor().attest(await proc.caller(`0::/../${one.id}`), stop.signal);
+    const refused = attestor().attest(await proc.caller(`0::/../${one.id}`), node.signal);
     await expect(refused).rejects.toMatchObject({ kind: "internal", code: "container-ambiguous" });
     kubelet.remove(two.pod.uid);
   });
@@ -206,9 +147,9 @@ describe("T-W4 a container is what the kernel and the kubelet agree on", () => {
 
   test("two containers in two controllers are refused", async () => {
     const [one, two] = [await running(), await running()];
-    const path = ({ pod, id }: Running): string => `/kubepods/pod${pod.uid}/${id}`;
+    const path = ({ pod, id }: RunningPod): string => `/kubepods/pod${pod.uid}/${id}`;
     const peer = await proc.caller(`2:cpu:${path(one)}`, `1:pids:${path(two)}`);
-    await expect(attestor().attest(peer, stop.signal)).rejects.toMatchObject({ code: "container-ambiguous" });
+    await expect(attestor().attest(peer, node.signal)).rejects.toMatchObject({ code: "container-ambiguous" });
   });
 });
 
@@ -240,15 +181,32 @@ describe("the kubelet is asked", () => {
     const uid = randomUUID();
     if (known) await running({ uid, name: "web-1" });
     const peer = await proc.caller(`0::/kubepods/pod${uid}/${containerId()}`);
-    const refused = attestor({ maxPollAttempts: 2, pollRetryIntervalMs: 30 }).attest(peer, stop.signal);
+    const refused = attestor({ maxPollAttempts: 2, pollRetryIntervalMs: 30 }).attest(peer, node.signal);
     await expect(refused).rejects.toMatchObject({ kind: "timeout", message: reason });
+  });
+
+  test("for what has changed only, where something in between gives the list an ETag", async () => {
+    const { pod } = await running();
+    const asked: (string | undefined)[] = [];
+    kubelet.etags = (request) => void asked.push(request.headers["if-none-match"]);
+    using client = new KubeletClient(node.kubeletConfig(), systemClock);
+    const before = await client.pods(node.signal);
+    expect(await client.pods(node.signal)).toBe(before);
+    expect(kubelet.unchanged).toBe(1);
+    kubelet.set({ ...pod, labels: { changed: "yes" } });
+    const after = await client.pods(node.signal);
+    kubelet.etags = undefined;
+    expect(after.find(({ uid }) => uid === pod.uid)?.labels).toEqual([["changed", "yes"]]);
+    expect(after.length).toBe(before.length);
+    expect(asked).toEqual([undefined, expect.stringMatching(/^"\w+"$/), asked[1]]);
+    expect(kubelet.unchanged).toBe(1);
   });
 
   test("and an answer that is no pod list is refused", async () => {
     const { peer } = await running();
     const lines = new RecordingLog();
     kubelet.override = (response) => void response.end('{"items": 7}');
-    const refused = attestor({ maxPollAttempts: 10, pollRetryIntervalMs: 30, log: lines }).attest(peer, stop.signal);
+    const refused = attestor({ maxPollAttempts: 100, pollRetryIntervalMs: 30, log: lines }).attest(peer, node.signal);
     await expect(refused).rejects.toMatchObject({ message: /expected an items array/ });
     kubelet.override = undefined;
     expect(lines.lines.filter(({ level }) => level === "warn")).toHaveLength(1);
@@ -260,7 +218,7 @@ describe("the kubelet is told who asks, and recognised", () => {
 
   async function outcome(config: Partial<KubeletConfig>): Promise<string> {
     const { peer, pod } = await running();
-    const attesting = attestor({ ...quick, kubelet: kubeletConfig(config) });
+    const attesting = attestor({ ...quick, kubelet: node.kubeletConfig(config) });
     const answer = valuesOf(attesting, peer).then((values) =>
       values.includes(`pod-uid:${pod.uid}`) ? "found" : "other",
     );
@@ -269,19 +227,22 @@ describe("the kubelet is told who asks, and recognised", () => {
 
   test("by token, which the API server reviews", async () => {
     expect(await outcome({})).toBe("found");
-    const path = await file("old-token", apiserver.token("spire", "spire-agent", { seconds: -1 }));
+    const path = await node.file("old-token", apiserver.token("spire", "spire-agent", { seconds: -1 }));
     expect(await outcome({ credentials: { type: "token", path } })).toMatch(/401 Unauthorized/);
-    const other = await file("other-audience", apiserver.token("spire", "spire-agent", { audience: "spire-server" }));
+    const other = await node.file(
+      "other-audience",
+      apiserver.token("spire", "spire-agent", { audience: "spire-server" }),
+    );
     expect(await outcome({ credentials: { type: "token", path: other } })).toMatch(/401 Unauthorized/);
-    const stranger = await file("stranger", apiserver.token("default", "default"));
+    const stranger = await node.file("stranger", apiserver.token("default", "default"));
     expect(await outcome({ credentials: { type: "token", path: stranger } })).toMatch(/403 Forbidden/);
     expect(apiserver.authenticate(apiserver.token("a", "b"), API_AUDIENCE)?.username).toBe("system:serviceaccount:a:b");
   });
 
   test("by client certificate", async () => {
     const user = await issueTls(apiserver.ca, { subject: { commonName: "agent", organization: ["system:nodes"] } });
-    const certificatePath = await file("agent.pem", user.pem);
-    const privateKeyPath = await file("agent.key", user.keyPem);
+    const certificatePath = await node.file("agent.pem", user.pem);
+    const privateKeyPath = await node.file("agent.key", user.keyPem);
     const credentials = { type: "certificate", certificatePath, privateKeyPath } as const;
     expect(await outcome({ credentials })).toMatch(/403 Forbidden \(user=agent/);
     apiserver.rules.push({ user: "agent", verb: "get", resource: "nodes", subresource: "proxy" });
@@ -295,7 +256,7 @@ describe("the kubelet is told who asks, and recognised", () => {
 
   test("by its authority and, where it is dialled by name, by its name", async () => {
     const stranger = await createCa({ trustDomain: "stranger.example" });
-    const caPath = await file("stranger.crt", stranger.pem);
+    const caPath = await node.file("stranger.crt", stranger.pem);
     expect(await outcome({ caPath })).toMatch(
       /could not ask the kubelet: .*(self-signed|unable to verify|certificate)/,
     );
@@ -310,12 +271,12 @@ describe("the kubelet is told who asks, and recognised", () => {
 
   test("with a token that is read again when it was refused", async () => {
     const { peer, pod } = await running();
-    const path = await file("rotated", "expired");
+    const path = await node.file("rotated", "expired");
     const log = new RecordingLog();
-    const attesting = attestor({ log, kubelet: kubeletConfig({ credentials: { type: "token", path } }) });
+    const attesting = attestor({ log, kubelet: node.kubeletConfig({ credentials: { type: "token", path } }) });
     const waiting = valuesOf(attesting, peer);
     await eventually("the old token was refused", () => log.lines.some(({ level }) => level === "warn"));
-    await file("rotated", apiserver.token("spire", "spire-agent"));
+    await node.file("rotated", apiserver.token("spire", "spire-agent"));
     expect(await waiting).toContain(`pod-uid:${pod.uid}`);
   });
 });
@@ -386,7 +347,7 @@ describe("the doubles", () => {
     const version = await promisify(execFile)("kubectl", ["version", "--client"]).catch(() => undefined);
     if (version === undefined) return;
     apiserver.rules.push({ user: AGENT, verb: "get", resource: "namespaces" });
-    const kubeconfig = await file("config", "apiVersion: v1\nkind: Config\n");
+    const kubeconfig = await node.file("config", "apiVersion: v1\nkind: Config\n");
     const args = ["get", "namespace", "default", "-o", "name", "--server", `https://127.0.0.1:${apiserver.port}`];
     const credentials = [
       "--certificate-authority",
