@@ -73,6 +73,8 @@ export interface ServerClient extends Disposable {
   readonly admin: Apis;
   /** Over TLS, with the server verified by its bundle. Without an identity, no certificate is shown. The caller disposes. */
   connect(identity?: TlsIdentity): Apis;
+  /** By the server's bundle. Throws to refuse it. */
+  verifyServer(chain: readonly Certificate[]): void;
   createToken(request?: { readonly ttl?: number; readonly token?: string; readonly agentId?: string }): Promise<string>;
   /** A node that attests by a new token. */
   attest(token?: string): Promise<TestSvid>;
@@ -179,7 +181,7 @@ export async function openServerClient(
     return (await admin.agent.CreateJoinToken({ ttl, token, agent_id })).value;
   };
   return {
-    ...{ socketPath, address, port, admin, connect, createToken },
+    ...{ socketPath, address, port, admin, verifyServer, connect, createToken },
     trustDomain: place.trustDomain ?? trust_domain,
     async attest(token) {
       using anonymous = connect();

@@ -1,98 +1,138 @@
+import { setTimeout as delay } from "node:timers/promises";
 import type { WatchAuthorizedEntriesRequest } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesRequest.ts";
-import { Fault } from "../../src/runtime/fault.ts";
-import { EntryDigest, type EntryVersion } from "../../src/spiffe/entry-digest.ts";
+import type { WatchAuthorizedEntriesResponse__Output } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesResponse.ts";
+import { EntryApi, PushApi } from "../../src/rpc/protos.ts";
+import { EntryDigest, type EntryVersion, sameVersion } from "../../src/spiffe/entry-digest.ts";
 import { eventually } from "./eventually.ts";
-import type { Apis, ServerClient, TestSvid } from "./server.ts";
+import { LightChannel } from "./light-channel.ts";
+import type { ServerClient, TestSvid } from "./server.ts";
+
+export interface SimulatedAgentOptions {
+  /** Called for each entry that is new, changed or gone. */
+  readonly told?: (entryId: string) => void;
+  /** Asks this often, as SPIRE's agents do, instead of holding a stream of changes. */
+  readonly pollMs?: number;
+  /** Which of this machine's addresses to come from: a server lets in only so many from one. */
+  readonly localAddress?: string;
+  /** How long a start may take. */
+  readonly startMs?: number;
+}
+
+type Home = Pick<ServerClient, "address" | "port" | "verifyServer">;
+
+/** As often as a real agent compares what it holds with the server. */
+const COMPARE_MS = 60_000;
+const ENTRY_MASK = { revision_number: true, created_at: true, spiffe_id: true, selectors: true };
 
 /**
  * An agent without workloads: it attests, holds its stream of changes and keeps what it is told, over the same wire as
- * a real one. Many fit into one process.
+ * a real one. Thousands fit into one process.
  */
 export class SimulatedAgent implements AsyncDisposable {
   readonly id: string;
   readonly entries = new Map<string, EntryVersion>();
   /** How often its state had to be compared and repaired after the first time. */
   divergences = 0;
-  readonly #server: () => Pick<ServerClient, "connect">;
+  /** Agreements with the server, each at the start of a connection. */
+  agreements = 0;
+  readonly #home: () => Home;
   readonly #svid: TestSvid;
+  readonly #options: SimulatedAgentOptions;
   readonly #stop = new AbortController();
   readonly #running: Promise<void>;
-  readonly #told: (id: string) => void;
-  #agreed = false;
+  readonly #digest = new EntryDigest();
+  #channel: LightChannel | undefined;
 
-  private constructor(svid: TestSvid, server: () => Pick<ServerClient, "connect">, told: (id: string) => void) {
+  private constructor(svid: TestSvid, home: () => Home, options: SimulatedAgentOptions) {
     this.id = svid.id;
     this.#svid = svid;
-    this.#server = server;
-    this.#told = told;
+    this.#home = home;
+    this.#options = options;
     this.#running = this.#run();
   }
 
   /** Attests at the server; `server` is asked again for each connection, so that it may be another one by then. */
   static async start(
-    server: () => Pick<ServerClient, "attest" | "connect">,
-    told: (entryId: string) => void = () => undefined,
+    server: () => Home & Pick<ServerClient, "attest">,
+    options: SimulatedAgentOptions = {},
   ): Promise<SimulatedAgent> {
-    const agent = new SimulatedAgent(await server().attest(), server, told);
-    await eventually("agreement with the server", () => (agent.#agreed ? true : undefined));
+    const agent = new SimulatedAgent(await server().attest(), server, options);
+    await eventually("agreement with the server", () => agent.agreements > 0, options.startMs);
     return agent;
+  }
+
+  /** Of the present connection, for further calls. */
+  get channel(): LightChannel {
+    if (this.#channel === undefined) throw new Error(`${this.id} has no connection`);
+    return this.#channel;
+  }
+
+  /** Loses its connection; it makes another one by itself. */
+  drop(): void {
+    this.#channel?.[Symbol.dispose]();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stop.abort();
+    this.drop();
     await this.#running;
   }
 
   async #run(): Promise<void> {
     while (!this.#stop.signal.aborted) {
       try {
-        using apis = this.#server().connect(this.#svid.tls);
-        await this.#talk(apis);
+        const { localAddress } = this.#options;
+        const target = { ...this.#home(), ...(localAddress === undefined ? {} : { localAddress }) };
+        using channel = await LightChannel.open(target, this.#svid.tls);
+        this.#channel = channel;
+        if (this.#options.pollMs === undefined) await this.#follow(channel);
+        else await this.#poll(channel, this.#options.pollMs);
       } catch {
-        this.#agreed = false;
-        await new Promise((resolve) => setTimeout(resolve, 50 + Math.random() * 100));
+        if (!this.#stop.signal.aborted) await delay(50 + Math.random() * 100);
+      } finally {
+        this.#channel = undefined;
       }
     }
   }
 
-  async #talk({ push }: Apis): Promise<void> {
-    const outbox: WatchAuthorizedEntriesRequest[] = [{ held: { digest: this.#digest() } }];
-    let wake = (): void => undefined;
-    const say = (request: WatchAuthorizedEntriesRequest): void => {
-      outbox.push(request);
-      wake();
-    };
-    const { signal } = this.#stop;
-    async function* requests(): AsyncGenerator<WatchAuthorizedEntriesRequest> {
-      for (;;) {
-        const next = outbox.shift();
-        if (next !== undefined) yield next;
-        else
-          await new Promise<void>((resolve) => {
-            wake = resolve;
-          });
+  async #follow(channel: LightChannel): Promise<void> {
+    using stream = channel.stream(PushApi, "WatchAuthorizedEntries");
+    stream.send({ held: { digest: this.#digest.bytes(), output_mask: ENTRY_MASK } });
+    const comparing = setInterval(() => stream.send({ held: { digest: this.#digest.bytes() } }), COMPARE_MS);
+    let agreed = false;
+    try {
+      for await (const { number, entries, divergence, drain } of stream) {
+        if (this.#stop.signal.aborted || drain) return;
+        if (divergence) stream.send(this.#revisions());
+        if (entries) this.#take(entries);
+        stream.send({ applied: number });
+        if (!entries || entries.more) continue;
+        if (!this.#digest.equals(entries.digest as Buffer)) stream.send(this.#revisions());
+        else if (!agreed) {
+          agreed = true;
+          this.agreements += 1;
+        }
       }
-    }
-    for await (const { number, entries, divergence, drain } of push.WatchAuthorizedEntries(requests(), { signal })) {
-      if (drain) throw new Fault("unavailable", "the server ends");
-      if (divergence) say(this.#revisions());
-      for (const id of entries?.removed ?? []) {
-        this.entries.delete(id);
-        this.#told(id);
-      }
-      for (const { id, revision_number, created_at } of entries?.changed ?? []) {
-        this.entries.set(id, { id, revisionNumber: Number(revision_number), createdAt: Number(created_at) });
-        this.#told(id);
-      }
-      say({ applied: number });
-      if (!entries || entries.more) continue;
-      if (!this.#digest().equals(entries.digest)) say(this.#revisions());
-      else this.#agreed = true;
+    } finally {
+      clearInterval(comparing);
     }
   }
 
-  #digest(): Buffer {
-    return new EntryDigest(this.entries.values()).bytes();
+  #take({ changed, removed }: NonNullable<WatchAuthorizedEntriesResponse__Output["entries"]>): void {
+    for (const id of removed) this.#hold(id, undefined);
+    for (const { id, revision_number, created_at } of changed)
+      this.#hold(id, { id, revisionNumber: Number(revision_number), createdAt: Number(created_at) });
+  }
+
+  #hold(id: string, version: EntryVersion | undefined): void {
+    const before = this.entries.get(id);
+    if (before !== undefined) this.#digest.toggle(before);
+    if (version === undefined) this.entries.delete(id);
+    else {
+      this.entries.set(id, version);
+      this.#digest.toggle(version);
+    }
+    this.#options.told?.(id);
   }
 
   #revisions(): WatchAuthorizedEntriesRequest {
@@ -103,5 +143,41 @@ export class SimulatedAgent implements AsyncDisposable {
       created_at: createdAt,
     }));
     return { held: { revisions: { revisions, more: false } } };
+  }
+
+  /** The first time at once, then spread over the interval, as agents that started at different times are. */
+  async #poll(channel: LightChannel, everyMs: number): Promise<void> {
+    await this.#ask(channel);
+    this.agreements += 1;
+    const lost = new AbortController();
+    void channel.closed.then(() => lost.abort());
+    const signal = AbortSignal.any([this.#stop.signal, lost.signal]);
+    for (let wait = Math.random() * everyMs; ; wait = everyMs) {
+      await delay(wait, undefined, { signal });
+      await this.#ask(channel);
+    }
+  }
+
+  /** A server with few entries sends them all at once; one with many their revisions first, and then what is asked for. */
+  async #ask(channel: LightChannel): Promise<void> {
+    using stream = channel.stream(EntryApi, "SyncAuthorizedEntries");
+    const named = new Set<string>();
+    const missing: string[] = [];
+    stream.send({ output_mask: ENTRY_MASK });
+    let asked = false;
+    for await (const { entries, entry_revisions, more } of stream) {
+      for (const { id, revision_number, created_at } of [...entries, ...entry_revisions]) {
+        const version = { id, revisionNumber: Number(revision_number), createdAt: Number(created_at) };
+        named.add(id);
+        if (sameVersion(this.entries.get(id), version)) continue;
+        if (entry_revisions.length > 0) missing.push(id);
+        else this.#hold(id, version);
+      }
+      if (more) continue;
+      if (asked || missing.length === 0) break;
+      asked = true;
+      stream.send({ ids: missing });
+    }
+    for (const id of [...this.entries.keys()].filter((one) => !named.has(one))) this.#hold(id, undefined);
   }
 }
