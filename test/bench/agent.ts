@@ -27,7 +27,7 @@ export const entryToSvid = scenario({
   summary: "from entry create to the SVID on a stream of the Workload API that was open before",
   parameters: { entries: { doc: "Entries, one after the other.", default: 20 } },
   async run({ parameters: { entries }, limits, onAgents }) {
-    const limit = await limits.roundTrip("tcp", 1024);
+    const limit = await limits.commit();
     const agent = { experimental: { sync_interval: "5s" } };
     await onAgents({ agent, wireOnly: true }, async (measured, { figure }) => {
       figure({ name: "create to SVID", unit: "ms", values: await entriesToSvids(measured, entries), limit });

@@ -85,26 +85,25 @@ function oneOf<T extends string>(name: string, value: unknown, words: readonly T
   return found;
 }
 
-/** No defaults here: that of a parameter may differ from scenario to scenario. */
+/** No defaults and no numbers here: both may differ from scenario to scenario. */
 function flagsOf({ parameters }: Scenario): FlagSpecs {
-  const flag = ({ doc, default: value }: Scenario["parameters"][string]): FlagSpec =>
-    typeof value === "number" ? { type: "int", doc } : { type: "string", doc };
-  return Object.fromEntries(Object.entries(parameters).map(([name, spec]) => [name, flag(spec)]));
+  return Object.fromEntries(Object.entries(parameters).map(([name, { doc }]) => [name, { type: "string", doc }]));
 }
 
 function runOf(name: string, scenario: Scenario, values: Values): Plan["runs"][number] {
   const entries = Object.entries(scenario.parameters).map(([key, spec]) => {
     const given = values[key];
-    return [key, given === undefined ? spec.default : numbers(key, given)] as const;
+    return [key, given === undefined ? spec.default : numbers(key, String(given), spec.default)] as const;
   });
   return { name, scenario, parameters: Object.fromEntries(entries) };
 }
 
-function numbers(name: string, value: unknown): number | readonly number[] {
-  const all = String(value).split(",").map(Number);
-  if (!all.every((one) => Number.isSafeInteger(one) && one > 0))
-    throw usage(`-${name} takes whole numbers above 0, not ${JSON.stringify(value)}`);
-  return typeof value === "number" ? value : all;
+/** Of the same kind as the default: one number, or several. */
+function numbers(name: string, text: string, kind: number | readonly number[]): number | readonly number[] {
+  const isOne = typeof kind === "number";
+  const all = (isOne ? [text] : text.split(",")).map(Number);
+  if (all.every((one) => Number.isSafeInteger(one) && one > 0)) return isOne ? (all[0] as number) : all;
+  throw usage(`-${name} takes ${isOne ? "a whole number" : "whole numbers"} above 0, not ${JSON.stringify(text)}`);
 }
 
 function serverOf({ server, serverSocket, agentSocket }: Values): Plan["server"] {

@@ -58,7 +58,7 @@ export function resultOf({ name, unit, values, at = {}, limit }: Figure, subject
 }
 
 /** By nearest rank: each percentile is one of the measurements. */
-function spreadOf(values: readonly number[]): Spread {
+export function spreadOf(values: readonly number[]): Spread {
   const sorted = values.toSorted((a, b) => a - b);
   const rank = (share: number): number => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN;
   return { p50: rank(0.5), p90: rank(0.9), p99: rank(0.99), max: rank(1), count: sorted.length };

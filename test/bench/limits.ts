@@ -1,10 +1,13 @@
 import { execFile, fork } from "node:child_process";
 import { once } from "node:events";
+import { mkdtemp, open, rm } from "node:fs/promises";
 import { connect, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { promisify } from "node:util";
 import type { KeyType } from "../../src/crypto/key.ts";
 import type { Limit } from "./figures.ts";
-import { percentile } from "./stats.ts";
+import { calls, percentile } from "./stats.ts";
 
 /** What this machine can do at best, each measured once in a run and when it is first asked for. */
 export interface Limits {
@@ -14,6 +17,8 @@ export interface Limits {
   signing(type: KeyType, what: "sign" | "sign and verify"): Promise<Limit>;
   /** Median round trip, in milliseconds, of so many bytes each way to another process over a raw socket. */
   roundTrip(kind: "unix" | "tcp", bytes: number): Promise<Limit>;
+  /** Milliseconds of a change that is safe on disk and known on another connection. */
+  commit(): Promise<Limit>;
 }
 
 /** Operations per second. */
@@ -30,6 +35,7 @@ const OPENSSL_NAMES: Readonly<Record<KeyType, readonly [argument: string, row: R
 };
 
 const ROUND_TRIPS = 2000;
+const SYNCS = 200;
 
 export function measuredLimits(): Limits {
   const once = memo();
@@ -42,6 +48,11 @@ export function measuredLimits(): Limits {
       return { name: `openssl speed ${type}, ${what}`, value: us };
     },
     roundTrip: (kind, bytes) => once(`${kind}/${bytes}`, () => roundTrip(kind, bytes)),
+    commit: () =>
+      once("commit", async () => {
+        const trip = await once("tcp/1024", () => roundTrip("tcp", 1024));
+        return { name: "fsync of 8 kB, and a round trip on raw TCP", value: (await fsyncMs()) + trip.value };
+      }),
   };
 }
 
@@ -55,14 +66,13 @@ function memo(): <T>(key: string, work: () => Promise<T>) => Promise<T> {
 }
 
 async function opensslSpeed(type: KeyType): Promise<OpensslSpeed> {
-  const [argument, row] = OPENSSL_NAMES[type];
-  const { stdout } = await promisify(execFile)("openssl", ["speed", "-seconds", "1", argument]);
-  return readOpensslSpeed(stdout, row, type);
+  const { stdout } = await promisify(execFile)("openssl", ["speed", "-seconds", "1", OPENSSL_NAMES[type][0]]);
+  return readOpensslSpeed(stdout, type);
 }
 
-/** Reads the columns `sign/s` and `verify/s`. */
-function readOpensslSpeed(stdout: string, row: RegExp, type: KeyType): OpensslSpeed {
-  const [, sign, verify] = row.exec(stdout) ?? [];
+/** Reads the columns `sign/s` and `verify/s`. Throws when they are not there. */
+export function readOpensslSpeed(stdout: string, type: KeyType): OpensslSpeed {
+  const [, sign, verify] = OPENSSL_NAMES[type][1].exec(stdout) ?? [];
   if (sign === undefined || verify === undefined) throw new Error(`openssl speed says nothing of ${type}:\n${stdout}`);
   return { sign: Number(sign), verify: Number(verify) };
 }
@@ -74,20 +84,31 @@ async function roundTrip(kind: "unix" | "tcp", bytes: number): Promise<Limit> {
     const socket = typeof where === "string" ? connect(where) : connect(where, "127.0.0.1");
     await once(socket, "connect");
     socket.setNoDelay(true);
-    const times: number[] = [];
     const payload = Buffer.alloc(bytes, 1);
-    for (let count = 0; count < ROUND_TRIPS; count += 1) {
-      const started = performance.now();
-      await echoed(socket, payload);
-      times.push(performance.now() - started);
-    }
+    const { ms } = await calls({ count: ROUND_TRIPS }, () => echoed(socket, payload));
     socket.destroy();
     return {
       name: `round trip of ${bytes} bytes, raw ${kind === "tcp" ? "TCP" : "Unix"} socket`,
-      value: percentile(times, 0.5),
+      value: percentile(ms, 0.5),
     };
   } finally {
     child.disconnect();
+  }
+}
+
+/** Median time to write a page of a database's log to where the stores of a bench lie, and to have it on disk. */
+async function fsyncMs(): Promise<number> {
+  const folder = await mkdtemp(join(tmpdir(), "steeple-bench-"));
+  const file = await open(join(folder, "log"), "w");
+  try {
+    const { ms } = await calls({ count: SYNCS }, async () => {
+      await file.write(Buffer.alloc(8192, 1));
+      await file.datasync();
+    });
+    return percentile(ms, 0.5);
+  } finally {
+    await file.close();
+    await rm(folder, { recursive: true });
   }
 }
 

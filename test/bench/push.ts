@@ -10,7 +10,7 @@ export const push = scenario({
     changes: { doc: "Entries created, one after the other.", default: 300 },
   },
   async run({ parameters: { agents, changes }, onServers, limits }) {
-    const limit = await limits.roundTrip("tcp", 1024);
+    const limit = await limits.commit();
     await onServers({}, async (server, { figure }) => {
       const at = { agents };
       const { ms, cpuUs, rss } = await propagation(server, agents, changes);
@@ -31,7 +31,7 @@ async function propagation(server: MeasuredServer, count: number, changes: numbe
     if (started !== undefined && since.delete(id)) ms.push(performance.now() - started);
   };
   const agents: SimulatedAgent[] = [];
-  for (let at = 0; at < count; at += 1) agents.push(scope.use(await SimulatedAgent.start(() => server, told)));
+  for (let at = 0; at < count; at += 1) agents.push(scope.use(await SimulatedAgent.start(() => server, { told })));
   const rss = rssMb(pid);
   const ids = Array.from({ length: changes }, (_, at) => `entry-${at}`);
   const { cpuUs = Number.NaN } = await calls({ count: changes, pid }, async (at) => {

@@ -96,7 +96,7 @@ function quantity(value: number, unit: Unit): string {
 }
 
 /** Three digits that count, never in powers of ten. */
-function digits(value: number): string {
+export function digits(value: number): string {
   if (value === 0) return "0";
   const places = 2 - Math.floor(Math.log10(Math.abs(value)));
   if (places <= 0) return Math.round(value).toLocaleString("en");

@@ -9,6 +9,7 @@ import { fanOut, localApis } from "./local-apis.ts";
 import { nodes } from "./nodes.ts";
 import { push } from "./push.ts";
 import { signing } from "./signing.ts";
+import { simulate } from "./simulate.ts";
 import { start } from "./start.ts";
 import { jwt, tokenCalls, tokens } from "./tokens.ts";
 
@@ -30,4 +31,5 @@ export const scenarios: Scenarios = {
   start,
   entries,
   directory,
+  simulate,
 };

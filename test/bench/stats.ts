@@ -8,7 +8,7 @@ export function percentile(values: readonly number[], share: number): number {
 }
 
 /** Milliseconds that the work took. */
-async function timed(work: () => Promise<unknown>): Promise<number> {
+export async function timed(work: () => Promise<unknown>): Promise<number> {
   const started = performance.now();
   await work();
   return performance.now() - started;
