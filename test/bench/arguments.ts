@@ -134,7 +134,7 @@ export function helpText(scenarios: Scenarios): string {
 }
 
 const EXAMPLES = [
-  "signing push --json results.json",
+  "signing propagation --json results.json",
   "signing --server 127.0.0.1:8081 --server-socket /tmp/spire-server/private/api.sock --peer SPIRE",
 ];
 

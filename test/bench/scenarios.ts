@@ -6,8 +6,9 @@ import { directory } from "./directory.ts";
 import { entries } from "./entries.ts";
 import { keyTypes } from "./key-types.ts";
 import { fanOut, localApis } from "./local-apis.ts";
+import { memory } from "./memory.ts";
 import { nodes } from "./nodes.ts";
-import { push } from "./push.ts";
+import { propagation } from "./propagation.ts";
 import { signing } from "./signing.ts";
 import { simulate } from "./simulate.ts";
 import { start } from "./start.ts";
@@ -26,9 +27,10 @@ export const scenarios: Scenarios = {
   "token-calls": tokenCalls,
   "local-apis": localApis,
   "fan-out": fanOut,
-  push,
+  propagation,
   "entry-to-svid": entryToSvid,
   start,
+  memory,
   entries,
   directory,
   simulate,
