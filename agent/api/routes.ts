@@ -4,6 +4,7 @@ import { BrokerApi } from "../../src/rpc/protos.ts";
 import { reflectionServices } from "../../src/rpc/reflection.ts";
 import type { ServiceImplementation } from "../../src/rpc/service.ts";
 import { type AdminApiOptions, debugApi, loggerApi } from "./admin.ts";
+import { type AttestationApiOptions, attestationApi } from "./attestations.ts";
 import { type BrokerApiOptions, brokerApi } from "./broker.ts";
 import { type BrokerCaller, type BrokerRule, brokerAdmission } from "./broker-caller.ts";
 import { admitAdministrator, admitLocalCaller, type LocalCaller } from "./caller.ts";
@@ -40,8 +41,10 @@ export function workloadServices(options: WorkloadServicesOptions): LocalService
 }
 
 /** What the agent serves on its admin socket. */
-export function adminServices(options: AdminApiOptions & DelegatedIdentityOptions): LocalServices {
-  const offered = [debugApi(options), loggerApi(options), delegatedIdentityApi(options)];
+export function adminServices(
+  options: AdminApiOptions & DelegatedIdentityOptions & AttestationApiOptions,
+): LocalServices {
+  const offered = [debugApi(options), loggerApi(options), delegatedIdentityApi(options), attestationApi(options)];
   const reflection = reflectionServices<LocalCaller>(offered.map(({ service }) => service));
   return { services: [...offered, ...reflection], admit: admitAdministrator };
 }

@@ -21,7 +21,7 @@ const adminFlags = {
 } as const satisfies FlagSpecs;
 
 /** The agent's admin socket. */
-const adminEndpoint: Endpoint<typeof adminFlags> = {
+export const adminEndpoint: Endpoint<typeof adminFlags> = {
   flags: adminFlags,
   name: "the agent",
   socketPath: ({ socketPath }) => String(socketPath) || DEFAULT_ADMIN_SOCKET,

@@ -5,6 +5,7 @@ import type { Program } from "../../src/runtime/cli.ts";
 import { packageVersion } from "../../src/runtime/version.ts";
 import { debugCommands, loggerCommands } from "./admin.ts";
 import { apiCommands } from "./api.ts";
+import { attestationCommands } from "./attestation.ts";
 import { healthcheck } from "./health.ts";
 import { run, validate } from "./run.ts";
 
@@ -17,6 +18,7 @@ export function agentProgram(): Program {
     summary: "The Steeple agent: attests workloads on this machine and serves their identities.",
     commands: {
       api: apiCommands,
+      attestation: attestationCommands,
       ...completionCommands(
         () => program,
         async () => [],

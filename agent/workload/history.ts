@@ -26,10 +26,11 @@ const KEPT = 256;
 
 /** The last attestations, for explaining later why a caller got what it got. */
 export class AttestationHistory {
-  #records: readonly AttestationRecord[] = [];
+  readonly #records: AttestationRecord[] = [];
 
   add(record: AttestationRecord): void {
-    this.#records = [...this.#records.slice(1 - KEPT), record];
+    if (this.#records.length >= KEPT) this.#records.shift();
+    this.#records.push(record);
   }
 
   /** The newest last. */

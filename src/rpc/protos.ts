@@ -42,6 +42,7 @@ import type {
   PermissionDeniedDetails,
   PermissionDeniedDetails__Output,
 } from "./gen/spire/api/types/PermissionDeniedDetails.ts";
+import type { AttestationDefinition, AttestationHandlers } from "./gen/steeple/api/agent/attestation/v1/Attestation.ts";
 import type { PushDefinition, PushHandlers } from "./gen/steeple/api/server/push/v1/Push.ts";
 import type { QuarantineDefinition, QuarantineHandlers } from "./gen/steeple/api/server/quarantine/v1/Quarantine.ts";
 import { once } from "./once.ts";
@@ -139,6 +140,10 @@ export const PushApi = define<Methods<PushDefinition, PushHandlers>>(
 export const QuarantineApi = define<Methods<QuarantineDefinition, QuarantineHandlers>>(
   "steeple.api.server.quarantine.v1.Quarantine",
   "steeple/api/server/quarantine/v1/quarantine.proto",
+);
+export const AttestationApi = define<Methods<AttestationDefinition, AttestationHandlers>>(
+  "steeple.api.agent.attestation.v1.Attestation",
+  "steeple/api/agent/attestation/v1/attestation.proto",
 );
 export const WorkloadApi = define<Methods<SpiffeWorkloadAPIDefinition, SpiffeWorkloadAPIHandlers>>(
   "SpiffeWorkloadAPI",

@@ -22,6 +22,8 @@ export interface TestAgentOptions {
   readonly nodeAttestor?: Readonly<Record<string, object>>;
   /** Instead of `unix`: by type, with their data. */
   readonly workloadAttestors?: Readonly<Record<string, object>>;
+  /** Added to the agent's environment. */
+  readonly env?: Readonly<Record<string, string>>;
   /** A folder of the caller's, which stays; for starting again on the same data. */
   readonly folder?: string;
   /** Do not wait until workloads can be served. */
@@ -93,10 +95,10 @@ export function restartAgent(folder: string, options: Pick<TestAgentOptions, "an
 
 async function launch(
   surroundings: Surroundings,
-  { token, anyState }: Pick<TestAgentOptions, "anyState"> & { readonly token: string | null },
+  { token, anyState, env }: Pick<TestAgentOptions, "anyState" | "env"> & { readonly token: string | null },
 ): Promise<TestAgent> {
   const args = ["run", "-config", surroundings.configFile, ...(token === null ? [] : ["-joinToken", token])];
-  const agent = testAgent(spawnAgent(args), surroundings);
+  const agent = testAgent(spawnAgent(args, env), surroundings);
   if (anyState === true) return agent;
   const failed = agent
     .exited()
@@ -150,9 +152,10 @@ interface Running {
   readonly closed: Promise<number | null>;
 }
 
-function spawnAgent(args: readonly string[]): Running {
+function spawnAgent(args: readonly string[], env: TestAgentOptions["env"] = {}): Running {
   const child = spawn(process.execPath, [join(PROJECT, "agent/main.ts"), ...args], {
     stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, ...env },
   });
   const chunks: Buffer[] = [];
   child.stdout.on("data", (chunk: Buffer) => chunks.push(chunk));

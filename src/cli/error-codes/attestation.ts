@@ -5,9 +5,13 @@ agent-path | The node attestor's evidence does not make a valid agent path. | Se
 agent-path-template | The template of agent paths is malformed. | Correct agent_path_template.
 attestation-ended-early | The server ended the attestation without an answer. | See the server's log.
 attestation-overload | Too many attestations of one user wait. | Let the callers keep one stream open instead of asking again and again.
+attestation-pid | No process was named. | Add -pid.
 attestation-timeout | The attestation took too long. | Try again; see whether the machine or the platform's API is overloaded.
 attestation-unexpected-challenge | The server sent a challenge that this attestor does not have. | Configure the same attestor on both sides.
+attestation-unknown | The agent does not remember the process. | See attestation list: only the last callers are kept, in memory.
 attestation-used | This evidence has attested an agent before and may do so once only. | Evict that agent, or attest with new evidence.
+attestations-private | Only root and the user of the agent may see what was found of callers. | Ask as root.
+attestations-request | The question for attestations is malformed. | Give a positive process id and limit.
 caller-changed | The calling process went away or became another while it was attested. | Call again.
 caller-unknown | The calling process could not be attested. | See the agent's log for the attestor and its reason.
 cgroup-malformed | The control groups of a process cannot be read. | See which runtime made the container.
