@@ -4,6 +4,7 @@ import type { ExportingKeyManager } from "../src/keys/keys.ts";
 import { openMemoryKeys } from "../src/keys/memory.ts";
 import type { Clock } from "../src/runtime/clock.ts";
 import type { Log } from "../src/runtime/log.ts";
+import type { SigstoreConfig } from "./config/sigstore.ts";
 import type { AgentConfig } from "./config.ts";
 import type { NodeAttestor } from "./node/attestor.ts";
 import { httpChallengeAttestor } from "./node/http-challenge.ts";
@@ -15,6 +16,7 @@ import { tpmDevIdAttestor } from "./node/tpm-devid.ts";
 import { x509popAttestor } from "./node/x509pop.ts";
 import type { Attestor } from "./workload/attest.ts";
 import { DockerAttestor } from "./workload/docker.ts";
+import type { ImageVerifier } from "./workload/image-verifier.ts";
 import { K8sAttestor } from "./workload/k8s.ts";
 import { SystemdAttestor } from "./workload/systemd.ts";
 import { UnixAttestor } from "./workload/unix.ts";
@@ -83,10 +85,24 @@ type WorkloadAttestors = {
 
 const workloadAttestors: WorkloadAttestors = {
   unix: (config, parts) => new UnixAttestor({ ...config, ...parts }),
-  k8s: (config, parts) => new K8sAttestor({ ...config, ...parts, kubelet: config.kubelet }),
+  k8s: (config, parts) =>
+    new K8sAttestor({ ...config, ...parts, kubelet: config.kubelet, images: imagesOf(config, parts) }),
   systemd: (_config, parts) => new SystemdAttestor(parts),
-  docker: (config, parts) => new DockerAttestor({ ...config, ...parts }),
+  docker: (config, parts) => new DockerAttestor({ ...config, ...parts, images: imagesOf(config, parts) }),
 };
+
+/** What verifies images is loaded only where it is asked for. */
+function imagesOf(
+  { sigstore }: { readonly sigstore?: SigstoreConfig },
+  parts: WorkloadAttestorParts,
+): ImageVerifier | undefined {
+  if (sigstore === undefined) return undefined;
+  const opened = import("./workload/sigstore/open.ts").then(({ openSigstore }) =>
+    openSigstore({ ...sigstore, ...parts }),
+  );
+  opened.catch(() => undefined);
+  return { verify: async (image) => (await opened).verify(image) };
+}
 
 export function openWorkloadAttestors(
   configs: AgentConfig["workloadAttestors"],

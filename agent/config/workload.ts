@@ -4,6 +4,7 @@ import { Fault } from "../../src/runtime/fault.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
 import { cgroupMatcher } from "./cgroup-matchers.ts";
 import { type K8sBrokerConfig, k8sExperimental } from "./k8s-broker.ts";
+import { type SigstoreConfig, sigstore } from "./sigstore.ts";
 
 const PORT_MAX = 65_535;
 const SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -89,7 +90,7 @@ const k8s = {
       default: true,
     }),
     verbose_container_locator_logs: flag({ doc: "Logs, at debug level, where each caller was found.", default: false }),
-    sigstore: unsupported("Selectors by verified image signatures."),
+    sigstore,
     experimental: k8sExperimental,
   },
 };
@@ -122,7 +123,7 @@ const docker = {
     }),
     use_new_container_locator: flag({ doc: "Finds containers by the rules for known runtimes.", default: true }),
     verbose_container_locator_logs: flag({ doc: "Logs, at debug level, where each caller was found.", default: false }),
-    sigstore: unsupported("Selectors by verified image signatures."),
+    sigstore,
     docker_host: unsupported("Docker's named pipe on Windows."),
   },
 };
@@ -177,6 +178,8 @@ export interface K8sAttestorConfig {
   readonly watches: boolean;
   /** What brokers may point at; absent when they may not. */
   readonly broker?: K8sBrokerConfig;
+  /** Absent when images need no signature. */
+  readonly sigstore?: SigstoreConfig;
 }
 
 export interface DockerAttestorConfig {
@@ -188,6 +191,8 @@ export interface DockerAttestorConfig {
   /** With a group `id`. */
   readonly matcher: RegExp | undefined;
   readonly verboseContainerLocatorLogs: boolean;
+  /** Absent when images need no signature. */
+  readonly sigstore?: SigstoreConfig;
 }
 
 export type WorkloadAttestorConfig =
@@ -238,6 +243,7 @@ function k8sConfig(values: K8sValues, reader: ConfigReader, env: NodeJS.ProcessE
     enableNamespaceLabels: values.enable_namespace_labels,
     verboseContainerLocatorLogs: values.verbose_container_locator_logs,
     ...(broker === undefined ? {} : { broker }),
+    ...(values.sigstore === undefined ? {} : { sigstore: values.sigstore }),
   };
 }
 
@@ -316,6 +322,7 @@ function dockerConfig(values: NonNullable<Enabled["docker"]>, reader: ConfigRead
     dockerVersion: values.docker_version,
     matcher: dockerMatcher(values, fault),
     verboseContainerLocatorLogs: values.verbose_container_locator_logs,
+    ...(values.sigstore === undefined ? {} : { sigstore: values.sigstore }),
   };
 }
 

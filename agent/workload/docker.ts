@@ -1,12 +1,13 @@
 import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
-import { Fault } from "../../src/runtime/fault.ts";
+import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { retry } from "../../src/runtime/task.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 import type { Attestor } from "./attest.ts";
 import { type ContainerPlace, cgroupPaths, ownerOf, readContainer, refuseConflict } from "./container.ts";
 import { Engine, type EngineConfig, type EngineContainer } from "./engine.ts";
+import type { ImageVerifier } from "./image-verifier.ts";
 import { readProcText } from "./process.ts";
 
 export interface DockerAttestorConfig {
@@ -25,18 +26,25 @@ export interface DockerAttestorOptions extends DockerAttestorConfig {
   readonly clock: Clock;
   readonly log: Log;
   readonly procRoot: string;
+  /** Undefined when images need no signature. */
+  readonly images?: ImageVerifier | undefined;
 }
 
 /** As SPIRE's agent: once, and three more times. */
 const RETRY = { firstMs: 100, maxMs: 400, factor: 2, giveUpAfterMs: 1_000 } as const;
 
+/** An image that was pulled from several repositories is looked for in one after the other. */
+const VERIFY_MS = 60_000;
+
 /** Selectors of type `docker`: the caller's container as its engine, Docker or Podman, has it. */
 export class DockerAttestor implements Attestor {
   readonly name = "docker";
+  readonly timeoutMs?: number;
   readonly #options: DockerAttestorOptions;
 
   constructor(options: DockerAttestorOptions) {
     this.#options = options;
+    if (options.images !== undefined) this.timeoutMs = VERIFY_MS;
   }
 
   /** Nothing for a caller outside of containers. Throws when it is in one that the engine does not know. */
@@ -48,7 +56,28 @@ export class DockerAttestor implements Attestor {
     if (place === undefined) return [];
     const engine = new Engine(this.#engineOf(place), clock);
     const container = await retry(clock, { ...RETRY, retryable }, (stop) => find(engine, place, stop), signal);
-    return valuesOf(container).map((value) => ({ type: this.name, value }));
+    const values = [...valuesOf(container), ...(await this.#signed(engine, container, signal))];
+    return values.map((value) => ({ type: this.name, value }));
+  }
+
+  /** One repository in which the image is signed is enough. */
+  async #signed(engine: Engine, container: EngineContainer, signal: AbortSignal): Promise<readonly string[]> {
+    const { images, log } = this.#options;
+    if (images === undefined) return [];
+    const failures: string[] = [];
+    for (const name of await engine.repoDigests(container, signal)) {
+      try {
+        return await images.verify(name);
+      } catch (error) {
+        signal.throwIfAborted();
+        log.warn("Error verifying sigstore image signature", { image_id: name, error: messageOf(error) });
+        failures.push(messageOf(error));
+      }
+    }
+    const reason = failures.join("; ") || "no repo digest found";
+    throw new Fault("denied", `sigstore signature verification failed for image ${container.image}: ${reason}`, {
+      code: "image-signature",
+    });
   }
 
   async #locate(peer: PeerProcess): Promise<ContainerPlace | undefined> {

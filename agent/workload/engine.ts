@@ -55,14 +55,25 @@ export class Engine {
     };
   }
 
+  /** Names of the container's image by digest, in the repositories that it was pulled from. Throws `unavailable`. */
+  async repoDigests({ imageDigest, image }: EngineContainer, signal: AbortSignal): Promise<readonly string[]> {
+    const found = await this.#image(imageDigest ?? image, signal);
+    const digests = found?.["RepoDigests"];
+    return Array.isArray(digests) ? digests.map(textOf).filter((name) => name !== "") : [];
+  }
+
   /** The image that the container was made of; its name may mean another one by now. */
   async #digest(ofContainer: string, name: string, signal: AbortSignal): Promise<string | undefined> {
     if (DIGEST.test(ofContainer)) return ofContainer;
     const image = ofContainer || name;
     if (image === "") return undefined;
-    const found = await this.#get(`/images/${encodeURIComponent(image)}/json`, signal);
+    const found = await this.#image(image, signal);
     const id = textOf(found?.["Id"]);
     return id === "" ? undefined : id.replace(/^(?!sha256:)/, "sha256:");
+  }
+
+  #image(name: string, signal: AbortSignal): Promise<Readonly<Record<string, unknown>> | undefined> {
+    return this.#get(`/images/${encodeURIComponent(name)}/json`, signal);
   }
 
   async #get(path: string, signal: AbortSignal): Promise<Readonly<Record<string, unknown>> | undefined> {

@@ -1,10 +1,10 @@
-import { type ClientRequest, type IncomingMessage, request as plainRequest } from "node:http";
+import { type ClientRequest, type IncomingHttpHeaders, type IncomingMessage, request as plainRequest } from "node:http";
 import { type RequestOptions, request as tlsRequest } from "node:https";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 
 export interface HttpAnswer {
   readonly status: number;
-  readonly etag: string | undefined;
+  readonly headers: IncomingHttpHeaders;
   readonly body: Buffer;
 }
 
@@ -83,7 +83,7 @@ async function read(response: IncomingMessage, { maxBytes, peer, ...question }: 
     if (sink === undefined) chunks.push(chunk);
     else sink.push(chunk);
   }
-  return { status: response.statusCode ?? 0, etag: response.headers.etag, body: Buffer.concat(chunks) };
+  return { status: response.statusCode ?? 0, headers: response.headers, body: Buffer.concat(chunks) };
 }
 
 /** JSON of an answer. Throws `unavailable` when it is none. */

@@ -5,6 +5,7 @@ import type { Log } from "../../src/runtime/log.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 import type { Attestor } from "./attest.ts";
 import { type ContainerPlace, readContainer } from "./container.ts";
+import type { ImageVerifier } from "./image-verifier.ts";
 import { KubeApi } from "./kube-api.ts";
 import { type BrokerPolicy, KubernetesReferences } from "./kube-references.ts";
 import { KubeWatch } from "./kube-watch.ts";
@@ -44,10 +45,14 @@ export interface K8sAttestorOptions extends K8sAttestorConfig {
   readonly procRoot: string;
   /** The API server. Default: where a pod finds it. */
   readonly api?: KubeApi;
+  /** Undefined when images need no signature. */
+  readonly images?: ImageVerifier | undefined;
 }
 
 /** The list is given this much longer than the waiting for it, so that the reason is said before the deadline. */
 const GRACE_MS = 15_000;
+/** And this for asking the image's registry. */
+const VERIFY_MS = 25_000;
 
 /** A watch is trusted to say what is new for this many intervals; then the kubelet is asked, too. */
 const PATIENCE_INTERVALS = 10;
@@ -64,8 +69,9 @@ export class K8sAttestor implements Attestor {
 
   constructor(options: K8sAttestorOptions) {
     this.#options = options;
-    const { clock, signal, broker } = options;
-    this.timeoutMs = options.maxPollAttempts * options.pollRetryIntervalMs + GRACE_MS;
+    const { clock, signal, broker, images } = options;
+    const verifyMs = images === undefined ? 0 : VERIFY_MS;
+    this.timeoutMs = options.maxPollAttempts * options.pollRetryIntervalMs + GRACE_MS + verifyMs;
     const api = options.api ?? new KubeApi(clock, signal);
     this.#namespaces = this.#openNamespaces(api);
     this.#pods = options.kubelet === undefined ? undefined : this.#openPods(options.kubelet, api);
@@ -110,6 +116,7 @@ export class K8sAttestor implements Attestor {
     const values = [...podSelectors(pod)];
     if (status !== undefined && !this.#options.disableContainerSelectors) values.push(...containerSelectors(status));
     values.push(...(await this.#namespaceLabels(pod.namespace)));
+    if (status !== undefined) values.push(...((await this.#options.images?.verify(status.imageId)) ?? []));
     return values.map((value) => ({ type: this.name, value }));
   }
 

@@ -68,7 +68,7 @@ export class KubeletClient implements Disposable {
     if (answer.status === 304 && this.#last !== undefined) return this.#last.pods;
     if (answer.status !== 200) throw this.#refused(answer);
     const pods = reading.end();
-    this.#last = { etag: answer.etag, pods };
+    this.#last = { etag: answer.headers.etag, pods };
     return pods;
   }
 

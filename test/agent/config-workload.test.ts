@@ -139,7 +139,6 @@ describe("k8s", () => {
     ['certificate_path = "/c"', /the private key path is required with the certificate path/],
     ['private_key_path = "/k"', /the certificate path is required with the private key path/],
     ['disable_kubelet_client = true node_name = "n"', /disable_kubelet_client cannot be used with node_name/],
-    ["sigstore { ignore_sct = true }", /sigstore is not supported/],
     ['poll_retry_interval = "soon"', /invalid duration "soon"/],
   ])("%s is refused", async (data, message) => expect(await refused(plugin("k8s", data))).toMatch(message));
 });
@@ -187,4 +186,95 @@ describe("docker", () => {
       /must contain the container id token/,
     ],
   ])("%s is refused", async (data, message) => expect(await refused(plugin("docker", data))).toMatch(message));
+});
+
+describe("sigstore", () => {
+  const root = 'trusted_root_path = "/root.json"';
+
+  async function one(data: string, name: "k8s" | "docker" = "k8s") {
+    const [config] = await load(plugin(name, `sigstore { ${root} ${data} }`));
+    if ((config?.type !== "k8s" && config?.type !== "docker") || config.sigstore === undefined)
+      throw new Error("no sigstore");
+    return config.sigstore;
+  }
+
+  test.each(["k8s", "docker"] as const)("of %s has SPIRE's defaults, and is off without its block", async (name) => {
+    expect(await one("", name)).toMatchObject({
+      ...{ skippedImages: new Set(), rekorUrl: "https://rekor.sigstore.dev", registryCredentials: new Map() },
+      ...{ ignoreSct: false, ignoreTlog: false, ignoreAttestations: false, trustedRootPath: "/root.json" },
+    });
+    expect(await load(plugin(name))).not.toMatchObject([{ sigstore: {} }]);
+  });
+
+  test("takes every key of SPIRE's, in blocks and in maps", async () => {
+    const keys = 'rekor_url = "https://rekor.test" ignore_sct = true ignore_tlog = true ignore_attestations = true';
+    const credentials = '"docker.io" = { username = "u" password = "p" } "half.test" = { username = "u" }';
+    const rest = `skipped_images = ["a@sha256:00"] registry_credentials = { ${credentials} }`;
+    expect(await one(`${keys} ${rest}`)).toMatchObject({
+      ...{ rekorUrl: "https://rekor.test", ignoreSct: true, ignoreTlog: true, ignoreAttestations: true },
+      ...{ skippedImages: new Set(["a@sha256:00"]) },
+      registryCredentials: new Map([["docker.io", { username: "u", password: "p" }]]),
+    });
+    const { allows } = await one('allowed_identities = { "https://i.test" = ["a@b.test"] }');
+    expect(allows({ issuer: "https://i.test", subjects: ["a@b.test"] })).toBe(true);
+    expect(allows({ issuer: "https://j.test", subjects: ["a@b.test"] })).toBe(false);
+    expect((await one("")).allows({ issuer: "https://any.test", subjects: ["who"] })).toBe(true);
+  });
+
+  const workflow = "https://github.com/org/app/.github/workflows/ci.yml@refs/heads/main";
+  test.each<[rule: string, subject: string, holds: boolean]>([
+    ["ci@example.com", "ci@example.com", true],
+    ["ci@example.com", "ci@exampleXcom", false],
+    ["ci@example.com", "x-ci@example.com", false],
+    ["ci@example.com", "ci@example.com.evil.test", false],
+    ["ci@example.com", "CI@example.com", false],
+    ["ci+prod@example.com", "ci+prod@example.com", true],
+    [".*@example[.]com", "anybody@example.com", true],
+    [".*@example[.]com", "anybody@example.com.evil.test", false],
+    [".*@example[.]com", "evil\n@example.com", false],
+    ["a|b", "a", true],
+    ["a|b", "ab", false],
+    ["^https://github[.]com/org/.+$", workflow, true],
+    ["https://github[.]com/org/app/.*", workflow, true],
+    ["https://github[.]com/org/app/", workflow, false],
+    ["github[.]com/org/.*", workflow, false],
+  ])("T-S6 %j and %j: %s", async (rule, subject, holds) => {
+    const { allows } = await one(`allowed_identities { "https://i.test" = [${JSON.stringify(rule)}] }`);
+    expect(allows({ issuer: "https://i.test", subjects: ["other", subject] })).toBe(holds);
+    expect(allows({ issuer: "https://i.test", subjects: ["other"] })).toBe(false);
+  });
+
+  test("T-S7 no pattern fits a name of more than 2048 characters", async () => {
+    const { allows } = await one('allowed_identities { "https://i.test" = ["x+"] }');
+    expect(allows({ issuer: "https://i.test", subjects: ["x".repeat(2048)] })).toBe(true);
+    expect(allows({ issuer: "https://i.test", subjects: ["x".repeat(2049)] })).toBe(false);
+  });
+
+  test("T-S6 a dot in an issuer is a dot, and a pattern fits it whole", async () => {
+    const { allows } = await one('allowed_identities { "https://i.test" = ["s"] "https://.+[.]corp[.]test" = ["s"] }');
+    const of = (issuer: string): boolean => allows({ issuer, subjects: ["s"] });
+    expect(of("https://i.test")).toBe(true);
+    expect(of("https://iXtest")).toBe(false);
+    expect(of("https://login.corp.test")).toBe(true);
+    expect(of("https://login.corp.test.evil")).toBe(false);
+  });
+
+  test.each([
+    ['allowed_identities { "https://i.test" = [] }', /https:\/\/i\.test: expected a list of subjects/],
+    ['allowed_identities { "https://i.test" = "s" }', /expected a list of subjects/],
+    ['allowed_identities { "https://i.test" = [1] }', /expected a list of subjects/],
+    ['allowed_identities = "https://i.test"', /expected issuers/],
+    ['allowed_identities { "https://i.test" = ["(a"] }', /"\(a" is not a regular expression/],
+    ['allowed_identities { "https://i.test" = ["a)(?:.*"] }', /is not a regular expression/],
+    ['allowed_identities { "https://i.test" = ["(?i)a"] }', /inline flags and classes of names are not supported/],
+    ['rekor_url = "http://rekor.test"', /is not an https:\/\/ address/],
+    ['ignore_sct = "yes"', /expected true or false/],
+    ['fulcio_url = "x"', /fulcio_url/],
+  ])("%s is refused", async (data, message) =>
+    expect(await refused(plugin("k8s", `sigstore { ${root} ${data} }`))).toMatch(message),
+  );
+
+  test("needs a trusted root", async () => {
+    expect(await refused(plugin("docker", "sigstore { }"))).toMatch(/sigstore\.trusted_root_path must be set/);
+  });
 });

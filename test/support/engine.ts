@@ -19,6 +19,8 @@ export interface EngineDoubleOptions {
   readonly containers?: readonly EngineDoubleContainer[];
   /** Digest by image name. */
   readonly images?: Readonly<Record<string, string>>;
+  /** Names in registries, by the digest of the image's configuration. */
+  readonly repoDigests?: Readonly<Record<string, readonly string[]>>;
 }
 
 const API_VERSION = "1.47";
@@ -60,9 +62,10 @@ function answer(route: string, options: EngineDoubleOptions, response: ServerRes
     });
 }
 
-function imageJson(name: string, { images = {} }: EngineDoubleOptions): object | undefined {
+function imageJson(name: string, { images = {}, repoDigests = {} }: EngineDoubleOptions): object | undefined {
   const id = images[name] ?? Object.values(images).find((digest) => digest === name);
-  return id === undefined ? undefined : { Id: id, RepoTags: [name], RepoDigests: [], Os: "linux", Size: 1 };
+  if (id === undefined) return undefined;
+  return { Id: id, RepoTags: [name], RepoDigests: repoDigests[id] ?? [], Os: "linux", Size: 1 };
 }
 
 function find(name: string, { containers = [] }: EngineDoubleOptions): object | undefined {

@@ -1,5 +1,6 @@
 /** Of attesting nodes and workloads. `code | cause | fix`, by code. */
 export const ATTESTATION_CODES = `
+access-review | The Kubernetes API server did not say whether a broker may have an object. | Let the agent's service account create subjectaccessreviews.authorization.k8s.io.
 accounts-size | The file of user or group names is larger than is read. | Keep local accounts few, or set up workload entries by uid and gid.
 agent-path | The node attestor's evidence does not make a valid agent path. | See agent_path_template in the server's configuration.
 agent-path-template | The template of agent paths is malformed. | Correct agent_path_template.
@@ -28,6 +29,10 @@ engine-refused | The container engine cannot be used. | Check its socket and the
 evidence-malformed | The attestor's evidence cannot be read. | Run matching versions on both sides.
 http-challenge-evidence | The http_challenge evidence is malformed. | Check hostname and agent name of the attestor.
 http-challenge-listen | The port of the http_challenge attestor cannot be opened. | Free the port, or choose another.
+image-name | A container's image cannot be verified by its name. | Run images by digest from a registry, or list it in skipped_images.
+image-signature | A container's image is not signed as it must be. | Sign it with cosign, allow its signer in allowed_identities, or list the image in skipped_images.
+image-signer | Who signed an image cannot be believed. | See trusted_root_path, and whether Fulcio's certificate log is needed (ignore_sct).
+image-transparency | An image's signature is not in the transparency log as it must be. | Sign it with the transparency log, or see rekor_url and ignore_tlog.
 join-token-characters | The join token has characters that are not allowed. | Use letters, numbers, dots, dashes and underscores.
 join-token-exists | The join token exists. | Leave it out, and one is made.
 join-token-expired | The join token has expired. | Make a new one with token generate.
@@ -42,14 +47,13 @@ kubelet-credentials | The kubelet's credentials cannot be read. | See token and 
 kubelet-disabled | The kubelet is needed, and switched off. | See the k8s attestor's configuration.
 kubelet-refused | The kubelet refused the agent. | Let the agent's service account get nodes/pods, or nodes/proxy before Kubernetes 1.33.
 kubelet-unavailable | The kubelet cannot be reached. | Check port and network of the node.
-object-access-denied | The cluster, or the k8s attestor's broker block, does not let this broker have the object that it refers to. | Name the broker in experimental.broker.brokers of the attestor, and let its SPIFFE ID, as a user, impersonate-via-spire the resource.
-access-review | The Kubernetes API server did not say whether a broker may have an object. | Let the agent's service account create subjectaccessreviews.authorization.k8s.io.
 kubernetes-api | The Kubernetes API server did not answer, or refused. | Read the message; check the roles of the agent's service account.
 kubernetes-gone | The API server does not remember the version of a list that was asked for. | Ask again.
 namespace-labels | The labels of a namespace cannot be read. | Give the agent the right to read namespaces.
 node-attestor-unknown | The server does not have this node attestor. | Configure it on the server, or another one on the agent.
 node-serial | A node has no serial number. | Attest it again.
 not-reattestable | The agent cannot attest again with this method. | Evict it and give it a new join token.
+object-access-denied | The cluster, or the k8s attestor's broker block, does not let this broker have the object that it refers to. | Name the broker in experimental.broker.brokers of the attestor, and let its SPIFFE ID, as a user, impersonate-via-spire the resource.
 path-lookup | The path of the executable cannot be used. | Run the workload from a plain path.
 peer-changed | The calling process changed while it connected. | Call again.
 peer-credentials | The kernel did not tell who calls. | Call from the same machine on a Unix socket.
@@ -58,6 +62,8 @@ peer-not-visible | The calling process is not visible to the agent. | Run the ag
 proc-size | A file of /proc is larger than is read. | See what the process is.
 proc-status | The process's status cannot be read. | Run the agent with access to /proc.
 process-gone | The process has ended. | Call again.
+registry-content | A registry sent other bytes than it was asked for. | Check the registry and what stands before it.
+registry-refused | A registry did not give an image's signatures. | See registry_credentials of the sigstore block, and the registry.
 ssh-malformed | SSH data is malformed. | Check the host key and its certificate.
 ssh-private-key | The SSH host key cannot be used. | See host_key_path.
 sshpop-keypair | The SSH host certificate cannot be used. | See host_cert_path and host_key_path.
@@ -74,6 +80,8 @@ tpm-open | The TPM cannot be opened. | Check the device and the agent's permissi
 tpm-pcrs | The selection of PCRs cannot be used. | See the tpm attestor's configuration.
 tpm-refused | The TPM's evidence is not accepted. | The message says what does not match; see the tpm attestor's configuration.
 tpm-refused-command | The TPM refused a command. | See the agent's log; the TPM may be locked or of another type.
+transparency-log | Rekor did not answer as it should. | See rekor_url and the network.
+trusted-root | Sigstore's trusted root cannot be used. | See trusted_root_path.
 workload-attestation-failed | The calling process could not be attested. | See the agent's log for the attestor and its reason.
 x509pop-address | The client's address does not match its certificate. | See the x509pop attestor's address check.
 x509pop-chain | The certificate is not accepted. | See ca_bundle_path, and the certificate's issuer.

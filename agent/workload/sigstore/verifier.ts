@@ -1,0 +1,178 @@
+import type { Clock } from "../../../src/runtime/clock.ts";
+import { Fault } from "../../../src/runtime/fault.ts";
+import type { Log } from "../../../src/runtime/log.ts";
+import { withDeadline } from "../deadline.ts";
+import { jsonOf } from "../http.ts";
+import type { ImageVerifier } from "../image-verifier.ts";
+import { listOf, objectOf } from "../pods.ts";
+import { companionTag, type Image, parseImage } from "./image.ts";
+import { type RegistryCredentials, Repository } from "./registry.ts";
+import { type Layer, type SignaturePolicy, type Verified, verifyLayer } from "./signature.ts";
+import type { TrustedRoot } from "./trusted-root.ts";
+
+export interface SigstoreVerifierOptions extends SignaturePolicy {
+  readonly ignoreAttestations: boolean;
+  /** Images, as the attestor names them, that need no signature and get no selectors. */
+  readonly skippedImages: ReadonlySet<string>;
+  /** By the registry's host. */
+  readonly registryCredentials: ReadonlyMap<string, RegistryCredentials>;
+  readonly trustedRoot: (signal: AbortSignal) => Promise<TrustedRoot>;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** The verifier's own life. */
+  readonly signal: AbortSignal;
+}
+
+/** One image, from the first question to the registry to the last. */
+const VERIFY_MS = 20_000;
+/** What failed is not tried again for so long: workloads ask in a loop, and registries count. */
+const FAILURE_MS = 5_000;
+const MAX_REMEMBERED = 1_000;
+const MAX_LAYERS = 1_000;
+const MAX_REASONS = 5;
+const MAX_SHOWN = 512;
+const AT_ONCE = { signature: 10, attestation: 2 } as const;
+/** Simple signing takes a few hundred bytes; an attestation can be a bill of materials. */
+const MAX_PAYLOAD_BYTES = { signature: 64 * 1024, attestation: 16 * 1024 * 1024 } as const;
+const SUFFIX = { signature: "sig", attestation: "att" } as const;
+
+type Outcome = { readonly selectors: readonly string[] } | { readonly failure: Fault; readonly until: number };
+
+/** Selectors of images by cosign's signatures in their registry. One verification at a time for each image. */
+export class SigstoreVerifier implements ImageVerifier {
+  readonly #options: SigstoreVerifierOptions;
+  /** The oldest first. */
+  readonly #known = new Map<string, Outcome>();
+  readonly #running = new Map<string, Promise<readonly string[]>>();
+
+  constructor(options: SigstoreVerifierOptions) {
+    this.#options = options;
+  }
+
+  async verify(image: string): Promise<readonly string[]> {
+    if (this.#options.skippedImages.has(image)) return [];
+    const known = this.#known.get(image);
+    if (known !== undefined && "selectors" in known) return known.selectors;
+    if (known !== undefined && this.#options.clock.monotonic() < known.until) throw known.failure;
+    const running = this.#running.get(image) ?? this.#run(image);
+    this.#running.set(image, running);
+    return await running;
+  }
+
+  async #run(image: string): Promise<readonly string[]> {
+    const { clock, signal } = this.#options;
+    try {
+      const selectors = await withDeadline({ ms: VERIFY_MS, clock, signal }, (limit) => this.#verify(image, limit));
+      this.#remember(image, { selectors });
+      return selectors;
+    } catch (error) {
+      const fault = Fault.from(error);
+      const what = `error verifying sigstore image signature for imageID ${image.slice(0, MAX_SHOWN)}`;
+      const failure = because(fault, `${what}: ${fault.message}`);
+      this.#remember(image, { failure, until: clock.monotonic() + FAILURE_MS });
+      throw failure;
+    } finally {
+      this.#running.delete(image);
+    }
+  }
+
+  #remember(image: string, outcome: Outcome): void {
+    this.#known.delete(image);
+    this.#known.set(image, outcome);
+    for (const oldest of this.#known.keys()) {
+      if (this.#known.size <= MAX_REMEMBERED) return;
+      this.#known.delete(oldest);
+    }
+  }
+
+  async #verify(name: string, signal: AbortSignal): Promise<readonly string[]> {
+    const { clock, registryCredentials, trustedRoot, ignoreAttestations } = this.#options;
+    const image = parseImage(name);
+    const repository = new Repository(image, { clock, credentials: registryCredentials.get(image.registry) });
+    const question = { image, repository, trust: await trustedRoot(signal), signal };
+    const signatures = await this.#verified("signature", question);
+    const attested = ignoreAttestations ? [] : await this.#verified("attestation", question);
+    return [
+      "image-signature:verified",
+      ...(attested.length > 0 ? ["image-attestations:verified"] : []),
+      ...signatures.flatMap(selectorsOf),
+    ];
+  }
+
+  /** Those that hold, of which there must be one. */
+  async #verified(kind: Layer["kind"], question: Question): Promise<readonly Verified[]> {
+    const { image, repository, signal } = question;
+    const manifest = await repository.manifest(companionTag(image, SUFFIX[kind]), signal);
+    if (manifest === undefined) throw unsigned(`it has no ${kind} in its registry`);
+    const layers = listOf(objectOf(jsonOf(manifest, `the registry ${image.registry}`))["layers"]);
+    if (layers.length > MAX_LAYERS) throw unsigned(`it has more than ${MAX_LAYERS} ${kind}s`);
+    const found: Verified[] = [];
+    const failures = new Map<string, Fault>();
+    const rest = layers.values();
+    const work = async (): Promise<void> => {
+      for (const descriptor of rest) {
+        try {
+          found.push(await this.#layer(kind, descriptor, question));
+        } catch (error) {
+          signal.throwIfAborted();
+          const failure = Fault.from(error);
+          failures.set(failure.message, failure);
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: AT_ONCE[kind] }, work));
+    if (found.length > 0) return found;
+    const [only, ...more] = failures.values();
+    const reason = [...failures.keys()].slice(0, MAX_REASONS).join("; ") || "there is none";
+    throw more.length > 0 ? unsigned(`no ${kind} holds: ${reason}`) : because(only, `no ${kind} holds: ${reason}`);
+  }
+
+  async #layer(kind: Layer["kind"], descriptor: Json, question: Question): Promise<Verified> {
+    const { image, repository, trust, signal } = question;
+    const { digest, size } = descriptor;
+    const isNamed = typeof digest === "string" && /^sha256:[0-9a-f]{64}$/.test(digest);
+    if (!isNamed || !Number.isSafeInteger(size) || Number(size) < 0) throw unsigned("its descriptor is malformed");
+    if (Number(size) > MAX_PAYLOAD_BYTES[kind]) throw unsigned(`it is larger than ${MAX_PAYLOAD_BYTES[kind]} bytes`);
+    const payload = await repository.blob(digest, Number(size), signal);
+    const layer = { kind, payload, annotations: objectOf(descriptor["annotations"]) };
+    const now = this.#options.clock.now();
+    return await verifyLayer({ layer, digest: image.digest, policy: this.#options, trust, now, signal });
+  }
+}
+
+type Json = Readonly<Record<string, unknown>>;
+
+interface Question {
+  readonly image: Image;
+  readonly repository: Repository;
+  readonly trust: TrustedRoot;
+  readonly signal: AbortSignal;
+}
+
+function selectorsOf({ signer, signature, entry }: Verified): readonly string[] {
+  const [subject] = signer.subjects;
+  const values = {
+    subject,
+    issuer: signer.issuer,
+    value: signature,
+    ...(entry === undefined ? {} : loggedValues(entry)),
+  };
+  return Object.entries(values).map(([name, value]) => `image-signature-${name}:${value}`);
+}
+
+function loggedValues({ logId, logIndex, integratedTime, promise }: NonNullable<Verified["entry"]>) {
+  return {
+    ...{ "log-id": logId, "log-index": logIndex, "integrated-time": integratedTime },
+    "signed-entry-timestamp": promise,
+  };
+}
+
+/** The fault with another message. */
+function because(fault: Fault | undefined, message: string): Fault {
+  const { kind, code, hint, cause } = fault ?? unsigned(message);
+  return new Fault(kind, message, { code, ...(hint === undefined ? {} : { hint }), cause });
+}
+
+function unsigned(message: string): Fault {
+  return new Fault("denied", message, { code: "image-signature" });
+}
