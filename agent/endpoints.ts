@@ -96,10 +96,12 @@ interface Attestation {
 }
 
 function openAttestor({ config, log, clock, signal }: EndpointParts): Attestation {
-  const { procRoot } = config;
+  const { procRoot, dataDir } = config;
   const attestationLog = part(log, "workload_attestor");
   if (!seesPrograms(readFileSync("/proc/self/status", "latin1"))) events.programsHidden(attestationLog);
-  const attestors = openWorkloadAttestors(config.workloadAttestors, { clock, procRoot, signal, log: attestationLog });
+  const attestors = openWorkloadAttestors(config.workloadAttestors, {
+    ...{ clock, procRoot, dataDir, signal, log: attestationLog },
+  });
   const cluster = attestors.find(({ references }) => references !== undefined)?.references;
   return { attestor: new WorkloadAttestor({ attestors, clock, procRoot, log: attestationLog }), cluster };
 }

@@ -71,6 +71,8 @@ export interface WorkloadAttestorParts {
   readonly clock: Clock;
   readonly log: Log;
   readonly procRoot: string;
+  /** Where they may keep what must outlive a restart. */
+  readonly dataDir: string;
   /** The attestors' own life. */
   readonly signal: AbortSignal;
 }
@@ -98,7 +100,10 @@ function imagesOf(
 ): ImageVerifier | undefined {
   if (sigstore === undefined) return undefined;
   const opened = import("./workload/sigstore/open.ts").then(({ openSigstore }) =>
-    openSigstore({ ...sigstore, ...parts }),
+    openSigstore({
+      ...{ ...sigstore, ...parts },
+      trust: sigstore.trust.type === "file" ? sigstore.trust : { ...sigstore.trust, directory: parts.dataDir },
+    }),
   );
   opened.catch(() => undefined);
   return { verify: async (image) => (await opened).verify(image) };

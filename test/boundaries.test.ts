@@ -73,6 +73,7 @@ const OWNED_PACKAGES: Readonly<Record<string, string>> = {
   pg: "server/store/",
   kysely: "server/store/",
   "@electric-sql/pglite": "server/store/",
+  "@sigstore/tuf": "agent/workload/sigstore/",
   pino: "src/runtime/",
   yaml: "src/runtime/",
 };

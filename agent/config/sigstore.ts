@@ -14,7 +14,9 @@ export interface SigstoreConfig {
   readonly ignoreAttestations: boolean;
   /** By the registry's name, as written. */
   readonly registryCredentials: ReadonlyMap<string, { readonly username: string; readonly password: string }>;
-  readonly trustedRootPath: string;
+  readonly trust:
+    | { readonly type: "file"; readonly path: string }
+    | { readonly type: "tuf"; readonly mirrorUrl: string; readonly rootPath: string | undefined };
 }
 
 /** What makes SPIRE take a name for a pattern. */
@@ -82,24 +84,24 @@ function subjectsOf(value: ConfigValue): readonly string[] {
   throw new Fault("invalid", "expected a list of subjects, of which there must be one", { code: "config-invalid" });
 }
 
-function rekorUrl(spelling: string): string {
+function httpsUrl(spelling: string): string {
   const url = URL.parse(spelling);
   const isLocal = url?.hostname === "localhost" || url?.hostname === "127.0.0.1" || url?.hostname === "[::1]";
   if (url?.protocol === "https:" || (url?.protocol === "http:" && isLocal)) return spelling;
   throw new Fault("invalid", `${JSON.stringify(spelling)} is not an https:// address`, { code: "config-invalid" });
 }
 
+const httpsAddress = parsed("https:// address", httpsUrl);
 const REKOR = "https://rekor.sigstore.dev";
+/** Sigstore's own repository, whose root the client brings along. */
+const TUF_MIRROR = "https://tuf-repo-cdn.sigstore.dev";
 
 const keys = {
   allowed_identities: identities,
   skipped_images: texts({
     doc: "Images that need no signature, and get no selectors of one: as the kubelet names them in imageID, or the engine in RepoDigests.",
   }),
-  rekor_url: parsed(
-    "https:// address",
-    rekorUrl,
-  )({
+  rekor_url: httpsAddress({
     doc: "Rekor, which is asked about signatures that carry no entry of it.",
     default: REKOR,
   }),
@@ -117,7 +119,16 @@ const keys = {
     }),
   ),
   trusted_root_path: filePath({
-    doc: "Sigstore's trusted_root.json: whose certificates and logs are believed. Required.",
+    doc: "Sigstore's trusted_root.json: whose certificates and logs are believed. Default: by The Update Framework (TUF).",
+    own: true,
+  }),
+  tuf_mirror_url: httpsAddress({
+    doc: "TUF repository that publishes trusted_root.json.",
+    shown: TUF_MIRROR,
+    own: true,
+  }),
+  tuf_root_path: filePath({
+    doc: "That repository's root.json, of any version; needed for another one than Sigstore's.",
     own: true,
   }),
 };
@@ -131,8 +142,7 @@ export const sigstore: Key<SigstoreConfig | undefined> = {
   read: (value, spot) => {
     if (value === undefined) return undefined;
     const values: Values<typeof keys> = block("", keys).read(value, spot);
-    const { registry_credentials: credentials, trusted_root_path: trustedRootPath = "" } = values;
-    if (trustedRootPath === "") spot.reader.fault(spot.at, `${spot.path}.trusted_root_path must be set`);
+    const { registry_credentials: credentials } = values;
     for (const [registry, { username, password }] of credentials)
       if (username === "" || password === "")
         spot.reader.warn(spot.at, `${spot.path}.registry_credentials.${registry} needs both username and password`);
@@ -149,7 +159,21 @@ export const sigstore: Key<SigstoreConfig | undefined> = {
       registryCredentials: new Map(
         [...credentials].filter(([, { username, password }]) => username !== "" && password !== ""),
       ),
-      trustedRootPath,
+      trust: trustOf(values, (message) => spot.reader.fault(spot.at, `${spot.path}.${message}`)),
     };
   },
 };
+
+function trustOf(
+  { trusted_root_path: path, tuf_mirror_url: mirror, tuf_root_path: rootPath }: Values<typeof keys>,
+  fault: (message: string) => void,
+): SigstoreConfig["trust"] {
+  if (path !== undefined) {
+    if (mirror !== undefined || rootPath !== undefined)
+      fault("trusted_root_path cannot be used with tuf_mirror_url or tuf_root_path");
+    return { type: "file", path };
+  }
+  if (mirror !== undefined && mirror !== TUF_MIRROR && rootPath === undefined)
+    fault("tuf_root_path must be set for a tuf_mirror_url of your own");
+  return { type: "tuf", mirrorUrl: (mirror ?? TUF_MIRROR).replace(/\/+$/, ""), rootPath };
+}

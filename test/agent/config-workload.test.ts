@@ -189,10 +189,8 @@ describe("docker", () => {
 });
 
 describe("sigstore", () => {
-  const root = 'trusted_root_path = "/root.json"';
-
   async function one(data: string, name: "k8s" | "docker" = "k8s") {
-    const [config] = await load(plugin(name, `sigstore { ${root} ${data} }`));
+    const [config] = await load(plugin(name, `sigstore { ${data} }`));
     if ((config?.type !== "k8s" && config?.type !== "docker") || config.sigstore === undefined)
       throw new Error("no sigstore");
     return config.sigstore;
@@ -201,7 +199,8 @@ describe("sigstore", () => {
   test.each(["k8s", "docker"] as const)("of %s has SPIRE's defaults, and is off without its block", async (name) => {
     expect(await one("", name)).toMatchObject({
       ...{ skippedImages: new Set(), rekorUrl: "https://rekor.sigstore.dev", registryCredentials: new Map() },
-      ...{ ignoreSct: false, ignoreTlog: false, ignoreAttestations: false, trustedRootPath: "/root.json" },
+      ...{ ignoreSct: false, ignoreTlog: false, ignoreAttestations: false },
+      trust: { type: "tuf", mirrorUrl: "https://tuf-repo-cdn.sigstore.dev", rootPath: undefined },
     });
     expect(await load(plugin(name))).not.toMatchObject([{ sigstore: {} }]);
   });
@@ -268,13 +267,21 @@ describe("sigstore", () => {
     ['allowed_identities { "https://i.test" = ["a)(?:.*"] }', /is not a regular expression/],
     ['allowed_identities { "https://i.test" = ["(?i)a"] }', /inline flags and classes of names are not supported/],
     ['rekor_url = "http://rekor.test"', /is not an https:\/\/ address/],
+    ['tuf_mirror_url = "http://tuf.test"', /is not an https:\/\/ address/],
+    ['tuf_mirror_url = "https://tuf.test"', /tuf_root_path must be set for a tuf_mirror_url of your own/],
+    ['trusted_root_path = "/a" tuf_root_path = "/b"', /trusted_root_path cannot be used with tuf_mirror_url/],
     ['ignore_sct = "yes"', /expected true or false/],
     ['fulcio_url = "x"', /fulcio_url/],
   ])("%s is refused", async (data, message) =>
-    expect(await refused(plugin("k8s", `sigstore { ${root} ${data} }`))).toMatch(message),
+    expect(await refused(plugin("k8s", `sigstore { ${data} }`))).toMatch(message),
   );
 
-  test("needs a trusted root", async () => {
-    expect(await refused(plugin("docker", "sigstore { }"))).toMatch(/sigstore\.trusted_root_path must be set/);
+  test("takes its trusted root from a file, or from a TUF repository of one's own", async () => {
+    expect(await one('trusted_root_path = "/root.json"')).toMatchObject({
+      trust: { type: "file", path: "/root.json" },
+    });
+    expect(await one('tuf_mirror_url = "https://tuf.test/" tuf_root_path = "/1.root.json"')).toMatchObject({
+      trust: { type: "tuf", mirrorUrl: "https://tuf.test", rootPath: "/1.root.json" },
+    });
   });
 });

@@ -16,7 +16,7 @@ export interface SigstoreVerifierOptions extends SignaturePolicy {
   readonly skippedImages: ReadonlySet<string>;
   /** By the registry's host. */
   readonly registryCredentials: ReadonlyMap<string, RegistryCredentials>;
-  readonly trustedRoot: (signal: AbortSignal) => Promise<TrustedRoot>;
+  readonly trustedRoot: () => Promise<TrustedRoot>;
   readonly clock: Clock;
   readonly log: Log;
   /** The verifier's own life. */
@@ -89,7 +89,7 @@ export class SigstoreVerifier implements ImageVerifier {
     const { clock, registryCredentials, trustedRoot, ignoreAttestations } = this.#options;
     const image = parseImage(name);
     const repository = new Repository(image, { clock, credentials: registryCredentials.get(image.registry) });
-    const question = { image, repository, trust: await trustedRoot(signal), signal };
+    const question = { image, repository, trust: await trustedRoot(), signal };
     const signatures = await this.#verified("signature", question);
     const attested = ignoreAttestations ? [] : await this.#verified("attestation", question);
     return [

@@ -81,7 +81,7 @@ tpm-pcrs | The selection of PCRs cannot be used. | See the tpm attestor's config
 tpm-refused | The TPM's evidence is not accepted. | The message says what does not match; see the tpm attestor's configuration.
 tpm-refused-command | The TPM refused a command. | See the agent's log; the TPM may be locked or of another type.
 transparency-log | Rekor did not answer as it should. | See rekor_url and the network.
-trusted-root | Sigstore's trusted root cannot be used. | See trusted_root_path.
+trusted-root | Sigstore's trusted root cannot be had, or used. | See tuf_mirror_url and the network, or trusted_root_path.
 workload-attestation-failed | The calling process could not be attested. | See the agent's log for the attestor and its reason.
 x509pop-address | The client's address does not match its certificate. | See the x509pop attestor's address check.
 x509pop-chain | The certificate is not accepted. | See ca_bundle_path, and the certificate's issuer.

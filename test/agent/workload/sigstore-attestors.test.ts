@@ -52,7 +52,13 @@ async function attestors(name: string, data: string, sigstoreKeys = ""): Promise
   const plugins = `plugins { WorkloadAttestor "${name}" { plugin_data { ${data} ${block} } } WorkloadAttestor "unix" {} }`;
   await writeFile(path, `${agent}\n${plugins}\n`);
   const { workloadAttestors } = loadAgentConfig({ path, flags: {}, env: {} });
-  const parts = { clock: systemClock, log: new RecordingLog(), procRoot: proc.path, signal: stop.signal };
+  const parts = {
+    clock: systemClock,
+    log: new RecordingLog(),
+    procRoot: proc.path,
+    dataDir: folder,
+    signal: stop.signal,
+  };
   return openWorkloadAttestors(workloadAttestors, parts);
 }
 

@@ -36,9 +36,10 @@ afterAll(async () => {
 });
 
 async function verifier(options: Partial<SigstoreOptions> = {}): Promise<ImageVerifier> {
-  return await openSigstore({
+  return openSigstore({
     ...{ allows: () => true, skippedImages: new Set(), rekorUrl: sigstore.rekorUrl, registryCredentials: new Map() },
-    ...{ ignoreSct: false, ignoreTlog: false, ignoreAttestations: true, trustedRootPath },
+    ...{ ignoreSct: false, ignoreTlog: false, ignoreAttestations: true },
+    trust: { type: "file", path: trustedRootPath },
     ...{ clock: systemClock, log: new RecordingLog(), signal: stop.signal },
     ...options,
   });
@@ -243,9 +244,9 @@ describe("what is known of an image", () => {
     const log = new RecordingLog();
     const path = join(scope.use(await temporaryDirectory()).path, "root.json");
     const clock = new FakeClock(new Date().toISOString());
-    const attesting = await verifier({ trustedRootPath: path, log, clock });
-    expect(log.lines).toContainEqual(
-      expect.objectContaining({ level: "error", message: expect.stringMatching(/trusted root cannot be read/) }),
+    const attesting = await verifier({ trust: { type: "file", path }, log, clock });
+    await eventually("a line in the log", () =>
+      log.lines.some(({ level, message }) => level === "error" && /trusted root cannot be read/.test(message)),
     );
     await expect(attesting.verify(name)).rejects.toMatchObject({ kind: "unavailable", code: "trusted-root" });
     for (const text of ["{}", "[", JSON.stringify({ ...sigstore.trustedRoot(), certificateAuthorities: [{}] })]) {

@@ -41,10 +41,11 @@ afterAll(async () => {
 });
 
 async function verifier(options: Partial<SigstoreOptions> = {}): Promise<ImageVerifier> {
-  return await openSigstore({
+  return openSigstore({
     allows: ({ issuer, subjects }) => issuer === ISSUER && subjects.includes(SUBJECT),
-    ...{ skippedImages: new Set(), rekorUrl: sigstore.rekorUrl, registryCredentials: new Map(), trustedRootPath },
+    ...{ skippedImages: new Set(), rekorUrl: sigstore.rekorUrl, registryCredentials: new Map() },
     ...{ ignoreSct: false, ignoreTlog: false, ignoreAttestations: true },
+    trust: { type: "file", path: trustedRootPath },
     ...{ clock: systemClock, log: new RecordingLog(), signal: stop.signal },
     ...options,
   });
@@ -321,7 +322,7 @@ describe("a trusted root", () => {
   ])("whose %s had ended is no longer believed for later", async (_what, change, message) => {
     const path = join(scope.use(await temporaryDirectory()).path, "root.json");
     await writeFile(path, JSON.stringify(change(sigstore.trustedRoot())));
-    const attesting = await verifier({ trustedRootPath: path });
+    const attesting = await verifier({ trust: { type: "file", path } });
     const before = await signed({ at: new Date("2024-04-29T12:00:00Z") });
     expect(await attesting.verify(before.name)).toContain("image-signature:verified");
     const later = await signed({ at: LONG_AGO });
