@@ -112,7 +112,7 @@ const keys = {
   }),
   ignore_attestations: flag({ doc: "Asks for a signature alone, and not for an attestation too.", default: false }),
   registry_credentials: named(
-    "Credentials, by the registry's host.",
+    "Credentials, by the registry's host. Other registries get those of docker login or podman login, where they stand in the file itself.",
     block("Credentials of one registry.", {
       username: text({ doc: "User's name.", default: "" }),
       password: text({ doc: "Password, or token.", default: "" }),

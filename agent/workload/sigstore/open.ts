@@ -3,6 +3,7 @@ import { messageOf } from "../../../src/runtime/fault.ts";
 import type { Log } from "../../../src/runtime/log.ts";
 import type { ImageVerifier } from "../image-verifier.ts";
 import { registryHost } from "./image.ts";
+import { loginFiles, loginOf } from "./logins.ts";
 import type { RegistryCredentials } from "./registry.ts";
 import type { SignaturePolicy } from "./signature.ts";
 import { openTrustedRoot, type TrustSource } from "./trust-source.ts";
@@ -13,6 +14,8 @@ export interface SigstoreOptions extends SignaturePolicy {
   readonly skippedImages: ReadonlySet<string>;
   /** By the registry's name, as the operator writes it. */
   readonly registryCredentials: ReadonlyMap<string, RegistryCredentials>;
+  /** Where logins stand for the registries without credentials of their own. Default: Docker's and Podman's places. */
+  readonly loginFiles?: readonly string[];
   readonly trust: TrustSource;
   readonly clock: Clock;
   readonly log: Log;
@@ -21,12 +24,13 @@ export interface SigstoreOptions extends SignaturePolicy {
 
 /** The verifier that a `sigstore` block asks for. Says in the log when its trusted root cannot be had. */
 export function openSigstore(options: SigstoreOptions): ImageVerifier {
-  const { registryCredentials, trust, log } = options;
+  const { registryCredentials, trust, log, loginFiles: files = loginFiles() } = options;
+  const own = new Map([...registryCredentials].map(([name, each]) => [registryHost(name), each]));
   const trustedRoot = openTrustedRoot(trust, options);
   trustedRoot().catch((error: unknown) => log.error(messageOf(error)));
   return new SigstoreVerifier({
     ...options,
     trustedRoot,
-    registryCredentials: new Map([...registryCredentials].map(([name, each]) => [registryHost(name), each])),
+    credentialsOf: async (registry) => own.get(registry) ?? (await loginOf(registry, files)),
   });
 }

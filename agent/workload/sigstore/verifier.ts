@@ -14,8 +14,8 @@ export interface SigstoreVerifierOptions extends SignaturePolicy {
   readonly ignoreAttestations: boolean;
   /** Images, as the attestor names them, that need no signature and get no selectors. */
   readonly skippedImages: ReadonlySet<string>;
-  /** By the registry's host. */
-  readonly registryCredentials: ReadonlyMap<string, RegistryCredentials>;
+  /** By the registry's host; undefined where there are none. */
+  readonly credentialsOf: (registry: string) => Promise<RegistryCredentials | undefined>;
   readonly trustedRoot: () => Promise<TrustedRoot>;
   readonly clock: Clock;
   readonly log: Log;
@@ -86,9 +86,9 @@ export class SigstoreVerifier implements ImageVerifier {
   }
 
   async #verify(name: string, signal: AbortSignal): Promise<readonly string[]> {
-    const { clock, registryCredentials, trustedRoot, ignoreAttestations } = this.#options;
+    const { clock, credentialsOf, trustedRoot, ignoreAttestations } = this.#options;
     const image = parseImage(name);
-    const repository = new Repository(image, { clock, credentials: registryCredentials.get(image.registry) });
+    const repository = new Repository(image, { clock, credentials: await credentialsOf(image.registry) });
     const question = { image, repository, trust: await trustedRoot(), signal };
     const signatures = await this.#verified("signature", question);
     const attested = ignoreAttestations ? [] : await this.#verified("attestation", question);

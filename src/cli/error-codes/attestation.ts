@@ -63,6 +63,7 @@ proc-size | A file of /proc is larger than is read. | See what the process is.
 proc-status | The process's status cannot be read. | Run the agent with access to /proc.
 process-gone | The process has ended. | Call again.
 registry-content | A registry sent other bytes than it was asked for. | Check the registry and what stands before it.
+registry-logins | A file with logins of registries cannot be read. | See ~/.docker/config.json, or what DOCKER_CONFIG or REGISTRY_AUTH_FILE names.
 registry-refused | A registry did not give an image's signatures. | See registry_credentials of the sigstore block, and the registry.
 ssh-malformed | SSH data is malformed. | Check the host key and its certificate.
 ssh-private-key | The SSH host key cannot be used. | See host_key_path.

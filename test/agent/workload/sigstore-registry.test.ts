@@ -3,10 +3,12 @@ import { once } from "node:events";
 import { writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
+import { homedir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ImageVerifier } from "../../../agent/workload/image-verifier.ts";
 import { parseImage } from "../../../agent/workload/sigstore/image.ts";
+import { loginFiles } from "../../../agent/workload/sigstore/logins.ts";
 import { openSigstore, type SigstoreOptions } from "../../../agent/workload/sigstore/open.ts";
 import { systemClock } from "../../../src/runtime/clock.ts";
 import { FakeClock } from "../../support/clock.ts";
@@ -40,6 +42,7 @@ async function verifier(options: Partial<SigstoreOptions> = {}): Promise<ImageVe
     ...{ allows: () => true, skippedImages: new Set(), rekorUrl: sigstore.rekorUrl, registryCredentials: new Map() },
     ...{ ignoreSct: false, ignoreTlog: false, ignoreAttestations: true },
     trust: { type: "file", path: trustedRootPath },
+    loginFiles: [],
     ...{ clock: systemClock, log: new RecordingLog(), signal: stop.signal },
     ...options,
   });
@@ -77,6 +80,30 @@ describe("a registry", () => {
       }
     },
   );
+
+  test("without credentials in the configuration gets those of docker login, from the first file that is there", async () => {
+    await using registry = await RegistryDouble.open({ login: { scheme: "token", ...LOGIN } });
+    const { name } = await signedIn(registry);
+    const folder = scope.use(await temporaryDirectory()).path;
+    const [file, second, missing] = ["config.json", "auth.json", "missing.json"].map((each) => join(folder, each));
+    if (file === undefined || second === undefined || missing === undefined) throw new Error("no files");
+    const auth = Buffer.from(`${LOGIN.username}:${LOGIN.password}`).toString("base64");
+    const files = (loginFiles: readonly string[]) => verifier({ loginFiles });
+    await writeFile(
+      file,
+      JSON.stringify({ auths: { "other.test": { auth }, [`https://${registry.host}/v1/`]: { auth } } }),
+    );
+    await writeFile(second, JSON.stringify({ auths: {} }));
+    expect(await (await files([missing, file])).verify(name)).toContain("image-signature:verified");
+    await expect((await files([missing, second, file])).verify(name)).rejects.toMatchObject({
+      code: "registry-refused",
+    });
+    await writeFile(file, JSON.stringify({ auths: { [registry.host]: LOGIN } }));
+    expect(await (await files([file])).verify(name)).toContain("image-signature:verified");
+    await writeFile(file, `{"auths":{"${registry.host}":{"password":"s3cret"`);
+    const refused = await (await files([file])).verify(name).catch((error: unknown) => error);
+    expect(refused).toMatchObject({ code: "registry-logins", message: expect.not.stringMatching(/s3cret/) });
+  });
 
   test("that keeps its blobs elsewhere is followed, and its credentials are not", async () => {
     const seen: (string | undefined)[] = [];
@@ -258,6 +285,22 @@ describe("what is known of an image", () => {
     await clock.advance(5_000);
     expect(await attesting.verify(name)).toContain("image-signature:verified");
   });
+});
+
+test("logins stand where Docker and Podman leave them, or where the environment says", () => {
+  expect(loginFiles({})).toEqual([
+    join(homedir(), ".docker/config.json"),
+    join(homedir(), ".config/containers/auth.json"),
+  ]);
+  const env = {
+    DOCKER_CONFIG: "/d",
+    REGISTRY_AUTH_FILE: "/a.json",
+    XDG_RUNTIME_DIR: "/run/user/0",
+    XDG_CONFIG_HOME: "/c",
+  };
+  expect(loginFiles(env)).toEqual([
+    ...["/d/config.json", "/a.json", "/run/user/0/containers/auth.json", "/c/containers/auth.json"],
+  ]);
 });
 
 describe("names of images", () => {

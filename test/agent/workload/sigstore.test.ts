@@ -46,6 +46,7 @@ async function verifier(options: Partial<SigstoreOptions> = {}): Promise<ImageVe
     ...{ skippedImages: new Set(), rekorUrl: sigstore.rekorUrl, registryCredentials: new Map() },
     ...{ ignoreSct: false, ignoreTlog: false, ignoreAttestations: true },
     trust: { type: "file", path: trustedRootPath },
+    loginFiles: [],
     ...{ clock: systemClock, log: new RecordingLog(), signal: stop.signal },
     ...options,
   });
