@@ -10,7 +10,10 @@ export interface RegistryDoubleOptions {
   /** Default: the address that needs no TLS. */
   readonly host?: string;
   readonly port?: number;
-  /** Who may read; anybody when absent. With `token`, the token service asks for them, and the registry for its token. */
+  /**
+   * Who may read; anybody when absent. With `token`, the token service asks for them, and the registry for its token;
+   * without a user's name it gives one to anybody.
+   */
   readonly login?: { readonly scheme: "basic" | "token"; readonly username: string; readonly password: string };
 }
 
@@ -185,7 +188,8 @@ export class RegistryDouble implements AsyncDisposable {
     const { login } = this.#options;
     const asked = new URL(url, this.origin).searchParams;
     const isWhole = asked.get("service") === "registry.test" && /^repository:.+:pull$/.test(asked.get("scope") ?? "");
-    if (login === undefined || !isWhole || authorization !== basicOf(login)) {
+    const mayHave = login?.username === "" || (login !== undefined && authorization === basicOf(login));
+    if (!isWhole || !mayHave) {
       refuse(response, 401, "DENIED");
       return;
     }

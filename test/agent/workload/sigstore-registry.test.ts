@@ -81,6 +81,16 @@ describe("a registry", () => {
     },
   );
 
+  test("that gives tokens to anybody is asked for one without credentials", async () => {
+    await using registry = await RegistryDouble.open({ login: { scheme: "token", username: "", password: "" } });
+    const { name } = await signedIn(registry);
+    expect(await (await verifier()).verify(name)).toContain("image-signature:verified");
+    expect(registry.requests.map(({ url }) => url.split("?")[0])).toContain("/token");
+    expect(registry.requests.filter(({ url }) => url.startsWith("/token"))).toMatchObject([
+      { authorization: undefined },
+    ]);
+  });
+
   test("without credentials in the configuration gets those of docker login, from the first file that is there", async () => {
     await using registry = await RegistryDouble.open({ login: { scheme: "token", ...LOGIN } });
     const { name } = await signedIn(registry);

@@ -1,4 +1,4 @@
-import { readdir, stat, writeFile } from "node:fs/promises";
+import { readdir, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openTrustedRoot } from "../../../agent/workload/sigstore/trust-source.ts";
@@ -53,6 +53,7 @@ test("a trusted root is fetched by TUF once a day, in a folder that nobody else 
   const trustedRoot = start();
   expect(await Promise.all([trustedRoot(), trustedRoot()])).toEqual([ids[0], ids[0]]);
   const asked = tuf.requests.length;
+  expect(tuf.requests.filter((url) => url.endsWith("/timestamp.json"))).toHaveLength(1);
   tuf.publish(TARGET, second);
   await clock.advance(DAY_MS - 1);
   expect(await trustedRoot()).toBe(ids[0]);
@@ -64,7 +65,7 @@ test("a trusted root is fetched by TUF once a day, in a folder that nobody else 
 });
 
 test("a repository that is away takes nothing away, neither from a running agent nor from one that starts again", async () => {
-  const { tuf, clock, log, start } = await place();
+  const { tuf, folder, clock, log, start } = await place();
   const trustedRoot = start();
   expect(await trustedRoot()).toBe(ids[0]);
   tuf.isAway = true;
@@ -74,7 +75,12 @@ test("a repository that is away takes nothing away, neither from a running agent
   tuf.isAway = false;
   tuf.publish(TARGET, second);
   expect(await start()()).toBe(ids[1]);
-  expect(log.lines.map(({ level }) => level)).not.toContain("error");
+  tuf.isAway = true;
+  await rm(join(folder, "data"), { recursive: true });
+  await clock.advance(DAY_MS);
+  expect(log.lines).toEqual([]);
+  expect(await trustedRoot()).toBe(ids[0]);
+  expect(log.lines).toMatchObject([{ level: "warn", message: "Sigstore's trusted root is not renewed" }]);
 });
 
 test("nothing is believed that is not signed, not whole, old, or past its time", async () => {

@@ -182,6 +182,8 @@ describe("image signatures", () => {
         /of a kind that says nothing/,
       ],
       ["has an entry that says things twice", () => ({ annotations: twice }), /not JSON/],
+      ["is by a certificate without an issuer", () => ({ certificate: { extensions: [] } }), /names no OIDC issuer/],
+      ["is by a certificate without a subject", () => ({ certificate: { emailAddresses: [""] } }), /names no subject/],
       [
         "has no certificate",
         () => ({ annotations: without("dev.sigstore.cosign/certificate") }),
