@@ -136,7 +136,7 @@ const keys = {
 /** Undefined when the block is not there: then images need no signature. */
 export const sigstore: Key<SigstoreConfig | undefined> = {
   ...block(
-    "Selectors by verified signatures of the container's image. A container without one gets no selectors.",
+    "Selectors by verified signatures of the container's image, in its repository or in the one that COSIGN_REPOSITORY names. A container without one gets no selectors.",
     keys,
   ),
   read: (value, spot) => {

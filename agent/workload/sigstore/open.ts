@@ -16,6 +16,8 @@ export interface SigstoreOptions extends SignaturePolicy {
   readonly registryCredentials: ReadonlyMap<string, RegistryCredentials>;
   /** Where logins stand for the registries without credentials of their own. Default: Docker's and Podman's places. */
   readonly loginFiles?: readonly string[];
+  /** Repository for all signatures. Default: as the environment tells cosign, or else each image's own. */
+  readonly signatureRepository?: string;
   readonly trust: TrustSource;
   readonly clock: Clock;
   readonly log: Log;
@@ -31,6 +33,7 @@ export function openSigstore(options: SigstoreOptions): ImageVerifier {
   return new SigstoreVerifier({
     ...options,
     trustedRoot,
+    signatureRepository: options.signatureRepository ?? (process.env["COSIGN_REPOSITORY"] || undefined),
     credentialsOf: async (registry) => own.get(registry) ?? (await loginOf(registry, files)),
   });
 }

@@ -16,6 +16,8 @@ export interface SigstoreVerifierOptions extends SignaturePolicy {
   readonly skippedImages: ReadonlySet<string>;
   /** By the registry's host; undefined where there are none. */
   readonly credentialsOf: (registry: string) => Promise<RegistryCredentials | undefined>;
+  /** Repository that holds the signatures of all images; undefined where each image's own does. */
+  readonly signatureRepository: string | undefined;
   readonly trustedRoot: () => Promise<TrustedRoot>;
   readonly clock: Clock;
   readonly log: Log;
@@ -86,9 +88,10 @@ export class SigstoreVerifier implements ImageVerifier {
   }
 
   async #verify(name: string, signal: AbortSignal): Promise<readonly string[]> {
-    const { clock, credentialsOf, trustedRoot, ignoreAttestations } = this.#options;
+    const { clock, credentialsOf, trustedRoot, ignoreAttestations, signatureRepository } = this.#options;
     const image = parseImage(name);
-    const repository = new Repository(image, { clock, credentials: await credentialsOf(image.registry) });
+    const place = signatureRepository === undefined ? image : parseImage(`${signatureRepository}@${image.digest}`);
+    const repository = new Repository(place, { clock, credentials: await credentialsOf(place.registry) });
     const question = { image, repository, trust: await trustedRoot(), signal };
     const signatures = await this.#verified("signature", question);
     const attested = ignoreAttestations ? [] : await this.#verified("attestation", question);

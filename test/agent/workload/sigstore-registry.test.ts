@@ -115,6 +115,21 @@ describe("a registry", () => {
     expect(refused).toMatchObject({ code: "registry-logins", message: expect.not.stringMatching(/s3cret/) });
   });
 
+  test("may hold the signatures of images of another one", async () => {
+    await using registry = await RegistryDouble.open();
+    await using signatures = await RegistryDouble.open();
+    const digest = registry.image(REPOSITORY, randomUUID());
+    const name = `${registry.host}/${REPOSITORY}@${digest}`;
+    publish(signatures, { repository: "all/signatures", digest, suffix: "sig" }, [await sigstore.signature(digest)]);
+    await expect((await verifier()).verify(name)).rejects.toMatchObject({ code: "image-signature" });
+    const asked = registry.requests.length;
+    const attesting = await verifier({ signatureRepository: `${signatures.host}/all/signatures` });
+    expect(await attesting.verify(name)).toContain("image-signature:verified");
+    expect(registry.requests.length).toBe(asked);
+    const malformed = await verifier({ signatureRepository: "all/../signatures" });
+    await expect(malformed.verify(name)).rejects.toMatchObject({ code: "image-name" });
+  });
+
   test("that keeps its blobs elsewhere is followed, and its credentials are not", async () => {
     const seen: (string | undefined)[] = [];
     await using registry = await RegistryDouble.open({ login: { scheme: "token", ...LOGIN } });
