@@ -1,6 +1,7 @@
 import type { Entry } from "../../src/spiffe/entry.ts";
 import { type SpiffeId, serverId, type TrustDomain, trustDomainOf } from "../../src/spiffe/id.ts";
 import { formatSelector, matches, type Selector, selectorTexts } from "../../src/spiffe/selector.ts";
+import { WideMap } from "./wide-map.ts";
 
 const NOTHING: ReadonlyMap<string, Entry> = new Map();
 
@@ -11,10 +12,10 @@ const NOTHING: ReadonlyMap<string, Entry> = new Map();
 export class EntryIndex {
   readonly #trustDomain: TrustDomain;
   readonly #aliasParent: SpiffeId;
-  readonly #byId = new Map<string, Entry>();
+  readonly #byId = new WideMap<string, Entry>();
   readonly #byParent = new Map<string, Map<string, Entry>>();
   /** Most IDs have one entry, which stands here without a list around it. */
-  readonly #bySpiffeId = new Map<SpiffeId, Entry | readonly Entry[]>();
+  readonly #bySpiffeId = new WideMap<SpiffeId, Entry | readonly Entry[]>();
   readonly #byFirstSelector = new Map<string, Map<string, Entry>>();
   readonly #privileged = new Map<string, Map<string, Entry>>();
 
@@ -33,12 +34,12 @@ export class EntryIndex {
 
   /** Replaces the entry of the same id. One of another trust domain is never held. */
   put(entry: Entry): void {
-    this.delete(entry.id);
+    if (this.#byId.get(entry.id) !== undefined) this.delete(entry.id);
     if (trustDomainOf(entry.spiffeId) !== this.#trustDomain || trustDomainOf(entry.parentId) !== this.#trustDomain)
       return;
     this.#byId.set(entry.id, entry);
-    const namesakes = this.#namesakes(entry.spiffeId);
-    this.#bySpiffeId.set(entry.spiffeId, namesakes.length === 0 ? entry : [...namesakes, entry]);
+    const namesakes = this.#bySpiffeId.get(entry.spiffeId);
+    this.#bySpiffeId.set(entry.spiffeId, namesakes === undefined ? entry : [...listed(namesakes), entry]);
     if (entry.parentId === this.#aliasParent) add(this.#byFirstSelector, firstSelector(entry), entry);
     else add(this.#byParent, entry.parentId, entry);
     if (entry.admin || entry.downstream) add(this.#privileged, entry.spiffeId, entry);
@@ -94,8 +95,7 @@ export class EntryIndex {
 
   #namesakes(id: SpiffeId): readonly Entry[] {
     const held = this.#bySpiffeId.get(id);
-    if (held === undefined) return [];
-    return "id" in held ? [held] : held;
+    return held === undefined ? [] : listed(held);
   }
 
   #dropNamesake({ id, spiffeId }: Entry): void {
@@ -103,6 +103,10 @@ export class EntryIndex {
     if (first === undefined) this.#bySpiffeId.delete(spiffeId);
     else this.#bySpiffeId.set(spiffeId, rest.length === 0 ? first : [first, ...rest]);
   }
+}
+
+function listed(held: Entry | readonly Entry[]): readonly Entry[] {
+  return "id" in held ? [held] : held;
 }
 
 function firstSelector(entry: Entry): string {

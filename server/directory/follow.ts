@@ -2,9 +2,7 @@ import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
-import type { Entry } from "../../src/spiffe/entry.ts";
-import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
-import { formatSelector, type Selector } from "../../src/spiffe/selector.ts";
+import type { TrustDomain } from "../../src/spiffe/id.ts";
 import * as events from "../events.ts";
 import type { ChangeStore, Snapshot } from "../store/store.ts";
 import type { Directory, DirectoryContent } from "./authorized.ts";
@@ -18,9 +16,6 @@ export interface FollowerOptions {
   readonly clock: Clock;
   readonly log: Log;
 }
-
-/** Rows taken from a snapshot before the event loop gets its turn. */
-const ROWS_PER_TURN = 2000;
 
 /**
  * Keeps the directory equal to the database by the change feed. While the database is away the directory keeps what it
@@ -143,40 +138,15 @@ async function readContent(snapshot: Snapshot, options: FollowerOptions): Promis
   const entries = new EntryIndex(options.trustDomain);
   const nodes = new NodeIndex();
   const bundles = new Map<TrustDomain, Bundle>();
-  const share = sharing();
-  await receive(options.clock, snapshot.entries, (entry) => entries.put(share(entry)));
+  await receive(options.clock, snapshot.entries, (entry) => entries.put(entry));
   await receive(options.clock, snapshot.nodes, (node) => nodes.put(node));
   await receive(options.clock, snapshot.bundles, (bundle) => bundles.set(bundle.trustDomain, bundle));
   return { entries, nodes, bundles };
 }
 
-async function receive<T>(clock: Clock, rows: AsyncIterable<T>, take: (row: T) => void): Promise<void> {
-  let taken = 0;
-  for await (const row of rows) {
-    take(row);
-    taken += 1;
-    if (taken % ROWS_PER_TURN === 0) await clock.sleep(0);
+async function receive<T>(clock: Clock, portions: AsyncIterable<readonly T[]>, take: (row: T) => void): Promise<void> {
+  for await (const rows of portions) {
+    for (const row of rows) take(row);
+    await clock.sleep(0);
   }
-}
-
-/** Entries repeat their parents and selectors: one copy of each is kept, which more than halves a large directory. */
-function sharing(): (entry: Entry) => Entry {
-  const parents = new Map<SpiffeId, SpiffeId>();
-  const selectors = new Map<string, Selector>();
-  return (entry) => ({
-    ...entry,
-    parentId: one(parents, entry.parentId, entry.parentId),
-    selectors: entry.selectors.map((selector) => one(selectors, formatSelector(selector), selector)),
-    federatesWith: entry.federatesWith.length === 0 ? NONE : entry.federatesWith,
-    dnsNames: entry.dnsNames.length === 0 ? NONE : entry.dnsNames,
-  });
-}
-
-const NONE: readonly never[] = Object.freeze([]);
-
-function one<K, V>(held: Map<K, V>, key: K, value: V): V {
-  const known = held.get(key);
-  if (known !== undefined) return known;
-  held.set(key, value);
-  return value;
 }

@@ -3,13 +3,13 @@ import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { Entry } from "../../src/spiffe/entry.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
 import { type BundleRow, toBundle } from "./bundle-rows.ts";
-import { type EntryRow, type NodeRow, toEntry, toNode } from "./rows.ts";
+import { ENTRY_COLUMNS, type EntryRow, type NodeRow, sharingEntryReader, toEntry, toNode } from "./rows.ts";
 import type { Queries, Session } from "./session.ts";
 import type { AttestedNode, ChangeSet, ChangeStore, Snapshot } from "./store.ts";
 import type { Waker } from "./wake.ts";
 
 /** Rows of one read while everything is loaded. */
-const LOAD_ROWS = 2000;
+const LOAD_ROWS = 1000;
 /** With more changes than this, loading everything costs less memory than one answer. */
 const MAX_CHANGES = 50_000;
 
@@ -34,7 +34,7 @@ export class SqlChangeStore implements ChangeStore {
         from feed_state`.execute(db);
       return receive({
         cursor: cursorOf(rows[0]),
-        entries: allRows(db, readEntries),
+        entries: allRows(db, entriesReader()),
         nodes: allRows(db, readNodes),
         bundles: allRows(db, readBundles),
       });
@@ -151,22 +151,30 @@ interface Portion<T> {
 }
 type ReadPortion<T> = (db: Queries, after: string) => Promise<Portion<T>>;
 
-async function* allRows<T>(db: Queries, read: ReadPortion<T>): AsyncGenerator<T, void, undefined> {
-  for (let next: string | undefined = "0"; next !== undefined; ) {
-    const portion: Portion<T> = await read(db, next);
-    yield* portion.items;
-    next = portion.next;
+/** While one portion is worked on, the next is under way. */
+async function* allRows<T>(db: Queries, read: ReadPortion<T>): AsyncGenerator<readonly T[], void, undefined> {
+  let portion = await read(db, "0");
+  while (portion.next !== undefined) {
+    const following = read(db, portion.next);
+    // Whoever stops early does not wait for it.
+    following.catch(() => undefined);
+    yield portion.items;
+    portion = await following;
   }
+  yield portion.items;
 }
 
 function portion<Row extends { readonly seq: string }, T>(rows: readonly Row[], convert: (row: Row) => T): Portion<T> {
   return { items: rows.map(convert), next: rows.length < LOAD_ROWS ? undefined : rows.at(-1)?.seq };
 }
 
-const readEntries: ReadPortion<Entry> = async (db, after) => {
-  const query = db.selectFrom("entries").selectAll().where("seq", ">", after).orderBy("seq").limit(LOAD_ROWS);
-  return portion(await query.execute(), toEntry);
-};
+function entriesReader(): ReadPortion<Entry> {
+  const convert = sharingEntryReader();
+  return async (db, after) => {
+    const rows = db.selectFrom("entries").select(ENTRY_COLUMNS).where("seq", ">", after).orderBy("seq");
+    return portion(await rows.limit(LOAD_ROWS).execute(), convert);
+  };
+}
 
 const readNodes: ReadPortion<AttestedNode> = async (db, after) => {
   const query = db.selectFrom("attested_nodes").selectAll().where("seq", ">", after).orderBy("seq").limit(LOAD_ROWS);

@@ -11,27 +11,78 @@ import type { AttestedNode } from "./store.ts";
  * The readers accept both. What is stored was checked when it came in, so IDs are not parsed again.
  */
 export type EntryRow = Omit<Selectable<EntryTable>, "seq" | "similar_hash">;
+/** Those of an `EntryRow`, with its place in the order of creation. */
+export const ENTRY_COLUMNS = [
+  "seq",
+  "id",
+  "spiffe_id",
+  "parent_id",
+  "selectors",
+  "x509_svid_ttl",
+  "jwt_svid_ttl",
+  "federates_with",
+  "admin",
+  "downstream",
+  "store_svid",
+  "expires_at",
+  "dns_names",
+  "hint",
+  "disable_x509_svid_prefetch",
+  "jwt_svid_include_jti",
+  "revision_number",
+  "created_at",
+] as const;
 export type NodeRow = Omit<Selectable<NodeTable>, "seq" | "key_hash">;
 
 export function toEntry(row: EntryRow): Entry {
+  return entryOf(row, NOT_SHARED);
+}
+
+/** As `toEntry`, for many rows of one reading: what they repeat becomes one object. */
+export function sharingEntryReader(): (row: EntryRow) => Entry {
+  const sharing = { parent: once((text) => text), selector: once(parseSelector) };
+  return (row) => entryOf(row, sharing);
+}
+
+function entryOf(row: EntryRow, share: Sharing): Entry {
   return {
     id: row.id,
     spiffeId: row.spiffe_id as SpiffeId,
-    parentId: row.parent_id as SpiffeId,
-    selectors: row.selectors.map(parseSelector),
+    parentId: share.parent(row.parent_id) as SpiffeId,
+    selectors: row.selectors.map(share.selector),
     x509SvidTtl: row.x509_svid_ttl,
     jwtSvidTtl: row.jwt_svid_ttl,
-    federatesWith: row.federates_with as TrustDomain[],
+    federatesWith: row.federates_with.length === 0 ? NONE : (row.federates_with as TrustDomain[]),
     admin: row.admin,
     downstream: row.downstream,
     storeSvid: row.store_svid,
     expiresAt: Number(row.expires_at),
-    dnsNames: row.dns_names,
+    dnsNames: row.dns_names.length === 0 ? NONE : row.dns_names,
     hint: row.hint,
     disableX509SvidPrefetch: row.disable_x509_svid_prefetch,
     jwtSvidIncludeJti: row.jwt_svid_include_jti,
     revisionNumber: Number(row.revision_number),
     createdAt: Number(row.created_at),
+  };
+}
+
+const NONE: readonly never[] = Object.freeze([]);
+
+interface Sharing {
+  readonly parent: (text: string) => string;
+  readonly selector: (text: string) => Selector;
+}
+
+const NOT_SHARED: Sharing = { parent: (text) => text, selector: parseSelector };
+
+function once<T>(read: (text: string) => T): (text: string) => T {
+  const known = new Map<string, T>();
+  return (text) => {
+    const held = known.get(text);
+    if (held !== undefined) return held;
+    const value = read(text);
+    known.set(text, value);
+    return value;
   };
 }
 

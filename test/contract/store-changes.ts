@@ -4,7 +4,7 @@ import type { ChangeSet, Snapshot } from "../../server/store/store.ts";
 import { parseTrustDomain } from "../../src/spiffe/id.ts";
 import { eventually } from "../support/eventually.ts";
 import { faultFrom, refusal } from "../support/faults.ts";
-import { bundleOf, draftOf, emptyStore, idOf, nodeOf } from "../support/store-data.ts";
+import { bundleOf, draftOf, emptyStore, idOf, nodeOf, selectorsOf } from "../support/store-data.ts";
 import type { StoreUnderTest } from "./store.ts";
 
 const B = parseTrustDomain("b.test");
@@ -25,9 +25,9 @@ export function changeContract(current: () => StoreUnderTest): void {
     const node = await store.nodes.attest(nodeOf("one"));
     const bundle = await store.bundles.change(B, () => bundleOf(1));
     const read = async (snapshot: Snapshot) => ({
-      entries: await Array.fromAsync(snapshot.entries),
-      nodes: await Array.fromAsync(snapshot.nodes),
-      bundles: await Array.fromAsync(snapshot.bundles),
+      entries: (await Array.fromAsync(snapshot.entries)).flat(),
+      nodes: (await Array.fromAsync(snapshot.nodes)).flat(),
+      bundles: (await Array.fromAsync(snapshot.bundles)).flat(),
     });
     expect(await changes().load(read)).toEqual({ entries: [entry], nodes: [node], bundles: [bundle] });
   });
@@ -40,8 +40,30 @@ export function changeContract(current: () => StoreUnderTest): void {
         jsonb_populate_record(null::entries, to_jsonb(e) || jsonb_build_object(
           'id', 'n' || n, 'seq', e.seq + n, 'similar_hash', '\\x' || lpad(to_hex(n), 8, '0'))) r`.execute(db),
     );
-    const ids = await changes().load(async ({ entries }) => (await Array.fromAsync(entries)).map(({ id }) => id));
+    const ids = await changes().load(async ({ entries }) =>
+      (await Array.fromAsync(entries)).flat().map(({ id }) => id),
+    );
     expect(ids).toEqual([row.id, ...Array.from({ length: 4500 }, (_, index) => `n${index + 1}`)]);
+  });
+
+  test("entries that are loaded share equal selectors", async () => {
+    const { store } = current();
+    for (const name of ["one", "two"])
+      await store.entries.create(draftOf(name, { selectors: selectorsOf("unix:uid:0", `unix:user:${name}`) }));
+    const [one, two] = await changes().load(async ({ entries }) => (await Array.fromAsync(entries)).flat());
+    expect(one?.selectors[0]).toEqual({ type: "unix", value: "uid:0" });
+    expect(two?.selectors[0]).toBe(one?.selectors[0]);
+    expect(two?.selectors[1]).toEqual({ type: "unix", value: "user:two" });
+  });
+
+  test("a reader of the whole that fails half-way loses its own answer only", async () => {
+    const { store } = current();
+    await store.entries.create(draftOf("one"));
+    const failing = changes().load(async ({ entries }) => {
+      for await (const _ of entries) throw new Error("no room");
+    });
+    await expect(failing).rejects.toThrow("no room");
+    expect(await changes().load(async ({ entries }) => (await Array.fromAsync(entries)).flat().length)).toBe(1);
   });
 
   test("every kind of change is in the next set, in its newest state, and in no later one", async () => {

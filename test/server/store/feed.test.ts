@@ -45,7 +45,7 @@ class Reader implements AsyncDisposable {
     this.reloads += 1;
     this.#cursor = await this.#store.changes.load(async (snapshot) => {
       this.entries.clear();
-      for await (const entry of snapshot.entries) this.entries.set(entry.id, entry);
+      for await (const entries of snapshot.entries) for (const entry of entries) this.entries.set(entry.id, entry);
       return snapshot.cursor;
     });
   }

@@ -33,7 +33,7 @@ function follow(store: SqlStore): { readonly ids: Set<string>; readonly reloads:
     }
     reloads += 1;
     cursor = await store.changes.load(async (snapshot) => {
-      for await (const { id } of snapshot.entries) ids.add(id);
+      for await (const entries of snapshot.entries) for (const { id } of entries) ids.add(id);
       return snapshot.cursor;
     });
   };
