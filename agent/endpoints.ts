@@ -137,6 +137,7 @@ function conditionOf({ credentials, cache, signer, synchronizer }: EndpointParts
   return {
     attestedUntil: credentials.identity.value?.leaf.notAfter,
     lastSync: synchronizer.lastSync,
+    quarantined: synchronizer.quarantined,
     signingFailsSince: signer.failsSince,
     firstSvidEnds: cache.nextExpiry(),
   };

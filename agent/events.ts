@@ -142,6 +142,12 @@ export function reattesting(log: Log, error: Fault): void {
   log.warn("Agent needs to re-attest; will attempt to re-attest", { error: error.message });
 }
 
+export function agentContested(log: Log, error: Fault): void {
+  log.warn("The server takes this agent's SVID for replaced, and the agent cannot re-attest; trying to renew it", {
+    error: error.message,
+  });
+}
+
 export function reattestationFailed(log: Log, error: unknown): void {
   log.error("Agent failed re-attestation; removing SVID and shutting down", { error: messageOf(error) });
 }
@@ -197,6 +203,12 @@ export function syncFailed(log: Log, error: unknown): void {
 
 export function syncRecovered(log: Log, failures: number): void {
   log.info("Synchronize recovered", { failures });
+}
+
+export function quarantineChanged(log: Log, quarantined: boolean): void {
+  if (quarantined) log.warn("Agent is quarantined by the server: nothing is served until an administrator releases it");
+  else log.info("Agent was released from quarantine");
+  log.metrics.set("quarantined", quarantined ? 1 : 0);
 }
 
 export function pushStarted(log: Log): void {

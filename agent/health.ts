@@ -39,6 +39,8 @@ export interface AgentCondition {
   /** End of the agent's own SVID; undefined while it is not attested. */
   readonly attestedUntil: Date | undefined;
   readonly lastSync: Date | undefined;
+  /** The server gives it nothing until it is released. */
+  readonly quarantined: boolean;
   /** Since when no SVID could be had from the server; undefined when the last attempt went well. */
   readonly signingFailsSince: Date | undefined;
   /** When the first SVID that is held for a workload ends. */
@@ -186,13 +188,14 @@ interface Verdict {
 }
 
 function unreadyBecause(condition: AgentCondition, now: Date): readonly string[] {
-  const { attestedUntil, lastSync, signingFailsSince } = condition;
+  const { attestedUntil, lastSync, quarantined, signingFailsSince } = condition;
   const isOld = (time: Date): boolean => now.getTime() - time.getTime() > PATIENCE_MS;
   return [
     ...(attestedUntil === undefined ? ["the agent is not attested"] : []),
     ...(attestedUntil !== undefined && attestedUntil <= now ? ["the agent's own SVID has expired"] : []),
     ...(lastSync === undefined ? ["the agent has not synchronised yet"] : []),
     ...(lastSync !== undefined && isOld(lastSync) ? ["the agent cannot synchronise with its server"] : []),
+    ...(quarantined ? ["the server has quarantined the agent"] : []),
     ...(signingFailsSince !== undefined && isOld(signingFailsSince) ? ["the server signs no SVIDs"] : []),
   ];
 }

@@ -140,6 +140,8 @@ class Conversation {
   readonly #changed = new Map<string, CachedEntry>();
   readonly #removed = new Set<string>();
   #divergences = 0;
+  /** Until the server says otherwise. */
+  #quarantined = false;
 
   constructor(options: ConversationOptions) {
     this.#options = options;
@@ -155,11 +157,17 @@ class Conversation {
   }
 
   /** True when agent and server agree on the entries after this response. */
-  async take({ entries, bundles, divergence }: Response): Promise<boolean> {
-    if (bundles) await this.#takeBundles(bundles);
+  async take({ entries, bundles, divergence, quarantine }: Response): Promise<boolean> {
+    if (quarantine) this.#takeQuarantine(quarantine.quarantined);
+    else if (bundles) await this.#takeBundles(bundles);
     else if (divergence) this.#resend();
     else if (entries) return this.#takeEntries(entries);
     return false;
+  }
+
+  #takeQuarantine(quarantined: boolean): void {
+    this.#quarantined = quarantined;
+    this.#options.synchronizer.setQuarantined(quarantined);
   }
 
   #takeEntries({ changed, removed, more, digest }: Entries__Output): boolean {
@@ -175,6 +183,7 @@ class Conversation {
     this.#removed.clear();
     if (this.#digest().equals(digest)) {
       this.#divergences = 0;
+      this.#options.synchronizer.setQuarantined(this.#quarantined);
       return true;
     }
     this.#resend();

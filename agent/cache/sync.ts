@@ -1,4 +1,5 @@
 import { parseCertificate } from "../../src/crypto/certificate.ts";
+import { denialReason } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, isFault } from "../../src/runtime/fault.ts";
 import { Feed } from "../../src/runtime/feed.ts";
@@ -13,6 +14,7 @@ import {
   chore,
   federatedBundleMissing,
   malformedBundle,
+  quarantineChanged,
   synced,
   syncFailed,
   syncRecovered,
@@ -58,7 +60,12 @@ type TokenKind = (typeof TOKEN_KINDS)[number];
 interface TokenKeeper {
   /** Forgets the tokens that were signed with these keys, and keeps none of them from now on. */
   refuseKeys(keyIds: ReadonlySet<string>): void;
+  /** Forgets all tokens. */
+  clear(): void;
 }
+
+/** What the server refuses calls of an agent with that it has quarantined. No SPIRE agent acts on it. */
+const QUARANTINED_CODE = "agent-quarantined";
 
 export interface SynchronizerOptions {
   readonly cache: IdentityCache;
@@ -90,6 +97,7 @@ export class Synchronizer {
   readonly #tainted = new Set<string>();
   #entries: ReadonlyMap<string, CachedEntry> = new Map();
   #lastSync: Date | undefined;
+  #quarantined = false;
 
   constructor(options: SynchronizerOptions) {
     this.#options = options;
@@ -101,6 +109,19 @@ export class Synchronizer {
 
   get entries(): ReadonlyMap<string, CachedEntry> {
     return this.#entries;
+  }
+
+  /** True while the server gives this agent nothing, until an administrator releases it. */
+  get quarantined(): boolean {
+    return this.#quarantined;
+  }
+
+  /** Tokens go at once; entries, and the SVIDs with them, go and come back as the server says. */
+  setQuarantined(quarantined: boolean): void {
+    if (quarantined === this.#quarantined) return;
+    this.#quarantined = quarantined;
+    quarantineChanged(this.#options.log, quarantined);
+    if (quarantined) for (const kind of TOKEN_KINDS) this.#options.tokens[kind]?.clear();
   }
 
   /** True while changes are told as they happen. */
@@ -118,10 +139,18 @@ export class Synchronizer {
     const { cache } = this.#options;
     const pushes = this.#pushes;
     const { entries, bundles } = await chore(this.#options, "manager.sync.fetch_entries_updates", () =>
-      this.#fetch(signal),
+      this.#fetch(signal).catch((error: unknown) => this.#nothingIn(error)),
     );
     if (cache.ready.value && pushes !== this.#pushes) return;
     await this.#accept(entries, bundles);
+    if (entries.size > 0) this.setQuarantined(false);
+  }
+
+  /** To be refused for a quarantine is an answer: there is nothing for this agent. */
+  #nothingIn(error: unknown): { readonly entries: Synchronizer["entries"]; readonly bundles: TrustBundles } {
+    if (!isFault(error, "denied") || error.code !== QUARANTINED_CODE) throw error;
+    this.setQuarantined(true);
+    return { entries: new Map(), bundles: { own: this.#options.cache.bundle.value.own, federated: new Map() } };
   }
 
   async #fetch(signal: AbortSignal): Promise<{
@@ -212,12 +241,14 @@ export class Synchronizer {
     const backoff = new Backoff(clock, { firstMs: intervalMs, maxMs: Math.max(longest, intervalMs) });
     let pause = this.#interval(backoff.next());
     let failures = 0;
+    let recovered = false;
     for (;;) {
       await this.#pause(pause, signal);
       try {
         await this.sync(signal);
         if (failures > 0) syncRecovered(log, failures);
         failures = 0;
+        recovered = false;
         backoff.reset();
         pause = this.#interval(backoff.next());
       } catch (error) {
@@ -225,7 +256,9 @@ export class Synchronizer {
         failures += 1;
         syncFailed(log, error);
         await trust.recover(Fault.from(error), signal);
-        pause = backoff.next();
+        const acted = denialReason(Fault.from(error)) !== undefined;
+        pause = acted && !recovered ? 0 : backoff.next();
+        recovered = acted;
       } finally {
         this.#syncs.set(this.#syncs.value + 1);
       }

@@ -104,6 +104,11 @@ export abstract class TokenCache<W extends WantedToken, H extends HeldToken> {
     for (const [keyId, { length }] of byKey) jwtSvidsDropped(this.#options.log, keyId, length);
   }
 
+  clear(): void {
+    this.#slots.clear();
+    this.sized(0);
+  }
+
   /** Undefined for one that has expired, too. */
   #use(key: string): Slot<H> | undefined {
     const slot = this.#slots.get(key);

@@ -1,7 +1,7 @@
 import type { ExportingKeyManager, ManagedKey } from "../../src/keys/keys.ts";
 import { denialReason } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
-import { Fault, isFault, messageOf } from "../../src/runtime/fault.ts";
+import { Fault, type FaultKind, isFault, messageOf } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { Backoff } from "../../src/runtime/task.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
@@ -37,6 +37,8 @@ export interface NodeIdentityOptions {
 /** No longer without a look at the clock: it may have been set. */
 const CHECK_MS = 5_000;
 const RETRY = { firstMs: CHECK_MS, maxMs: 24 * CHECK_MS } as const;
+/** The server has not answered, so that it is asked again. */
+const TRANSIENT: ReadonlySet<FaultKind> = new Set(["unavailable", "timeout", "aborted", "exhausted", "cancelled"]);
 /** As SPIRE: what expires within the second is no good any more. */
 const EXPIRY_SKEW_MS = 1_000;
 
@@ -117,9 +119,11 @@ export class NodeIdentity {
     const reason = denialReason(error);
     if (reason === undefined) return;
     if (reason === "banned") return this.#giveUp(error, () => events.agentBanned(log, error));
+    const canReattest = this.#current().reattestable || reason === "must_reattest";
+    if (!canReattest && reason === "not_active") return this.#contest(error, signal);
     events.reattesting(log, error);
     try {
-      if (!this.#current().reattestable && reason !== "must_reattest") throw notReattestable();
+      if (!canReattest) throw notReattestable();
       await this.#rotate("reattested", signal);
     } catch (failure) {
       signal.throwIfAborted();
@@ -131,7 +135,8 @@ export class NodeIdentity {
   async healAtStart(error: unknown, signal: AbortSignal): Promise<boolean> {
     if (this.#mustRebootstrap()) return await this.#tryRebootstrap(signal);
     const reason = denialReason(Fault.from(error));
-    if (reason === undefined || reason === "banned" || !this.#current().reattestable) return false;
+    if (reason === undefined || reason === "banned") return false;
+    if (!this.#current().reattestable && reason !== "not_active") return false;
     await this.recover(Fault.from(error), signal);
     return true;
   }
@@ -143,6 +148,23 @@ export class NodeIdentity {
     if (reason === undefined) return;
     const say = reason === "banned" ? events.agentBanned : events.agentRefusedAtStart;
     return this.#giveUp(error, () => say(log, error));
+  }
+
+  /**
+   * Another holder has renewed this SVID, or this machine was set back to a backup. To renew it a second time has the
+   * server quarantine the agent until an administrator decides, where to give up would leave it to the other (T-N13).
+   */
+  async #contest(error: Fault, signal: AbortSignal): Promise<void> {
+    const { log } = this.#options;
+    events.agentContested(log, error);
+    try {
+      await this.#rotate("renewed", signal);
+    } catch (failure) {
+      signal.throwIfAborted();
+      const { code, kind } = Fault.from(failure);
+      if (code === "agent-quarantined" || TRANSIENT.has(kind)) return;
+      return this.#giveUp(error, () => events.reattestationFailed(log, notReattestable()));
+    }
   }
 
   /** True when the agent has a new SVID. */

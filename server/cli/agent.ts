@@ -2,16 +2,17 @@ import type { Api } from "../../src/cli/api-command.ts";
 import type { Answer } from "../../src/cli/output.ts";
 import type { ListAgentsRequest } from "../../src/rpc/gen/spire/api/server/agent/v1/ListAgentsRequest.ts";
 import type { Agent__Output } from "../../src/rpc/gen/spire/api/types/Agent.ts";
-import { AgentApi, EntryApi } from "../../src/rpc/protos.ts";
+import { AgentApi } from "../../src/rpc/protos.ts";
 import { group } from "../../src/runtime/cli.ts";
 import { type Clock, systemClock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { type FlagSpecs, type FlagValues, outputFlag } from "../../src/runtime/flags.ts";
 import type { TextOutput } from "../../src/runtime/terminal.ts";
+import { agentFlags, agentIdFrom, describeAgent } from "./agent-input.ts";
 import { serverCommand } from "./connection.ts";
-import { usage } from "./input.ts";
-import { idFrom, inContext, matchFrom, matchSelectorsFlag, selectorFrom } from "./match.ts";
+import { inContext, matchFrom, matchSelectorsFlag, selectorFrom } from "./match.ts";
 import { agentTable, idText, plural, printAgent } from "./print.ts";
+import { quarantine, release, withQuarantine } from "./quarantine.ts";
 
 const PAGE_SIZE = 1000;
 const EXPIRES_BEFORE = /^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2} [+-]\d{4} [+-]\d{2}$/;
@@ -34,12 +35,23 @@ const filterFlags = {
     default: "",
     complete: TRUE_OR_FALSE,
   },
+  quarantined: {
+    type: "string",
+    doc: "'true': quarantined agents, 'false': agents that are not quarantined, anything else: all",
+    default: "",
+    complete: TRUE_OR_FALSE,
+  },
   expiresBefore: {
     type: "string",
     doc: 'Filter by expiration time (format: "2006-01-02 15:04:05 -0700 -07")',
     default: "",
   },
 } as const satisfies FlagSpecs;
+
+/** Undefined for any other word, as SPIRE has it. */
+function choice(word: string): { value: boolean } | undefined {
+  return /^(true|false)$/.test(word) ? { value: word === "true" } : undefined;
+}
 
 type Filter = NonNullable<ListAgentsRequest["filter"]>;
 
@@ -50,8 +62,6 @@ function filterFrom(flags: FlagValues<typeof filterFlags>): Filter {
       hint: 'write it like "2027-01-31 12:00:00 +0000 +00"',
     });
   }
-  const choice = (word: string): { value: boolean } | undefined =>
-    /^(true|false)$/.test(word) ? { value: word === "true" } : undefined;
   const banned = choice(flags.banned);
   const canReattest = choice(flags.canReattest);
   return {
@@ -90,7 +100,8 @@ const list = serverCommand({
   examples: ["agent list", "agent list -attestationType join_token -banned false", "agent list --output table --watch"],
   watchable: true,
   async run({ flags, api }): Promise<Answer> {
-    const agents = await listAgents(api, { filter: filterFrom(flags) });
+    const listed = await listAgents(api, { filter: filterFrom(flags) });
+    const agents = await withQuarantine(api, listed, choice(flags.quarantined)?.value);
     return {
       message: { agents, next_page_token: "" },
       pretty({ stdout }) {
@@ -103,12 +114,19 @@ const list = serverCommand({
   },
 });
 
+/** Of quarantine, SPIRE's filters know nothing: those agents are looked at one by one. */
+async function countAgents(api: Api, filter: Filter, quarantined?: boolean): Promise<{ readonly count: number }> {
+  if (quarantined === undefined) return await api.ask(api.client(AgentApi).CountAgents({ filter }));
+  const agents = await listAgents(api, { filter, output_mask: { banned: true } });
+  return { count: (await withQuarantine(api, agents, quarantined)).length };
+}
+
 const count = serverCommand({
   summary: "Count attested agents",
   flags: { ...filterFlags, output: outputFlag },
   examples: ["agent count", "agent count -banned true"],
   async run({ flags, api }): Promise<Answer> {
-    const message = await api.ask(api.client(AgentApi).CountAgents({ filter: filterFrom(flags) }));
+    const message = await countAgents(api, filterFrom(flags), choice(flags.quarantined)?.value);
     return {
       message,
       pretty: ({ stdout }) => void stdout.write(`${plural(message.count, "attested agent", "attested agents")}\n`),
@@ -116,22 +134,13 @@ const count = serverCommand({
   },
 });
 
-const agentFlags = {
-  spiffeID: { type: "string", doc: "The SPIFFE ID of the agent (agent identity)", default: "", complete: "agent" },
-  output: outputFlag,
-} as const satisfies FlagSpecs;
-
-function agentIdFrom(flags: FlagValues<typeof agentFlags>): { trust_domain: string; path: string } {
-  if (flags.spiffeID === "") throw usage("a SPIFFE ID is required", "add -spiffeID; agent list shows them");
-  return idFrom(flags.spiffeID);
-}
-
 const show = serverCommand({
   summary: "Shows the details of an attested agent given its SPIFFE ID",
   flags: agentFlags,
   examples: ["agent show -spiffeID spiffe://example.org/spire/agent/join_token/…"],
   async run({ flags, api }): Promise<Answer> {
-    const agent = await api.ask(api.client(AgentApi).GetAgent({ id: agentIdFrom(flags) }));
+    const found = await api.ask(api.client(AgentApi).GetAgent({ id: agentIdFrom(flags) }));
+    const [agent = found] = await withQuarantine(api, [found]);
     return {
       message: agent,
       pretty({ stdout }) {
@@ -169,18 +178,6 @@ const evict = serverCommand({
     return { message, pretty: ({ stdout }) => void stdout.write("Agent evicted successfully\n") };
   },
 });
-
-async function describeAgent(
-  api: Api,
-  verb: string,
-  id: { readonly trust_domain: string; readonly path: string },
-  consequence: string,
-): Promise<string> {
-  const agent = await api.ask(api.client(AgentApi).GetAgent({ id }));
-  const { count } = await api.ask(api.client(EntryApi).CountEntries({ filter: { by_parent_id: id } }));
-  const entries = `${plural(count, "entry has", "entries have")} it as parent`;
-  return `${verb} ${idText(agent.id)} (attested by ${agent.attestation_type}; ${entries}) ${consequence}`;
-}
 
 interface Purged {
   readonly agent_id: string;
@@ -251,11 +248,13 @@ function printPurged(out: TextOutput, agents: readonly Purged[], dryRun: boolean
   }
 }
 
-export const agentCommands = group("Lists, shows, bans and evicts attested agents", {
+export const agentCommands = group("Lists, shows, quarantines, bans and evicts attested agents", {
   ban,
   count,
   evict,
   list,
   purge,
+  quarantine,
+  release,
   show,
 });

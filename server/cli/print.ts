@@ -101,21 +101,34 @@ function entryMarks({ admin, downstream, store_svid, additional_attributes: more
   return Object.entries(marks).flatMap(([mark, set]) => (set ? [mark] : []));
 }
 
-export function printAgent(out: TextOutput, agent: Agent__Output): void {
+/** An agent, and since when and why it is in quarantine. */
+export type ShownAgent = Agent__Output & { readonly quarantine?: { readonly since: string; readonly reason: string } };
+
+export function printAgent(out: TextOutput, agent: ShownAgent): void {
+  const { quarantine } = agent;
   writeRows(out, 18, [
     ["SPIFFE ID", idText(agent.id)],
     ["Attestation type", agent.attestation_type],
     ["Expiration time", goDateTime(new Date(Number(agent.x509svid_expires_at) * 1000))],
     agent.banned ? ["Banned", true] : ["Serial number", agent.x509svid_serial_number],
     ["Can re-attest", agent.can_reattest],
+    ...(quarantine === undefined
+      ? []
+      : [["Quarantined since", goDateTime(new Date(Number(quarantine.since) * 1000))] as const]),
+    ...(quarantine === undefined || quarantine.reason === ""
+      ? []
+      : [["Quarantine reason", quarantine.reason] as const]),
     ...(agent.agent_version === "" ? [] : [["Agent version", agent.agent_version] as const]),
   ]);
 }
 
-export function agentTable(agents: readonly Agent__Output[], clock: Clock): Table {
+export function agentTable(agents: readonly ShownAgent[], clock: Clock): Table {
   const now = clock.now().getTime();
-  const state = (agent: Agent__Output): string =>
-    agent.banned ? "banned" : Number(agent.x509svid_expires_at) * 1000 < now ? "expired" : "attested";
+  const state = (agent: ShownAgent): string => {
+    if (agent.banned) return "banned";
+    if (agent.quarantine !== undefined) return "quarantined";
+    return Number(agent.x509svid_expires_at) * 1000 < now ? "expired" : "attested";
+  };
   return {
     columns: [
       { title: "SPIFFE ID" },
@@ -126,6 +139,7 @@ export function agentTable(agents: readonly Agent__Output[], clock: Clock): Tabl
       { title: "VERSION", wide: true },
       { title: "SERIAL NUMBER", wide: true },
       { title: "SELECTORS", wide: true },
+      { title: "QUARANTINE", wide: true },
     ],
     rows: agents.map((agent) => [
       idText(agent.id),
@@ -136,6 +150,7 @@ export function agentTable(agents: readonly Agent__Output[], clock: Clock): Tabl
       agent.agent_version,
       agent.x509svid_serial_number,
       agent.selectors.map(({ type, value }) => `${type}:${value}`),
+      agent.quarantine?.reason,
     ]),
   };
 }

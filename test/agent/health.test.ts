@@ -27,6 +27,7 @@ class Scene implements AsyncDisposable {
   condition: AgentCondition = {
     attestedUntil: later(this.clock, 3_600),
     lastSync: this.clock.now(),
+    quarantined: false,
     signingFailsSince: undefined,
     firstSvidEnds: undefined,
   };
@@ -167,6 +168,11 @@ describe("readiness", () => {
       what: "no signature for over ten minutes",
       change: (clock: FakeClock) => ({ signingFailsSince: later(clock, -10 * MINUTE - 1) }),
       why: "the server signs no SVIDs",
+    },
+    {
+      what: "a quarantine",
+      change: () => ({ quarantined: true }),
+      why: "the server has quarantined the agent",
     },
   ])("is withdrawn, and life is not, when $what", async ({ change, why }) => {
     await using at = await working();

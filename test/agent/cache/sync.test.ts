@@ -42,8 +42,8 @@ function setUp(intervalMs = 5_000) {
   const synchronizer = new Synchronizer({
     ...{ cache, intervalMs, clock, log },
     tokens: {
-      jwtAuthorities: { refuseKeys: (ids) => void refusedKeys.push([...ids]) },
-      witAuthorities: { refuseKeys: (ids) => void refusedWitKeys.push([...ids]) },
+      jwtAuthorities: { clear: () => undefined, refuseKeys: (ids) => void refusedKeys.push([...ids]) },
+      witAuthorities: { clear: () => undefined, refuseKeys: (ids) => void refusedWitKeys.push([...ids]) },
     },
     upstream: {
       syncEntries: async () => {

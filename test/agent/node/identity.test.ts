@@ -268,7 +268,10 @@ describe("what a refusal asks for", () => {
 
   test.each(reasons)("%s: an agent that cannot re-attest removes its SVID and stops", async (reason) => {
     await using folder = await temporaryDirectory();
-    await using server = await startScriptedServer({ trustDomain: "home.test" }, attesting());
+    const renew = () => {
+      throw agentDenied(reason, "agent is not what it was");
+    };
+    await using server = await startScriptedServer({ trustDomain: "home.test" }, attesting({ renew }));
     using facing = await nodeFacing(server, { dataDir: folder.path });
     await facing.node.open(forever);
     const refusal = agentDenied(reason, "agent is not what it was");
@@ -280,6 +283,24 @@ describe("what a refusal asks for", () => {
     expect((await AgentState.load(folder.path)).data.svid).toEqual([]);
     expect((await AgentState.load(folder.path)).data.bundle).toHaveLength(1);
   });
+
+  test.each([
+    new Fault("denied", "agent is quarantined", { code: "agent-quarantined" }),
+    new Fault("unavailable", "no answer"),
+  ])(
+    "T-N13 not_active: an agent that cannot re-attest renews once more, and keeps its SVID when it hears: $message",
+    async (answer) => {
+      await using folder = await temporaryDirectory();
+      const renew = () => {
+        throw answer;
+      };
+      await using server = await startScriptedServer({ trustDomain: "home.test" }, attesting({ renew }));
+      using facing = await nodeFacing(server, { dataDir: folder.path });
+      await facing.node.open(forever);
+      await facing.node.recover(agentDenied("not_active", "agent is not what it was"), forever);
+      expect((await AgentState.load(folder.path)).data.svid).not.toEqual([]);
+    },
+  );
 
   test("must_reattest: the agent re-attests whatever it was told before", async () => {
     await using folder = await temporaryDirectory();
