@@ -25,7 +25,7 @@ export interface AttestAgentParts {
   readonly clock: Clock;
 }
 
-/** The longest evidence of any attestor is a few certificates, or a quote with its event log. */
+/** The longest evidence of any attestor is a few certificates, the longest answer a quote with its event log. */
 const MAX_PAYLOAD_BYTES = 512 * 1024;
 /** For the whole conversation; the peer is a stranger until its end. */
 const DEADLINE_MS = 60_000;
@@ -201,8 +201,10 @@ class Conversation {
     if (pending === undefined) return;
     yield { challenge: Buffer.from(pending.challenge) };
     try {
-      const { challenge_response } = await this.receive();
-      pending.answer.resolve(challenge_response ?? new Uint8Array());
+      const { challenge_response: answer } = await this.receive();
+      if ((answer?.length ?? 0) > MAX_PAYLOAD_BYTES)
+        throw failure(this.#log, "invalid", "malformed param: challenge response is too large");
+      pending.answer.resolve(answer ?? new Uint8Array());
     } catch (error) {
       pending.answer.reject(error);
     }
