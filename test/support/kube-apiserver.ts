@@ -135,7 +135,11 @@ export class KubeApiServer implements AsyncDisposable {
     const user = clientUser(request.socket as TLSSocket) ?? this.authenticate(bearer(request), API_AUDIENCE);
     if (this.isAway && user?.groups.includes("system:nodes") !== true) return void request.socket.destroy();
     if (user === undefined) return respond(response, 401, failure(401, "Unauthorized", "Unauthorized"));
-    const body = request.method === "POST" ? (JSON.parse(await textOf(request)) as Record<string, unknown>) : {};
+    const body = request.method === "POST" ? await bodyOf(request) : {};
+    if (body === undefined) {
+      const message = "the body of the request was in an unknown format";
+      return respond(response, 415, failure(415, "UnsupportedMediaType", message));
+    }
     const accept = request.headers.accept ?? "";
     const asked = new URLSearchParams(query);
     const found =
@@ -309,9 +313,49 @@ export function bearer(request: IncomingMessage): string | undefined {
 }
 
 export async function textOf(stream: AsyncIterable<unknown>): Promise<string> {
+  return (await bytesOf(stream)).toString("utf8");
+}
+
+async function bytesOf(stream: AsyncIterable<unknown>): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of stream) chunks.push(chunk as Buffer);
-  return Buffer.concat(chunks).toString("utf8");
+  return Buffer.concat(chunks);
+}
+
+/** JSON, or a token review as Go's clients send it; undefined for anything else. */
+async function bodyOf(request: IncomingMessage): Promise<Record<string, unknown> | undefined> {
+  const data = await bytesOf(request);
+  if (request.headers["content-type"] !== PROTOBUF) return JSON.parse(data.toString("utf8"));
+  if (data.toString("latin1", 0, 4) !== "k8s\0") return undefined;
+  const unknown = protobufFields(data.subarray(4));
+  const [apiVersion, kind] = [1, 2].map((at) => protobufFields(unknown.get(1)?.[0]).get(at)?.[0]?.toString());
+  if (kind !== "TokenReview") return undefined;
+  const spec = protobufFields(protobufFields(unknown.get(2)?.[0]).get(2)?.[0]);
+  const [token, audiences] = [1, 2].map((at) => spec.get(at)?.map(String) ?? []);
+  return { apiVersion, kind, spec: { token: token?.[0], audiences } };
+}
+
+const PROTOBUF = "application/vnd.kubernetes.protobuf";
+
+/** Fields with a length, by their numbers; there are no others in a token review's specification. */
+function protobufFields(message: Buffer = Buffer.alloc(0)): ReadonlyMap<number, readonly Buffer[]> {
+  const fields = new Map<number, Buffer[]>();
+  let at = 0;
+  const varint = (): number => {
+    let value = 0;
+    for (let shift = 0; ; shift += 7) {
+      const byte = message[at++] ?? 0;
+      value |= (byte & 0x7f) << shift;
+      if (byte < 0x80) return value;
+    }
+  };
+  while (at < message.length) {
+    const number = varint() >> 3;
+    const length = varint();
+    fields.set(number, [...(fields.get(number) ?? []), message.subarray(at, at + length)]);
+    at += length;
+  }
+  return fields;
 }
 
 function respond(response: ServerResponse, status: number, body: object): void {
