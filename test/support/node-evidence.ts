@@ -28,6 +28,10 @@ export interface NodeMethod {
   readonly name: string;
   /** Of the server's NodeAttestor of the evidence's type; none for join tokens. */
   readonly config?: Readonly<Record<string, object>>;
+  /** Evidence takes long to make. */
+  readonly isSlow?: boolean;
+  /** Evidence takes hold of a machine until it is disposed of. */
+  readonly isOnMachine?: boolean;
   /** Honest evidence, new each time. `worker` tells apart who asks at the same time: each has a machine of its own. */
   show(worker?: number): Promise<Shown>;
 }
@@ -83,6 +87,7 @@ async function x509pop(folder: string): Promise<readonly NodeMethod[]> {
   return (["ec-p256", "rsa-2048"] as const).map((keyType) => ({
     name: keyType === "ec-p256" ? "x509pop, ECDSA" : "x509pop, RSA",
     config,
+    isSlow: keyType === "rsa-2048",
     async show() {
       const { chain, signer } = await ca.issue({ uris: [], keyType });
       const respond = (challenge: Buffer) => answerChallenge(signer.privateKey, challenge);
@@ -186,18 +191,24 @@ async function tpms(
     endorsement_ca_path: join(folder, "certs", "maker.pem"),
   };
   const tpm = { ca_path: join(folder, "certs"), hash_path: join(folder, "hashes") };
+  const ways = { isSlow: true, isOnMachine: true };
   return [
     {
       name: "tpm_devid",
-      config: { tpm_devid: devid },
+      ...{ ...ways, config: { tpm_devid: devid } },
       show: (worker = 0) => show(devidAgentOf(at(worker).simulator, at(worker).devid)),
     },
     {
       name: "tpm, without a quote",
-      config: { tpm },
+      ...{ ...ways, config: { tpm } },
       show: async (worker = 0) => withoutQuote(await show(tpmAgentOf(at(worker).simulator))),
     },
-    { name: "tpm, quote of 8 PCRs", config: { tpm }, show: (worker = 0) => show(tpmAgentOf(at(worker).simulator)) },
+    {
+      name: "tpm, quote of 8 PCRs",
+      ...ways,
+      config: { tpm },
+      show: (worker = 0) => show(tpmAgentOf(at(worker).simulator)),
+    },
   ];
 }
 

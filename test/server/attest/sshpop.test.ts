@@ -1,5 +1,4 @@
 import { execFileSync } from "node:child_process";
-import { existsSync } from "node:fs";
 import { appendFile, copyFile, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -8,10 +7,10 @@ import { answerChallenge, parseSshCertificate, sshFingerprint, writeEvidence } f
 import { startAgent } from "../../support/agent.ts";
 import { attestWith, type Evidence, refused } from "../../support/attest.ts";
 import { faultOf } from "../../support/faults.ts";
+import { withoutKeygen } from "../../support/node-evidence.ts";
 import { type Apis, startServer, type TestServer } from "../../support/server.ts";
 import { temporaryDirectory } from "../../support/workload.ts";
 
-const withoutKeygen = !existsSync("/usr/bin/ssh-keygen");
 const PREFIX = "nodeattestor(sshpop): ";
 
 let folder: Awaited<ReturnType<typeof temporaryDirectory>>;
