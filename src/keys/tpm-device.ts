@@ -70,10 +70,20 @@ async function connect(place: string): Promise<OpenTpm> {
 function overDevice(file: FileHandle): OpenTpm {
   const exchange = inTurn(async (command: Uint8Array) => {
     await file.write(command);
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(MAX_REPLY_BYTES), 0, MAX_REPLY_BYTES, null);
-    return buffer.subarray(0, bytesRead);
+    return await readReply(file);
   });
   return { tpm: new Tpm(exchange), [Symbol.asyncDispose]: () => file.close() };
+}
+
+/** In as many pieces as it comes. There is always room for the whole: kernels before 4.20 drop what does not fit. */
+async function readReply(file: FileHandle): Promise<Uint8Array> {
+  const reply = Buffer.alloc(MAX_REPLY_BYTES);
+  for (let end = 0; ; ) {
+    const { bytesRead } = await file.read(reply, end, MAX_REPLY_BYTES - end, null);
+    if (bytesRead === 0) throw new Error("the TPM gave no whole reply");
+    end += bytesRead;
+    if (end >= HEADER_BYTES && end >= reply.readUInt32BE(2)) return reply.subarray(0, reply.readUInt32BE(2));
+  }
 }
 
 /** A simulator has no resource manager: what an earlier user left would fill its few slots. */

@@ -10,6 +10,7 @@ import { HANDLE, type Tpm } from "../../src/tpm/commands.ts";
 import { parsePublic, TEMPLATE } from "../../src/tpm/structures.ts";
 import { eventually } from "./eventually.ts";
 import type { CertificateOptions, Issued, TestCa } from "./pki.ts";
+import { freePort } from "./server-process.ts";
 
 interface Program {
   readonly path: string;
@@ -94,20 +95,25 @@ export interface Simulator extends AsyncDisposable {
   use<T>(work: (tpm: Tpm) => Promise<T>): Promise<T>;
 }
 
-/** A TPM of its own, blank, behind a Unix socket. */
-export async function startSimulator(): Promise<Simulator> {
+/** A TPM of its own, blank, behind a Unix socket or a TCP port. */
+export async function startSimulator({ over = "unix" }: { readonly over?: "unix" | "tcp" } = {}): Promise<Simulator> {
   if (program === undefined) throw new Error("there is no swtpm");
   const folder = await mkdtemp(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "steeple-tpm-"));
   const socket = join(folder, "tpm.sock");
   await mkdir(join(folder, "state"));
   const args = ["socket", "--tpm2", "--tpmstate", `dir=${join(folder, "state")}`, "--flags", "startup-clear"];
-  const child: ChildProcess = spawn(program.path, [...args, "--server", `type=unixio,path=${socket}`], {
+  const port = over === "tcp" ? await freePort() : undefined;
+  const place = port === undefined ? `type=unixio,path=${socket}` : `type=tcp,port=${port}`;
+  const child: ChildProcess = spawn(program.path, [...args, "--server", place], {
     stdio: "ignore",
     env: { ...process.env, LD_LIBRARY_PATH: program.libraries.join(":") },
   });
   const ended = once(child, "exit");
-  await eventually("the simulator listens", () => existsSync(socket));
-  const devicePath = `unix:${socket}`;
+  const devicePath = port === undefined ? `unix:${socket}` : `tcp:127.0.0.1:${port}`;
+  await eventually("the simulator answers", async () => {
+    await (await openTpm(devicePath))[Symbol.asyncDispose]();
+    return true;
+  });
   return {
     devicePath,
     async use(work) {
