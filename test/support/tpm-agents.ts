@@ -1,3 +1,6 @@
+import type { KeyObject } from "node:crypto";
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { tpmAttestor } from "../../agent/node/tpm.ts";
 import { tpmDevIdAttestor } from "../../agent/node/tpm-devid.ts";
 import { TAG } from "../../src/crypto/der.ts";
@@ -5,12 +8,66 @@ import { encodeAscii, encodeOid, explicit, sequence, setOf } from "../../src/cry
 import { EXTENSION } from "../../src/crypto/extensions.ts";
 import { endorsementHash, readEvidence } from "../../src/evidence/tpm.ts";
 import type { Evidence } from "./attest.ts";
-import type { DevId, Simulator } from "./swtpm.ts";
+import { type CertificateOptions, createCa, type Issued, type TestCa } from "./pki.ts";
+import { certifyEndorsement, type DevId, type Simulator } from "./swtpm.ts";
+import { temporaryDirectory } from "./workload.ts";
 
 export const signal = new AbortController().signal;
 
+/** Who makes TPMs, with a folder of what a server has to know of them. */
+export interface TpmMaker extends AsyncDisposable {
+  readonly folder: string;
+  readonly ca: TestCa;
+  /** Of the server's attestor. */
+  readonly config: { readonly ca_path: string; readonly hash_path: string };
+  /** Puts its certificate into a TPM, with the names of maker and model if asked to. */
+  certify(machine: Simulator, options?: { readonly isNamed?: boolean } & CertificateOptions): Promise<void>;
+  /** Makes the TPM known by its hash alone. */
+  register(machine: Simulator): Promise<void>;
+}
+
+export async function openTpmMaker(): Promise<TpmMaker> {
+  const folder = await temporaryDirectory();
+  const ca = await createCa({ uris: [] });
+  const config = { ca_path: join(folder.path, "certs"), hash_path: join(folder.path, "hashes") };
+  for (const path of Object.values(config)) await mkdir(path);
+  await writeFile(join(config.ca_path, "maker.pem"), ca.pem);
+  return {
+    ...{ folder: folder.path, ca, config },
+    async certify(machine, { isNamed = false, ...options } = {}) {
+      await certifyEndorsement(machine, ca, { ...(isNamed ? { extensions: [makerName()] } : {}), ...options });
+    },
+    register: async (machine) => writeFile(join(config.hash_path, await hashOf(machine)), ""),
+    [Symbol.asyncDispose]: () => folder[Symbol.asyncDispose](),
+  };
+}
+
+/** Certificates that an honest maker never gave to the endorsement key, and why they count for nothing. */
+export const BAD_ENDORSEMENTS: Readonly<Record<string, CertificateOptions & { readonly says: string }>> = {
+  "that has expired": { notBefore: new Date(0), notAfter: new Date(1000), says: "x509: certificate has expired" },
+  "that is not valid yet": {
+    notBefore: new Date("2090-01-01"),
+    notAfter: new Date("2099-01-01"),
+    says: "not yet valid",
+  },
+  "for a web server": { extKeyUsage: ["1.3.6.1.5.5.7.3.1"], says: "the certificate is not for an endorsement key" },
+  "of an authority": { ca: true, keyUsage: ["keyCertSign"], says: "the endorsement certificate is an authority's" },
+  "with a critical extension that nobody knows": {
+    extensions: [{ oid: "1.2.3.4", critical: true, value: Buffer.of(5, 0) }],
+    says: "unhandled critical extension",
+  },
+  "that was changed": { tamper: (der) => flipAt(der, der.length - 5), says: "signature does not verify" },
+};
+
+/** A maker's certificate for the endorsement key of these evidence, with changes. */
+export async function endorse(by: TestCa, key: KeyObject, options: CertificateOptions = {}): Promise<Issued> {
+  const publicKey = key.export({ type: "spki", format: "der" });
+  const usual = { uris: [], publicKey, keyUsage: ["keyEncipherment"], extKeyUsage: ["2.23.133.8.1"], subject: {} };
+  return by.issue({ ...usual, ...options } as CertificateOptions);
+}
+
 /** Critical, since the subject is empty: TCG EK Credential Profile. */
-export function makerName() {
+function makerName() {
   const attribute = (oid: string, value: string) => setOf(sequence(encodeOid(oid), encodeAscii(TAG.utf8String, value)));
   const name = sequence(
     attribute("2.23.133.2.1", "id:53544550"),
@@ -59,14 +116,23 @@ export const devidAgentOf = ({ devicePath }: Simulator, files: DevId) =>
 /** One bit of a base64 member, near its end, and so in what matters. */
 export const flip = (text: unknown): string => {
   const data = Buffer.from(String(text), "base64");
-  data[data.length - 5] = (data[data.length - 5] ?? 0) ^ 1;
-  return data.toString("base64");
+  return flipAt(data, data.length - 5).toString("base64");
 };
 
-/** By which its registrar knows the TPM. */
-export async function hashOf(of: Simulator): Promise<string> {
+function flipAt(data: Buffer, at: number): Buffer {
+  const changed = Buffer.from(data);
+  changed[at] = (changed[at] ?? 0) ^ 1;
+  return changed;
+}
+
+export async function endorsementKeyOf(of: Simulator): Promise<KeyObject> {
   const attestor = tpmAgentOf(of);
   const payload = await attestor.evidence(signal);
   await attestor.done?.();
-  return endorsementHash(readEvidence(payload).endorsementKey);
+  return readEvidence(payload).endorsementKey;
+}
+
+/** By which its registrar knows the TPM. */
+export async function hashOf(of: Simulator): Promise<string> {
+  return endorsementHash(await endorsementKeyOf(of));
 }

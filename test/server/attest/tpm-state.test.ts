@@ -1,0 +1,107 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { OWN_SELECTOR, startAgent } from "../../support/agent.ts";
+import { attestWith, refused, selectorsOf } from "../../support/attest.ts";
+import { secureBootLog } from "../../support/event-log.ts";
+import { eventually } from "../../support/eventually.ts";
+import { type Apis, protoId, startServer, type TestServer } from "../../support/server.ts";
+import { type Simulator, startSimulator, withoutSwtpm } from "../../support/swtpm.ts";
+import { type Bend, hashOf, openTpmMaker, type TpmMaker, tpmAgentOf, withAgent } from "../../support/tpm-agents.ts";
+
+const ZERO = "0".repeat(64);
+
+const scope = new AsyncDisposableStack();
+let maker: TpmMaker;
+let server: TestServer;
+let anonymous: Apis;
+/** Accepts nodes in one state only. */
+let strict: TestServer;
+let atStrict: Apis;
+
+const tpmAgent = (of: Simulator) => tpmAgentOf(of);
+
+describe.skipIf(withoutSwtpm)("the state in which a node was booted", () => {
+  beforeAll(async () => {
+    maker = scope.use(await openTpmMaker());
+    const tpm = { ...maker.config, pcrs: [7, 16, 23] };
+    const golden = { pcrs: [`16:${ZERO}`, `7:${ZERO}`] };
+    [server, strict] = await Promise.all([
+      startServer({ nodeAttestors: { tpm } }).then((started) => scope.use(started)),
+      startServer({ nodeAttestors: { tpm: { ...tpm, pcr_sets: { golden } } } }).then((started) => scope.use(started)),
+    ]);
+    [anonymous, atStrict] = [scope.use(server.connect()), scope.use(strict.connect())];
+  });
+  afterAll(() => scope[Symbol.asyncDispose]());
+
+  test("T-N11 an event log becomes a selector only where the quoted PCR bears it out", async () => {
+    await using machine = await startSimulator();
+    await maker.register(machine);
+    const { log, digest } = secureBootLog(1);
+    const attest = async (eventLog: Buffer): Promise<readonly string[]> => {
+      const bend: Bend = {
+        answer: ({ Secret, Quote }) => ({
+          Secret,
+          Quote: { ...(Quote as object), EventLog: eventLog.toString("base64") },
+        }),
+      };
+      const { id } = await withAgent(tpmAgent(machine), bend, (evidence) => attestWith(anonymous, evidence));
+      return (await selectorsOf(server, id)).filter((selector) => selector.includes("secureboot"));
+    };
+    expect(await attest(log)).toEqual([]);
+    await machine.use((tpm) => tpm.pcrExtend(7, digest));
+    expect(await attest(log)).toEqual(["tpm:secureboot:enabled"]);
+    expect(await attest(secureBootLog(0).log)).toEqual([]);
+    expect(await attest(log.subarray(0, -1))).toEqual([]);
+  });
+
+  test("T-N11 a node that leaves the required states is refused, and what it has is withdrawn at once", async () => {
+    await using machine = await startSimulator();
+    await maker.register(machine);
+    const attested = await withAgent(tpmAgent(machine), {}, (evidence) => attestWith(atStrict, evidence));
+    using agent = strict.connect(attested.tls);
+    await agent.agent.PostStatus({ agent_version: "1" });
+    await machine.use((tpm) => tpm.pcrExtend(16, Buffer.alloc(32, 1)));
+    expect(await withAgent(tpmAgent(machine), {}, (evidence) => refused(atStrict, evidence))).toEqual({
+      kind: "denied",
+      message: "nodeattestor(tpm): PCR values are in none of the required sets",
+    });
+    await expect(agent.agent.PostStatus({ agent_version: "1" })).rejects.toMatchObject({ kind: "denied" });
+    expect(await selectorsOf(strict, attested.id)).toEqual([]);
+  });
+
+  test("T-N11 a fleet of 50 attests and quotes again; whoever has changed loses what was bound to its state", async () => {
+    await using fleet = new AsyncDisposableStack();
+    const machines = await Promise.all(Array.from({ length: 50 }, async () => fleet.use(await startSimulator())));
+    const attest = async (machine: Simulator): Promise<string> =>
+      (await withAgent(tpmAgent(machine), {}, (evidence) => attestWith(anonymous, evidence))).id;
+    for (const machine of machines) await maker.register(machine);
+    const ids = await Promise.all(machines.map(attest));
+    expect(new Set(ids).size).toBe(50);
+    for (const machine of machines.slice(0, 10)) await machine.use((tpm) => tpm.pcrExtend(23, Buffer.alloc(32, 1)));
+    expect(await Promise.all(machines.map(attest))).toEqual(ids);
+    const good = await Promise.all(ids.map((id) => selectorsOf(server, id)));
+    const bound = good.map((selectors) => selectors.includes(`tpm:pcr:sha256:23:${ZERO}`));
+    expect([bound.indexOf(true), bound.lastIndexOf(false)]).toEqual([10, 9]);
+  }, 120_000);
+
+  test("T-N11 an agent quotes its state on a schedule, and an identity that is bound to a PCR goes within a period of its change", async () => {
+    await using machine = await startSimulator();
+    await maker.certify(machine);
+    const alias = "spiffe://example.org/good-boot";
+    const web = "spiffe://example.org/web";
+    const selectors = [`tpm:pcr:sha256:23:${ZERO}`, `tpm:pub_hash:${await hashOf(machine)}`];
+    await server.createEntry({ spiffeId: alias, parentId: "spiffe://example.org/spire/server", selectors });
+    await server.createEntry({ spiffeId: web, parentId: alias, selectors: [OWN_SELECTOR] });
+    const tpm = { tpm_device_path: machine.devicePath, attestation_key: "ecc", requote_interval: "1s" };
+    await using agent = await startAgent(server, { nodeAttestor: { tpm } });
+    await using stream = agent.watch();
+    await stream.until("the identity", ({ svids }) => svids[0].id === web);
+    const attested = () => server.logged("Agent attestation request completed", { agent_id: agent.id() }).length;
+    await machine.use((open) => open.pcrExtend(23, Buffer.alloc(32, 1)));
+    const before = attested();
+    // One may have been under way, with the state of before.
+    await eventually("the state has been quoted again", () => attested() >= before + 2);
+    const { selectors: now } = await server.admin.agent.GetAgent({ id: protoId(agent.id()) });
+    expect(now.map(({ value }) => value)).not.toContain(`pcr:sha256:23:${ZERO}`);
+    await agent.untilLogged("Entry removed", { spiffe_id: web });
+  });
+});
