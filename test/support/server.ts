@@ -118,7 +118,7 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
   const running = runServerProcess(["run", "-config", configFile]);
   cleanup.defer(() => running.stop().then(() => undefined));
   const serves = (): boolean => running.logged("Starting Server APIs", { network: "unix" }).length > 0;
-  await Promise.race([eventually("the server serves", serves, options.startMs ?? 30_000), running.failed()]);
+  await Promise.race([eventually("the server serves", serves, options.startMs ?? 50_000), running.failed()]);
   return testServer({ running, options, folder, configFile, databaseUrl, resources: cleanup.move() });
 }
 
