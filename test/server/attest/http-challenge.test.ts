@@ -132,6 +132,36 @@ describe("http_challenge", () => {
     expect(server.output()).not.toContain("secret");
   });
 
+  test("T-N4 a redirect is not followed, even to where the nonce is", async () => {
+    let shown: ReturnType<typeof evidence> | undefined;
+    let asked = 0;
+    await using target = await node((_, response) => {
+      asked += 1;
+      response.end(shown?.nonce);
+    });
+    await using web = await node((request, response) => {
+      response.writeHead(307, { location: `http://${HOST}:${target.port}${request.url}` }).end(shown?.nonce);
+    });
+    shown = evidence(web.port);
+    expect((await refused(anonymous, shown)).message).toContain("the HTTP response was not a success");
+    expect(asked).toBe(0);
+  });
+
+  test("T-N4 a host that is not on the internet is not asked unless its network is allowed", async () => {
+    let asked = 0;
+    await using web = await node((_, response) => {
+      asked += 1;
+      response.end("x");
+    });
+    await using bare = await startServer({ nodeAttestors: { http_challenge: {} } });
+    using apis = bare.connect();
+    expect(await refused(apis, evidence(web.port))).toEqual({
+      kind: "denied",
+      message: `${PREFIX}challenge verification failed: the hostname has no address that may be asked`,
+    });
+    expect(asked).toBe(0);
+  });
+
   const invalid = (message: string) => ({ kind: "invalid", message: PREFIX + message });
   test.each([
     [{ agentname: "" }, invalid("agent name is not valid")],
@@ -156,6 +186,12 @@ describe("http_challenge", () => {
     [{ hostname: "N1.NODES.INVALID" }, invalid("hostname is not valid")],
     [{ hostname: "n1.nodes.invalid." }, invalid("hostname is not valid")],
     [{ hostname: "*.nodes.invalid" }, invalid("hostname is not valid")],
+    [{ hostname: `${"a.".repeat(126)}ab` }, invalid("hostname is not valid")],
+    [{ hostname: `${"a".repeat(64)}.nodes.invalid` }, invalid("hostname is not valid")],
+    [
+      { hostname: `${"a.".repeat(126)}a` },
+      { kind: "denied", message: `${PREFIX}the requested hostname is not allowed to connect` },
+    ],
     [{ hostname: "localhost" }, { kind: "denied", message: `${PREFIX}you can not use localhost as a hostname` }],
     [
       { hostname: "n1.nodes.invalid.evil.invalid" },
@@ -170,7 +206,7 @@ describe("http_challenge", () => {
 });
 
 describe("T-N4 where a request may go", () => {
-  const attest = async (addresses: readonly string[], allowed: readonly string[]) => {
+  const attest = async (addresses: readonly string[], allowed: readonly string[], port = 1) => {
     const asked: string[] = [];
     const attestor = new HttpChallengeAttestor({
       ...{ trustDomain: TD, clock: systemClock, allowedDnsPatterns: [], requiredPort: undefined },
@@ -180,7 +216,7 @@ describe("T-N4 where a request may go", () => {
         return addresses;
       },
     });
-    const payload = writeEvidence({ hostname: "node.test", agentname: "a", port: 1 });
+    const payload = writeEvidence({ hostname: "node.test", agentname: "a", port });
     const context = { signal: new AbortController().signal, keyHash: "k" };
     const fault = await faultFrom(attestor.attest(payload, async () => Buffer.from("\n"), context));
     expect(asked).toEqual(["node.test"]);
@@ -210,6 +246,18 @@ describe("T-N4 where a request may go", () => {
     "ff02::1",
   ])("%s is no place to ask", async (address) => {
     expect(await attest([address], [])).toBe(NOWHERE);
+  });
+
+  test("the address that was looked up is the one that is asked, under the name of the host", async () => {
+    const hosts: (string | undefined)[] = [];
+    await using web = await node((request, response) => {
+      hosts.push(request.headers.host);
+      response.end("wrong");
+    });
+    expect(await attest(["10.0.0.1", "127.0.0.1"], ["127.0.0.0/8"], web.port)).toContain(
+      "expected nonce was not found",
+    );
+    expect(hosts).toEqual([`node.test:${web.port}`]);
   });
 
   test("an address in an allowed network is asked, and no other of the same name", async () => {

@@ -183,6 +183,23 @@ describe("k8s_psat", () => {
       message: NOT_AUTHENTICATED,
       make: () => evidence(honest(one, "https://kubernetes.default.svc.cluster.local")),
     },
+    "T-N10 a token of the other cluster, at that cluster's neighbour": {
+      message: 'token not authenticated according to TokenReview API for cluster "two"',
+      make: () => evidence(honest(one), "two"),
+    },
+    "a token that is cut": { message: NOT_AUTHENTICATED, make: () => evidence(honest().slice(0, -8)) },
+    "T-N8 a token that says it needs no signature": {
+      message: NOT_AUTHENTICATED,
+      make: () => {
+        const [, claims] = honest().split(".");
+        return evidence(`${Buffer.from('{"alg":"none"}').toString("base64url")}.${claims}.`);
+      },
+    },
+    "a token longer than any": {
+      kind: "invalid",
+      message: "token in attestation data is too long",
+      make: () => evidence("x".repeat(16 * 1024 + 1)),
+    },
     "an expired token": {
       message: NOT_AUTHENTICATED,
       make: () => evidence(one.token("spire", "agent", { audience: AUDIENCE, pod, seconds: -1 })),
@@ -258,6 +275,24 @@ describe("what an API server answers that has been bent", () => {
     expect(await refused(anonymous, evidence(honest()))).toMatchObject({
       message: `${PREFIX}node name mismatch for pod "${pod.name}" in cluster "one"`,
     });
+    const extra = (change: object) => {
+      one.bend = (status) => {
+        const user = status["user"] as { readonly extra: object };
+        return { ...status, user: { ...user, extra: { ...user.extra, ...change } } };
+      };
+    };
+    extra({ "authentication.kubernetes.io/node-uid": ["another"] });
+    expect(await refused(anonymous, evidence(honest()))).toMatchObject({
+      message: `${PREFIX}node mismatch for pod "${pod.name}" in cluster "one"`,
+    });
+    for (const name of ["pod-name", "pod-uid"]) {
+      extra({ [`authentication.kubernetes.io/${name}`]: [pod.name, pod.uid] });
+      expect(await refused(anonymous, evidence(honest()))).toMatchObject({
+        message: `${PREFIX}token is not bound to a pod for cluster "one"`,
+      });
+    }
+    extra({ "authentication.kubernetes.io/pod-uid": ["another"] });
+    expect((await refused(anonymous, evidence(honest()))).message).toContain("pod UID mismatch");
     one.bend = undefined;
   });
 });

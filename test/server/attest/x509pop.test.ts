@@ -140,6 +140,20 @@ const FORGED: Readonly<Record<string, { kind: string; message: string | RegExp; 
     message: /^leaf certificate key is not accepted: /,
     make: async () => evidence(await node({ publicKey: hugeRsaKey() })),
   },
+  "T-N5 an intermediate's RSA key beyond the limit": {
+    kind: "invalid",
+    message: /^intermediate certificate 0 key is not accepted: /,
+    make: async () => {
+      const { chain, signer } = await node();
+      const { der } = await ca.issue({ uris: [], ca: true, keyUsage: ["keyCertSign"], publicKey: hugeRsaKey() });
+      return evidence({ signer, chain: [...chain, der] } as unknown as Issued);
+    },
+  },
+  "T-N8 a certificate without its signature": {
+    kind: "denied",
+    message: /^certificate verification failed: x509: certificate signature does not verify/,
+    make: async () => evidence(await node({ tamper: (der) => der.fill(0, der.length - 64) })),
+  },
   "T-X6 an RSA key of 1024 bits": {
     kind: "invalid",
     message: /^leaf certificate key is not accepted: /,
@@ -157,6 +171,28 @@ const FORGED: Readonly<Record<string, { kind: string; message: string | RegExp; 
     kind: "denied",
     message: /^certificate verification failed: x509: certificate has expired/,
     make: async () => evidence(await node({ notBefore: new Date(0), notAfter: new Date(1000) })),
+  },
+  "a certificate of the future": {
+    kind: "denied",
+    message: /^certificate verification failed: x509: certificate is not yet valid/,
+    make: async () => evidence(await node({ notBefore: new Date("2090-01-01"), notAfter: new Date("2099-01-01") })),
+  },
+  "a certificate whose issuer is left out": {
+    kind: "denied",
+    message: /^certificate verification failed: x509: certificate signed by unknown authority/,
+    make: async () => {
+      const { chain, ...rest } = await node({}, await ca.intermediate({ uris: [] }));
+      return evidence({ ...rest, chain: chain.slice(0, 1) });
+    },
+  },
+  "a certificate by a leaf in the place of an authority": {
+    kind: "denied",
+    message: /^certificate verification failed: x509: /,
+    make: async () => {
+      const [above, { chain, ...rest }] = [await node(), await node()];
+      const forged = await ca.issue({ uris: [], signedBy: above.signer, issuerName: above.certificate.subject });
+      return evidence({ ...rest, ...forged, chain: [forged.der, ...above.chain] });
+    },
   },
   "a certificate that may not sign": {
     kind: "denied",
@@ -220,6 +256,23 @@ describe("x509pop, forged", () => {
     const second = await attestWith(anonymous, evidence(two));
     expect(first.id).not.toBe(second.id);
   });
+});
+
+test("T-S1 a name in an agent's path that is no segment makes no ID, and no other name is made of it", async () => {
+  const agent_path_template = "/{{ .PluginName }}/{{ .Subject.CommonName }}";
+  await using named = await startServer({
+    nodeAttestors: { x509pop: { ca_bundle_path: caFile, agent_path_template } },
+  });
+  using apis = named.connect();
+  const attest = async (commonName: string) => evidence(await node({ subject: { commonName } }));
+  for (const name of ["..", ".", "a/b", "../server", "%2e%2e", "a%2Fb", "a?b", "a#b", "a b", "n\u043ede", "a\0b"]) {
+    const { kind, message } = await refused(apis, await attest(name));
+    expect([name, kind, message]).toEqual([name, "denied", expect.stringMatching(/failed to make spiffe id|^nodeatt/)]);
+  }
+  expect((await attestWith(apis, await attest("rack-7.b_1"))).id).toBe(
+    "spiffe://example.org/spire/agent/x509pop/rack-7.b_1",
+  );
+  expect(await named.admin.agent.CountAgents({})).toEqual({ count: 1 });
 });
 
 describe("x509pop in spiffe mode", () => {

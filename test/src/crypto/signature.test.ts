@@ -5,7 +5,7 @@ import { encodeOid, sequence } from "../../../src/crypto/der-writer.ts";
 import { signatureAlgorithm, signatureHolds, signatureHoldsAsync } from "../../../src/crypto/signature.ts";
 import { openssl } from "../../support/openssl.ts";
 
-describe("certificates that openssl signs", () => {
+describe("T-N5 T-N8 certificates that openssl signs", () => {
   const EC = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
   const RSA = ["-newkey", "rsa:2048"];
   const PSS = [...RSA, "-sigopt", "rsa_padding_mode:pss"];
