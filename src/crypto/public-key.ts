@@ -84,6 +84,27 @@ function checkRsa(parameters: DerReader, key: Uint8Array, maxRsaBits: number): v
     bitLength(exponent) > 31 ? Number.POSITIVE_INFINITY : Number.parseInt(Buffer.from(exponent).toString("hex"), 16);
   if (value < 3 || value > MAX_RSA_EXPONENT || isEven(exponent))
     throw weak("RSA exponent must be odd, at least 3 and at most 2^31-1");
+  if (isRoca(modulus)) throw weak("RSA key is of the generator whose keys can be factored (ROCA, CVE-2017-15361)");
+}
+
+/** Of the primes below 168, those by which the powers of 65537 are told apart from other numbers. */
+const ROCA_PRIMES = [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157];
+const ROCA_REMAINDERS = ROCA_PRIMES.map((prime) => [prime, powersOf65537(prime)] as const);
+
+/**
+ * Whether TPMs and smart cards of Infineon made the key while their library was broken: Nemec and others, "The Return of
+ * Coppersmith's Attack", section 5.1. One in 2^27 of other keys looks like one of these.
+ */
+function isRoca(modulus: Uint8Array): boolean {
+  return ROCA_REMAINDERS.every(([prime, powers]) =>
+    powers.has(modulus.reduce((remainder, byte) => (remainder * 256 + byte) % prime, 0)),
+  );
+}
+
+function powersOf65537(prime: number): ReadonlySet<number> {
+  const powers = new Set<number>();
+  for (let power = 1; !powers.has(power); power = (power * 65_537) % prime) powers.add(power);
+  return powers;
 }
 
 function magnitude(integer: Uint8Array): Uint8Array {

@@ -112,6 +112,17 @@ const MODULUS = BigInt(`0x${Buffer.from(rsa.export({ format: "jwk" }).n ?? "", "
 const ec = exported(generateKeyPairSync("ec", { namedCurve: "P-256" }).publicKey);
 const point = ec.subarray(-65);
 
+/** A power of 65537 modulo the product of the first 126 primes, with 2048 bits: the form of the keys of CVE-2017-15361. */
+function rocaModulus(): bigint {
+  const primes: bigint[] = [];
+  for (let n = 2n; primes.length < 126; n += 1n) if (primes.every((prime) => n % prime !== 0n)) primes.push(n);
+  const product = primes.reduce((all, prime) => all * prime);
+  let power = 1n;
+  for (let times = 0; times < 1000; times += 1) power = (power * 65537n) % product;
+  const modulus = power + ((2n ** 2047n + 2n ** 1200n) / product) * product;
+  return modulus >= 2n ** 2047n ? modulus : modulus + product;
+}
+
 describe("T-X6 public keys", () => {
   const accepted: readonly { name: string; key: Uint8Array }[] = [
     { name: "P-256", key: ec },
@@ -139,6 +150,7 @@ describe("T-X6 public keys", () => {
     { name: "RSA with the exponent 1", key: rsaSpki(MODULUS, 1n) },
     { name: "RSA with the exponent 0", key: rsaSpki(MODULUS, 0n) },
     { name: "RSA with an even exponent", key: rsaSpki(MODULUS, 65536n) },
+    { name: "RSA as a broken library made it (ROCA)", key: rsaSpki(rocaModulus(), 65537n) },
     { name: "RSA with an exponent beyond 31 bits", key: rsaSpki(MODULUS, 2n ** 31n + 1n) },
     { name: "RSA with an exponent as long as the modulus", key: rsaSpki(MODULUS, MODULUS - 2n) },
     {
