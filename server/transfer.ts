@@ -1,6 +1,7 @@
 import { createReadStream } from "node:fs";
 import type { Clock } from "../src/runtime/clock.ts";
-import { ensurePrivateDirectory, lockDirectory } from "../src/runtime/files.ts";
+import { lockDirectory } from "../src/runtime/directory-lock.ts";
+import { ensurePrivateDirectory } from "../src/runtime/files.ts";
 import type { Log } from "../src/runtime/log.ts";
 import type { ServerConfig } from "./config.ts";
 import { openStore, type SqlStore } from "./store/database.ts";

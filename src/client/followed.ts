@@ -18,10 +18,11 @@ type State<T> =
   | { readonly kind: "withdrawn"; readonly fault: Fault }
   | { readonly kind: "ended"; readonly fault: Fault };
 
-type Watch<T> = (options: WatchEndpointOptions) => AsyncIterable<T>;
+/** Opens the stream that is followed. */
+export type Watch<T> = (options: WatchEndpointOptions) => AsyncIterable<T>;
 
 /**
- * The last value of one stream of the Workload API, kept current until it is disposed of: the machine inside every
+ * The last value of one stream of an endpoint, kept current until it is disposed of: the machine inside every
  * source. What the endpoint withdraws is gone at once; while it is only out of reach, the last value stays.
  */
 export class Followed<T extends object> implements AsyncDisposable {
@@ -78,6 +79,11 @@ export class Followed<T extends object> implements AsyncDisposable {
     try {
       for await (const value of watch({ ...others, signal: this.#stop.signal, onError }))
         this.#state.set({ kind: "issued", value: Object.freeze(value) });
+      if (!this.#stop.signal.aborted)
+        this.#state.set({
+          kind: "ended",
+          fault: new Fault("unavailable", "the source is closed", { code: "source-closed" }),
+        });
     } catch (error) {
       this.#state.set({ kind: "ended", fault: Fault.from(error) });
     }

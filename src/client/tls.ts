@@ -4,7 +4,7 @@ import { type Certificate, parseCertificate } from "../crypto/certificate.ts";
 import { encodePem } from "../crypto/pem.ts";
 import { contextOptions, peerChain } from "../rpc/tls.ts";
 import { Fault } from "../runtime/fault.ts";
-import { type SpiffeId, type TrustDomain, trustDomainOf } from "../spiffe/id.ts";
+import { pathOf, type SpiffeId, type TrustDomain, trustDomainOf } from "../spiffe/id.ts";
 import type { X509Svid } from "./x509-context.ts";
 import type { X509Source } from "./x509-source.ts";
 
@@ -21,6 +21,17 @@ export function authorizeMemberOf(trustDomain: TrustDomain): Authorize {
   return (peer) => {
     if (trustDomainOf(peer) === trustDomain) return;
     throw new Fault("denied", `unexpected trust domain "${trustDomainOf(peer)}"`, { code: "unexpected-trust-domain" });
+  };
+}
+
+/**
+ * Agents of this trust domain, whose IDs begin with `/spire/agent/`, as Steeple and SPIRE give them: the endpoints that
+ * hand out identities. Other members are refused.
+ */
+export function authorizeAgentOf(trustDomain: TrustDomain): Authorize {
+  return (peer) => {
+    if (trustDomainOf(peer) === trustDomain && pathOf(peer).startsWith("/spire/agent/")) return;
+    throw new Fault("denied", `unexpected ID "${peer}": no agent of ${trustDomain}`, { code: "unexpected-id" });
   };
 }
 

@@ -13,8 +13,20 @@ export interface WatchOptions {
 /** Opens one stream; `signal` ends it. */
 export type OpenStream<M> = (signal: AbortSignal) => AsyncIterable<M>;
 
+/** What an endpoint's document says of its answers. */
+export interface AnswerRules {
+  /** For messages. */
+  readonly endpoint: string;
+  /** True for what ends a watch. `issued`: something usable had come before, on whichever stream. */
+  isFinal(fault: Fault, issued: boolean): boolean;
+}
+
 /** After these the endpoint would answer the same again. SPIFFE Workload Endpoint, section 6 and appendix A. */
-const FINAL = ["invalid", "unimplemented"] as const;
+const WORKLOAD_API: AnswerRules = {
+  endpoint: "the Workload API",
+  isFinal: (fault) => isFault(fault, "invalid") || isFault(fault, "unimplemented"),
+};
+
 /** Two reconnects without a pause are at least this far apart. */
 const AT_ONCE_INTERVAL_MS = 1_000;
 
@@ -27,22 +39,26 @@ export async function* watch<M, T>(
   open: OpenStream<M>,
   read: (message: M) => T,
   options: WatchOptions,
+  rules: AnswerRules = WORKLOAD_API,
 ): AsyncGenerator<T, void, undefined> {
   const { signal, clock = systemClock, onError = () => undefined } = options;
   const pace = new Pace(clock);
+  let issued = false;
   while (!signal.aborted) {
     try {
       for await (const message of open(signal)) {
         pace.delivered();
-        const value = attempt(() => read(message), onError);
-        if (value !== undefined) yield value.read;
+        const value = attempt(() => read(message), { onError, rules });
+        if (value === undefined) continue;
+        issued = true;
+        yield value.read;
       }
       if (!signal.aborted)
-        onError(new Fault("unavailable", "the Workload API ended the stream", { code: "stream-ended" }));
+        onError(new Fault("unavailable", `${rules.endpoint} ended the stream`, { code: "stream-ended" }));
     } catch (thrown) {
       if (signal.aborted) return;
       const fault = Fault.from(thrown);
-      if (FINAL.some((kind) => isFault(fault, kind))) throw fault;
+      if (rules.isFinal(fault, issued)) throw fault;
       if (isFault(fault, "denied")) pace.refused();
       onError(fault);
     }
@@ -50,13 +66,18 @@ export async function* watch<M, T>(
   }
 }
 
-function attempt<T>(read: () => T, onError: (fault: Fault) => void): { readonly read: T } | undefined {
+interface Complaints {
+  readonly onError: (fault: Fault) => void;
+  readonly rules: AnswerRules;
+}
+
+function attempt<T>(read: () => T, { onError, rules }: Complaints): { readonly read: T } | undefined {
   try {
     return { read: read() };
   } catch (error) {
     const { message } = Fault.from(error);
     onError(
-      new Fault("invalid", `unusable answer from the Workload API: ${message}`, {
+      new Fault("invalid", `unusable answer from ${rules.endpoint}: ${message}`, {
         code: "unusable-answer",
         cause: error,
       }),

@@ -4,7 +4,7 @@ import { Fault } from "../runtime/fault.ts";
 import type { SpiffeId, TrustDomain } from "../spiffe/id.ts";
 import { validateX509Svid } from "../spiffe/x509-svid.ts";
 import { checkRevocation } from "./crl.ts";
-import { Followed, type SourceOptions } from "./followed.ts";
+import { Followed, type SourceOptions, type Watch } from "./followed.ts";
 import { watchX509Svids } from "./workload-api.ts";
 import type { X509Bundle, X509Context, X509Svid } from "./x509-context.ts";
 
@@ -31,7 +31,12 @@ export class X509Source implements AsyncDisposable {
 
   /** Resolves with the first update. Throws when the endpoint refuses for good, or the signal is aborted first. */
   static async open(options: X509SourceOptions = {}): Promise<X509Source> {
-    return new X509Source(await Followed.open(watchX509Svids, options), options);
+    return X509Source.over(watchX509Svids, options);
+  }
+
+  /** As `open`, with identities that come another way. */
+  static async over(watch: Watch<X509Context>, options: X509SourceOptions): Promise<X509Source> {
+    return new X509Source(await Followed.open(watch, options), options);
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -13,12 +13,19 @@ export interface Channel extends Disposable {
   client<M extends object>(service: Service<M>): ClientOf<M>;
 }
 
-export interface DialTlsOptions {
+export interface DialTlsOptions extends TlsEnds {
   /** Host name or IP address. */
   readonly address: string;
   readonly port: number;
+}
+
+export interface DialUnixTlsOptions extends TlsEnds {
+  readonly path: string;
+}
+
+interface TlsEnds {
   /** The client certificate; none is shown without it. */
-  readonly identity?: TlsIdentity;
+  readonly identity?: TlsIdentity | undefined;
   /** Sees the chain as sent, leaf first, and throws to refuse it. The one check of the server there is. */
   readonly verifyServer: VerifyServer;
   readonly backoff?: ReconnectBackoff;
@@ -47,19 +54,38 @@ export function dialTcp({ host, port }: { readonly host: string; readonly port: 
   return channelOver({ client, target, lastFault: () => undefined });
 }
 
-export function dialTls(options: DialTlsOptions): Channel {
-  const { address, port, identity, verifyServer, backoff = DEFAULT_BACKOFF } = options;
+export function dialTls({ address, port, ...options }: DialTlsOptions): Channel {
+  const host = isIPv6(address) ? `[${address}]` : address;
+  return channelOverTls(options, {
+    ...{ uri: `dns:${host}:${port}`, target: `${host}:${port}`, address },
+    channel: { "grpc.service_config": ROUND_ROBIN },
+  });
+}
+
+/** Mutual TLS inside a Unix socket: for an endpoint that wants to know more of its callers than the kernel does. */
+export function dialUnixTls({ path, ...options }: DialUnixTlsOptions): Channel {
+  const target = `unix://${resolve(path)}`;
+  return channelOverTls(options, { uri: target, target, address: "localhost", channel: {} });
+}
+
+interface Reached {
+  readonly uri: string;
+  /** For messages. */
+  readonly target: string;
+  /** For server name indication. */
+  readonly address: string;
+  readonly channel: ChannelOptions;
+}
+
+function channelOverTls(options: TlsEnds, { uri, target, address, channel }: Reached): Channel {
+  const { identity, verifyServer, backoff = DEFAULT_BACKOFF } = options;
   let last: Fault | undefined;
   const failed = (fault: Fault): void => {
     last = fault;
   };
-  const host = isIPv6(address) ? `[${address}]` : address;
   const trust = new TlsCredentials({ address, identity: () => identity, verifyServer, failed });
-  const client = new Client(`dns:${host}:${port}`, trust, {
-    ...channelOptions(backoff),
-    "grpc.service_config": ROUND_ROBIN,
-  });
-  return channelOver({ client, target: `${host}:${port}`, lastFault: () => last });
+  const client = new Client(uri, trust, { ...channelOptions(backoff), ...channel });
+  return channelOver({ client, target, lastFault: () => last });
 }
 
 function channelOver(connection: Connection): Channel {

@@ -47,6 +47,7 @@ kinds.set(wire.OUT_OF_RANGE, "invalid");
 
 const DETAILS_KEY = "grpc-status-details-bin";
 const ERROR_DOMAIN = "steeple";
+const SPIFFE_DOMAIN = "spiffe.io";
 const TYPE_PREFIX = "type.googleapis.com/";
 const ERROR_INFO = `${TYPE_PREFIX}google.rpc.ErrorInfo`;
 const PERMISSION_DENIED = `${TYPE_PREFIX}spire.api.types.PermissionDeniedDetails`;
@@ -114,7 +115,12 @@ function encodeDetails(fault: Fault, message: string): Buffer {
 
 /** The detail by which SPIFFE's own APIs name a cause. SPIFFE Broker API, section 4.8. */
 export function spiffeReason(reason: string): FaultDetail {
-  return { typeUrl: ERROR_INFO, value: errorInfo().serialize({ reason, domain: "spiffe.io", metadata: {} }) };
+  return { typeUrl: ERROR_INFO, value: errorInfo().serialize({ reason, domain: SPIFFE_DOMAIN, metadata: {} }) };
+}
+
+/** The reason that `spiffeReason` put there; undefined when there is none. */
+export function spiffeReasonOf({ details }: Fault): string | undefined {
+  return details.map((detail) => infoOf(detail, SPIFFE_DOMAIN)).find((found) => found !== undefined)?.reason;
 }
 
 /** The fault that a peer's status stands for. */
@@ -139,9 +145,13 @@ function decodeDetails(metadata: Metadata | undefined): readonly FaultDetail[] {
 }
 
 function ownInfo(detail: FaultDetail): ErrorInfo__Output | undefined {
+  return infoOf(detail, ERROR_DOMAIN);
+}
+
+function infoOf(detail: FaultDetail, domain: string): ErrorInfo__Output | undefined {
   if (detail.typeUrl !== ERROR_INFO) return undefined;
   const info = readable(() => errorInfo().deserialize(Buffer.from(detail.value)));
-  return info?.domain === ERROR_DOMAIN ? info : undefined;
+  return info?.domain === domain ? info : undefined;
 }
 
 function readable<T>(decode: () => T): T | undefined {

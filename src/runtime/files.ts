@@ -1,9 +1,8 @@
 import { randomBytes } from "node:crypto";
 import { constants, type Stats } from "node:fs";
-import { chmod, type FileHandle, lstat, mkdir, open, realpath, rename, rm } from "node:fs/promises";
+import { chmod, lstat, mkdir, open, realpath, rename, rm } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { Fault, messageOf } from "./fault.ts";
-import { tryLock } from "./flock.ts";
 
 /**
  * Creates the directory and its missing parents with exactly this mode, whatever the umask, and checks the way to it
@@ -59,25 +58,6 @@ export async function writePublicFile(path: string, content: string | Uint8Array
 async function writeFileOnce(path: string, content: string | Uint8Array, mode: number): Promise<void> {
   const temporary = join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.tmp`);
   await attempt(`unable to write ${path}`, replaceFile({ path, temporary, content, mode }));
-}
-
-/**
- * Takes the directory for this process, by a lock that the kernel drops when the process ends, however it ends.
- * Throws `precondition` naming the holder's pid when it's taken.
- */
-export async function lockDirectory(path: string): Promise<AsyncDisposable> {
-  const name = join(path, "steeple.lock");
-  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
-  const file = await attempt(`unable to open ${name}`, open(name, flags, 0o600));
-  try {
-    if (!(await tryLock(file.fd))) throw await heldBy(path, file);
-    await file.truncate(0);
-    await file.write(`${process.pid}\n`, 0);
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
-  return { [Symbol.asyncDispose]: () => file.close() };
 }
 
 interface Replacement {
@@ -161,17 +141,8 @@ function ancestors(path: string): readonly string[] {
   return [sep, ...names.map((_, index) => sep + names.slice(0, index + 1).join(sep))];
 }
 
-async function heldBy(path: string, file: FileHandle): Promise<Fault> {
-  const { buffer, bytesRead } = await file.read(Buffer.alloc(16), 0, 16, 0);
-  const pid = /^\d+$/.exec(buffer.toString("latin1", 0, bytesRead).trim())?.[0];
-  const holder = pid === undefined ? "another process" : `process ${pid}`;
-  return new Fault("precondition", `directory ${path} is in use by ${holder}`, {
-    code: "directory-locked",
-    hint: "stop that process, or use another directory",
-  });
-}
-
-async function attempt<T>(what: string, work: Promise<T>): Promise<T> {
+/** What the work gives. Throws `unavailable` that says what was tried and why it failed. */
+export async function attempt<T>(what: string, work: Promise<T>): Promise<T> {
   try {
     return await work;
   } catch (cause) {

@@ -18,7 +18,7 @@ interface Example {
 /** What the examples print, in the order in which they stand. */
 const OUTPUT: Readonly<Record<string, readonly string[]>> = {
   "README.md": [`${WEB} true`],
-  "src/client/README.md": [`${WEB} true`, `hello ${WEB}`, `hello ${WEB}`, `${WEB} ${WEB}`, WEB],
+  "src/client/README.md": [`${WEB} true`, `hello ${WEB}`, `hello ${WEB}`, `${WEB} ${WEB}`, WEB, `${WEB} ${WEB}`],
 };
 
 const examples: Example[] = [];
@@ -32,11 +32,16 @@ describe("the examples of the documents do what they say", () => {
   let server: TestTokenServer;
   let agent: TestAgent;
   let folder: string;
+  let broker: string;
   beforeAll(async () => {
     folder = await mkdtemp(join(PROJECT, "test", ".example-"));
     server = await startTokenServer();
     server.entries({ id: "web", spiffeId: WEB, selectors: [OWN_SELECTOR] });
-    agent = await startAgent(server, { agent: { experimental: { feature_flags: ["wit-svid"] } } });
+    broker = join(folder, "broker", "api.sock");
+    const brokers = [{ id: WEB, allowed_reference_types: [{ type_url: "*" }] }];
+    agent = await startAgent(server, {
+      agent: { experimental: { feature_flags: ["wit-svid"], broker: { socket_path: broker, brokers } } },
+    });
   });
   afterAll(async () => {
     await agent?.[Symbol.asyncDispose]();
@@ -53,7 +58,7 @@ describe("the examples of the documents do what they say", () => {
     const entry = (name: string): string => `from "${join(PROJECT, "src/client", name)}"`;
     const here = code.replaceAll('from "steeple"', entry("index.ts"));
     await writeFile(path, here.replaceAll('from "steeple/incubating"', entry("incubating.ts")));
-    const env = { ...process.env, SPIFFE_ENDPOINT_SOCKET: agent.socket };
+    const env = { ...process.env, SPIFFE_ENDPOINT_SOCKET: agent.socket, SPIFFE_BROKER_SOCKET: `unix://${broker}` };
     const { stdout } = await run(process.execPath, [path], { env, timeout: 30_000 });
     const [file = "", index] = where.split(" ");
     expect(stdout).toBe(`${OUTPUT[file]?.[Number(index)]}\n`);

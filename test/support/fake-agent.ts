@@ -1,7 +1,9 @@
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import {
+  createSecureServer,
   createServer,
+  type Http2SecureServer,
   type Http2Server,
   type IncomingHttpHeaders,
   type ServerHttp2Session,
@@ -10,14 +12,17 @@ import {
 import type { AddressInfo, ListenOptions } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { TLSSocket } from "node:tls";
 import type { JWTBundlesResponse } from "../../src/rpc/gen/JWTBundlesResponse.ts";
 import type { JWTSVIDResponse } from "../../src/rpc/gen/JWTSVIDResponse.ts";
+import type { FetchJWTSVIDResponse } from "../../src/rpc/gen/spiffe/broker/FetchJWTSVIDResponse.ts";
+import type { SubscribeToX509SVIDResponse } from "../../src/rpc/gen/spiffe/broker/SubscribeToX509SVIDResponse.ts";
 import type { ValidateJWTSVIDResponse } from "../../src/rpc/gen/ValidateJWTSVIDResponse.ts";
 import type { WITBundlesResponse } from "../../src/rpc/gen/WITBundlesResponse.ts";
 import type { WITSVIDResponse } from "../../src/rpc/gen/WITSVIDResponse.ts";
 import type { X509BundlesResponse } from "../../src/rpc/gen/X509BundlesResponse.ts";
 import type { X509SVIDResponse } from "../../src/rpc/gen/X509SVIDResponse.ts";
-import { type MethodsOf, WorkloadApi } from "../../src/rpc/protos.ts";
+import { BrokerApi, WorkloadApi } from "../../src/rpc/protos.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 
 type FakeMessage =
@@ -27,8 +32,11 @@ type FakeMessage =
   | JWTBundlesResponse
   | ValidateJWTSVIDResponse
   | WITSVIDResponse
-  | WITBundlesResponse;
-type Method = MethodsOf<typeof WorkloadApi>;
+  | WITBundlesResponse
+  | SubscribeToX509SVIDResponse
+  | FetchJWTSVIDResponse;
+
+const METHODS = { ...WorkloadApi.methods(), ...BrokerApi.methods() };
 
 export interface FakeCall {
   readonly method: string;
@@ -36,6 +44,16 @@ export interface FakeCall {
   readonly at: number;
   readonly headers: IncomingHttpHeaders;
   readonly stream: FakeStream;
+  /** The encoded request, as far as it has come. */
+  request(): Buffer;
+  /** Of the connection's client certificate, where there is TLS. */
+  readonly serialNumber: string | undefined;
+}
+
+/** The agent's own certificate, for endpoints that have TLS; every client certificate is taken. */
+export interface FakeTls {
+  readonly cert: string;
+  readonly key: string;
 }
 
 /** What the agent does with one call. */
@@ -49,9 +67,11 @@ export class FakeAgent implements AsyncDisposable {
   readonly path: string;
   readonly calls: FakeCall[] = [];
   readonly #clock: Clock;
+  /** Changes what later listeners show. */
+  tls: FakeTls | undefined;
   readonly #sessions = new Set<ServerHttp2Session>();
   readonly #steps: Step[] = [];
-  #server: Http2Server | undefined;
+  #server: Http2Server | Http2SecureServer | undefined;
 
   private constructor(path: string, clock: Clock) {
     this.path = path;
@@ -77,6 +97,11 @@ export class FakeAgent implements AsyncDisposable {
     return `unix://${this.path}`;
   }
 
+  /** How many are open. */
+  get connections(): number {
+    return this.#sessions.size;
+  }
+
   /** Adds steps. */
   script(...steps: readonly Step[]): void {
     this.#steps.push(...steps);
@@ -90,7 +115,10 @@ export class FakeAgent implements AsyncDisposable {
   }
 
   async listen(where: string | ListenOptions = this.path): Promise<void> {
-    const server = createServer();
+    const server =
+      this.tls === undefined
+        ? createServer()
+        : createSecureServer({ ...this.tls, requestCert: true, rejectUnauthorized: false });
     server.on("session", (session) => {
       this.#sessions.add(session);
       session.on("close", () => this.#sessions.delete(session)).on("error", () => undefined);
@@ -118,12 +146,16 @@ export class FakeAgent implements AsyncDisposable {
 
   #take(stream: ServerHttp2Stream, headers: IncomingHttpHeaders): void {
     stream.on("error", () => undefined);
-    stream.resume();
+    const received: Buffer[] = [];
+    stream.on("data", (part: Buffer) => received.push(part));
     const call = {
       method: String(headers[":path"]),
       at: this.#clock.monotonic(),
       headers,
       stream: new FakeStream(stream, String(headers[":path"])),
+      request: () => Buffer.concat(received).subarray(5),
+      serialNumber: (stream.session?.socket as Partial<TLSSocket> | undefined)?.getPeerX509Certificate?.()
+        ?.serialNumber,
     };
     this.calls.push(call);
     const step = this.#steps[Math.min(this.calls.length, this.#steps.length) - 1];
@@ -160,9 +192,10 @@ export class FakeStream {
     return this;
   }
 
-  /** Ends the call with a status. */
-  end(code: number, message = ""): void {
+  /** Ends the call with a status, and these details. */
+  end(code: number, message = "", details?: Buffer): void {
     this.#trailers = { "grpc-status": String(code), "grpc-message": encodeURIComponent(message) };
+    if (details !== undefined) this.#trailers["grpc-status-details-bin"] = details.toString("base64");
     this.#open();
     this.#stream.end();
   }
@@ -183,9 +216,9 @@ export class FakeStream {
   }
 
   #encode(message: object): Uint8Array {
-    const definition = WorkloadApi.methods()[this.method as Method];
+    const definition = METHODS[this.method as keyof typeof METHODS];
     if (definition === undefined) throw new Error(`no method ${this.method}`);
-    return definition.responseSerialize(message);
+    return definition.responseSerialize(message as never);
   }
 }
 
@@ -199,9 +232,9 @@ export function byMethod(steps: Readonly<Record<string, Step>>): Step {
   return (stream) => steps[stream.method]?.(stream);
 }
 
-/** Ends a call with this status and nothing else. */
-export function refuse(code: number, message = ""): Step {
-  return (stream) => stream.end(code, message);
+/** Ends a call with this status, and no message before it. */
+export function refuse(code: number, message = "", details?: Buffer): Step {
+  return (stream) => stream.end(code, message, details);
 }
 
 /** Sends these messages and keeps the stream open. */

@@ -20,6 +20,8 @@ answer-too-large | The answer is larger than a gRPC message may be. | Ask for pa
 audience-missing | A JWT-SVID needs an audience. | Add -audience, the name of the service it is for.
 audience-too-long | The audience is longer than is accepted. | Choose a shorter name.
 authorization-denied | This caller may not use this method. | Call on the admin socket, or with an identity that is an admin.
+broker-identity | The broker has no identity of its own to show. | See its X.509 source: entry and agent.
+broker-identity-refused | The endpoint cannot tell who the broker is, and there is no newer certificate. | Compare trust domains and bundles of both sides.
 broker-not-authorized | The caller is no authorized broker. | Add its SPIFFE ID to the brokers of the agent's configuration.
 cidr | The network is malformed. | Write it like 10.0.0.0/8.
 client-certificate-expired | The client certificate has expired. | Renew it; an agent does so by itself.
@@ -49,13 +51,13 @@ dev-ttl | The lifetime is too short to be shown. | Choose a longer -ttl.
 directory-locked | Another process uses the directory. | Stop it, or use another directory.
 directory-unsafe | The directory may be changed by others. | Take away write permission of group and others.
 embedded-open | The embedded datastore cannot be opened. | Restore the folder, or import an export into a new one.
-endpoint-address-authority | The address of the Workload API has an authority part. | Write unix:/path/to/socket.
-endpoint-address-extra | The address of the Workload API has a part too many. | Write unix:/path/to/socket.
-endpoint-address-host | The address of the Workload API needs an IP address. | Write unix:/path/to/socket.
-endpoint-address-missing | No address of the Workload API is set. | Set SPIFFE_ENDPOINT_SOCKET=unix:/path/to/socket.
-endpoint-address-path | The address of the Workload API needs an absolute path. | Write unix:/path/to/socket.
-endpoint-address-port | The address of the Workload API needs a port. | Write unix:/path/to/socket.
-endpoint-address-scheme | The address of the Workload API has an unknown scheme. | Write unix:/path/to/socket.
+endpoint-address-authority | The address of the Workload API or Broker API has an authority part. | Write unix:/path/to/socket.
+endpoint-address-extra | The address of the Workload API or Broker API has a part too many. | Write unix:/path/to/socket.
+endpoint-address-host | The address needs an IP address; that of the Broker API may have a host name. | Write unix:/path/to/socket.
+endpoint-address-missing | No address of the Workload API or Broker API is set. | Set SPIFFE_ENDPOINT_SOCKET or SPIFFE_BROKER_SOCKET to unix:/path/to/socket.
+endpoint-address-path | The address of the Workload API or Broker API needs an absolute path. | Write unix:/path/to/socket.
+endpoint-address-port | The address of the Workload API or Broker API needs a port. | Write unix:/path/to/socket.
+endpoint-address-scheme | The address of the Workload API or Broker API has an unknown scheme. | Write unix:/path/to/socket.
 entry-create-failed | Entries were refused. | Each is listed with its reason; the others are made.
 entry-data | The data of entries or IDs is malformed. | The message names the place; --help has an example.
 entry-delete-failed | Entries could not be deleted. | Each is listed with its reason; the others are gone.
@@ -140,7 +142,8 @@ socket-path-taken | There is something other than a socket at the path. | Remove
 socket-path-too-long | The socket's path is too long. | Choose a shorter one.
 socket-template | The template of socket paths is missing or lacks %i. | Set it in the environment, with %i for the instance.
 store-not-empty | The datastore to import into is not empty. | Use an empty one.
-stream-ended | The Workload API ended the stream. | Nothing: the client connects again.
+source-closed | The source was closed, or what it came from. | Open another one.
+stream-ended | The endpoint ended the stream. | Nothing: the client connects again.
 sync-ended-early | The server ended the list of entries too early. | The agent asks again.
 sync-mixed-page | The server mixed pages of entries. | The agent asks again.
 tls-handshake | The TLS handshake failed. | The message says why; compare bundle, address and clock.
@@ -162,4 +165,5 @@ workload-api-response | The Workload API's answer cannot be read. | See who answ
 workload-not-entitled | The workload has no identity. | Create an entry whose selectors it has.
 workload-not-found | There is no such workload. | Check the reference.
 workload-reference-invalid | The reference to the workload is malformed. | See the Broker API.
+workload-reference-local | A reference to a local process would go to another machine. | Use the broker endpoint of the process's own node.
 `;

@@ -16,15 +16,16 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { lockDirectory } from "../../../src/runtime/directory-lock.ts";
 import {
   checkDirectory,
   ensureDirectory,
   ensurePrivateDirectory,
-  lockDirectory,
   writePrivateFile,
 } from "../../../src/runtime/files.ts";
 import { faultFrom, refusal } from "../../support/faults.ts";
 
+const LOCK = JSON.stringify(new URL("../../../src/runtime/directory-lock.ts", import.meta.url).href);
 const FILES = JSON.stringify(new URL("../../../src/runtime/files.ts", import.meta.url).href);
 const isRoot = process.geteuid?.() === 0;
 
@@ -172,7 +173,7 @@ describe("the lock of a data directory", () => {
   test("a second process is refused, and told who holds it", async () => {
     await using _held = await lockDirectory(folder);
     const script = `
-      import { lockDirectory } from ${FILES};
+      import { lockDirectory } from ${LOCK};
       await lockDirectory(${JSON.stringify(folder)}).then(() => process.exit(2), (fault) => console.log(fault.code, fault.message));`;
     const child = spawn(process.execPath, ["--input-type=module", "-e", script], {
       stdio: ["ignore", "pipe", "inherit"],
@@ -195,7 +196,7 @@ describe("the lock of a data directory", () => {
 
   test("it's free again after kill -9, with no stale file in the way", async () => {
     const script = `
-      import { lockDirectory } from ${FILES};
+      import { lockDirectory } from ${LOCK};
       const held = await lockDirectory(${JSON.stringify(folder)});
       console.log("held");
       setInterval(() => held, 1000);`;
@@ -212,7 +213,7 @@ describe("the lock of a data directory", () => {
 
   test("of 8 processes that start at once, exactly one gets it", async () => {
     const script = `
-      import { lockDirectory } from ${FILES};
+      import { lockDirectory } from ${LOCK};
       const got = await lockDirectory(${JSON.stringify(folder)}).then(() => "yes", () => "no");
       console.log(got);
       process.stdin.resume();`;
