@@ -17,19 +17,31 @@ export {
   type WorkloadReference,
 } from "./broker-reference.ts";
 export { type KeptFilesOptions, keepX509Files } from "./kept-files.ts";
+export {
+  type ReceivedResponse,
+  type ReceivedSignedRequest,
+  type SignedRequest,
+  type SignRequestOptions,
+  type SignResponseOptions,
+  signRequest,
+  signResponse,
+  type VerifiedRequest,
+  type VerifyRequestOptions,
+  type VerifyResponseOptions,
+  verifyRequest,
+  verifyResponse,
+} from "./message-signature.ts";
 export { ReplayCache } from "./replay-cache.ts";
 export { authorizeAgentOf } from "./tls.ts";
 export { type WitContext, type WitSvid, watchWitBundles, watchWitSvids } from "./wit.ts";
 export {
   type ProofHeaders,
   type ProofOptions,
-  type ProvenWorkload,
   proofRefusal,
-  type ReceivedRequest,
   type SignProofOptions,
   signProof,
-  type VerifyOptions,
   verifyProof,
   WIMSE_DRAFTS,
 } from "./wit-proof.ts";
+export type { ProvenWorkload, ReceivedHeaders, ReceivedRequest, TrustContext, VerifyOptions } from "./wit-request.ts";
 export { WitSource, type WitSourceOptions } from "./wit-source.ts";

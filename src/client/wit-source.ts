@@ -2,10 +2,24 @@ import { type Clock, systemClock } from "../runtime/clock.ts";
 import { Fault } from "../runtime/fault.ts";
 import type { TrustDomain } from "../spiffe/id.ts";
 import { Followed, type SourceOptions } from "./followed.ts";
+import {
+  type ReceivedResponse,
+  type ReceivedSignedRequest,
+  type SignedRequest,
+  type SignRequestOptions,
+  type SignResponseOptions,
+  signRequest,
+  signResponse,
+  type VerifiedRequest,
+  type VerifyRequestOptions,
+  type VerifyResponseOptions,
+  verifyRequest,
+  verifyResponse,
+} from "./message-signature.ts";
 import type { TokenBundle, TokenBundles } from "./token-context.ts";
 import { type WitContext, type WitSvid, watchWitBundles, watchWitSvids } from "./wit.ts";
-import type { ProofOptions, VerifyOptions } from "./wit-proof.ts";
-import { type ProofHeaders, type ProvenWorkload, type ReceivedRequest, signProof, verifyProof } from "./wit-proof.ts";
+import { type ProofHeaders, type ProofOptions, signProof, verifyProof } from "./wit-proof.ts";
+import type { ProvenWorkload, ReceivedRequest, TrustContext, VerifyOptions } from "./wit-request.ts";
 
 export type WitSourceOptions = SourceOptions;
 
@@ -61,12 +75,32 @@ export class WitSource implements AsyncDisposable {
 
   /** Who sent the request. Throws as `verifyProof`. */
   verify(request: ReceivedRequest, options: VerifyOptions = {}): Promise<ProvenWorkload> {
+    return verifyProof(request, { ...this.#trust(), ...options });
+  }
+
+  /** Signs a request whole, as another way to show who sends it. Throws as `signRequest`. */
+  signRequest(options: Omit<SignRequestOptions, "svid" | "at">): Promise<SignedRequest> {
+    return signRequest({ svid: this.svid, at: this.#clock.now(), ...options });
+  }
+
+  /** Who signed the request. Throws as `verifyRequest`. */
+  verifyRequest(request: ReceivedSignedRequest, options: VerifyRequestOptions = {}): Promise<VerifiedRequest> {
+    return verifyRequest(request, { ...this.#trust(), ...options });
+  }
+
+  /** Headers of the answer to a request that `verifyRequest` let in. Throws as `signResponse`. */
+  signResponse(options: Omit<SignResponseOptions, "svid" | "at">): Promise<Readonly<Record<string, string>>> {
+    return signResponse({ svid: this.svid, at: this.#clock.now(), ...options });
+  }
+
+  /** Who signed the answer; undefined for one that is not signed and did not have to be. Throws as `verifyResponse`. */
+  verifyResponse(response: ReceivedResponse, options: VerifyResponseOptions): Promise<ProvenWorkload | undefined> {
+    return verifyResponse(response, { ...this.#trust(), ...options });
+  }
+
+  #trust(): TrustContext {
     const { bundles } = this.#bundles.value;
-    return verifyProof(request, {
-      authorities: (trustDomain) => bundles.get(trustDomain)?.authorities,
-      at: this.#clock.now(),
-      ...options,
-    });
+    return { authorities: (trustDomain) => bundles.get(trustDomain)?.authorities, at: this.#clock.now() };
   }
 
   #unexpired(svid: WitSvid): WitSvid {

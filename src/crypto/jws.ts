@@ -97,7 +97,10 @@ export function keyFits(algorithm: JwsAlgorithm, key: KeyObject): boolean {
 }
 
 /** False for a wrong signature, and for a key of another type than the algorithm's. */
-export async function jwsHolds({ algorithm, signed, signature }: Jws, key: KeyObject): Promise<boolean> {
+export async function jwsHolds(
+  { algorithm, signed, signature }: Pick<Jws, "algorithm" | "signed" | "signature">,
+  key: KeyObject,
+): Promise<boolean> {
   if (!keyFits(algorithm, key)) return false;
   if (algorithm.startsWith("ES") && signature.length !== 2 * curveOf(algorithm).bytes) return false;
   return new Promise((resolve, reject) => {

@@ -18,7 +18,15 @@ interface Example {
 /** What the examples print, in the order in which they stand. */
 const OUTPUT: Readonly<Record<string, readonly string[]>> = {
   "README.md": [`${WEB} true`],
-  "src/client/README.md": [`${WEB} true`, `hello ${WEB}`, `hello ${WEB}`, `${WEB} ${WEB}`, WEB, `${WEB} ${WEB}`],
+  "src/client/README.md": [
+    `${WEB} true`,
+    `hello ${WEB}`,
+    `hello ${WEB}`,
+    `${WEB} ${WEB}`,
+    WEB,
+    `hello ${WEB} ${WEB}`,
+    `${WEB} ${WEB}`,
+  ],
 };
 
 const examples: Example[] = [];

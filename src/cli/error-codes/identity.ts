@@ -36,6 +36,7 @@ certificate-revoked | The certificate is on its issuer's revocation list. | Get 
 certificate-signature | A certificate's signature is wrong. | Check that the bundle is that of the certificate's trust domain.
 certificate-too-large | The certificate is larger than is read. | Make one with fewer names.
 chain-too-long | The certificate chain is longer than is accepted. | Send leaf and intermediates only.
+content-digest | The Content-Digest is missing, weak, or not that of the body. | Send one of the body as it goes out; see what changes it on the way.
 crl-size | The revocation list is larger than is read. | Publish a smaller one.
 csr-signature | The certificate request's signature is wrong. | Make the request again with the matching key.
 csr-too-large | The certificate request is larger than 16 KiB. | Make one with fewer names.
@@ -84,6 +85,7 @@ private-key-malformed | The private key is malformed. | Give a PKCS#8 key.
 profile-not-offered | The agent or server does not offer this kind of SVID. | Switch it on, or use another kind.
 proof-alg | The proof's algorithm does not go with the key. | Sign with the key of the WIT-SVID.
 proof-aud | The proof is for another audience. | Make one for the service that is called.
+proof-created | The proof was made in the future. | Compare the clocks of both machines.
 proof-exp | The proof has no expiry. | Make one for each request.
 proof-expired | The proof has expired. | Make one for each request, and compare the clocks.
 proof-jti | The proof has no identifier. | Give each proof its own jti.
@@ -96,11 +98,18 @@ proof-wth | The proof is for another WIT-SVID. | Make one with the token that is
 public-key | The public key is weak or of an unknown type. | Use P-256, P-384, or RSA of 2048 bits or more.
 public-key-malformed | The public key is malformed. | Give a SubjectPublicKeyInfo.
 replay-cache-full | Too many proofs are remembered. | Try again in a moment, or give the cache more room.
+response-nonce | The answer is to another request. | Do not use it: somebody on the way may have replaced it.
+response-signing | The server does not sign its answers, and the request asks for it. | Sign them, or do not ask.
+response-unsigned | The answer had to be signed and is not. | Do not use it: somebody on the way may have replaced it.
 sds-not-authorized | The workload has no such identity. | Create an entry whose selectors it has.
 sds-too-many-names | Too many secrets are asked for. | Ask for fewer.
 sds-type-unknown | The type of resource is not served. | Ask for secrets.
 sds-validator-needed | Several bundles need Envoy's SPIFFE validator. | Use an Envoy that has it.
 several-uri-sans | The certificate has several URIs. | It is no X.509-SVID: see who issued it.
+signature-components | The signature covers something that is missing, unknown or named twice. | Cover what the message has.
+signature-coverage | The signature does not cover everything that it has to. | Sign with the library, or as the draft says.
+signature-missing | The message has no signature that counts. | Label it wimse when there are several.
+signature-parameters | A parameter of the signature is missing, malformed or not allowed. | Sign with the library, or as the draft says.
 signing-algorithm | The signing algorithm is unknown. | The message names those that are known.
 signing-busy | Too many signatures wait. | Try again in a moment.
 spiffe-id-empty | The SPIFFE ID is empty. | Write it as spiffe://trust-domain/path.
@@ -110,6 +119,7 @@ spiffe-id-path | The path of the SPIFFE ID is malformed. | Use segments of lette
 spiffe-id-role | The SPIFFE ID has another role than is needed. | The message says which.
 spiffe-id-scheme | The SPIFFE ID does not begin with spiffe://. | Write it as spiffe://trust-domain/path.
 spiffe-id-too-long | The SPIFFE ID is longer than 2048 bytes. | Choose a shorter path.
+structured-field | A header is no structured field. | Write it as RFC 8941 says.
 svid-chain-empty | The server's answer has no certificate. | See the server's log.
 svid-expired | The SVID has expired and no newer one came. | Check that the agent runs and reaches its server.
 svid-id | The SVID names another identity than was asked for. | See the server's log.

@@ -5,14 +5,8 @@ import type { AddressInfo } from "node:net";
 import { describe, expect, test } from "vitest";
 import { bearerHeader } from "../../../src/client/jwt.ts";
 import { ReplayCache } from "../../../src/client/replay-cache.ts";
-import {
-  type ProofOptions,
-  proofRefusal,
-  type ReceivedRequest,
-  signProof,
-  type VerifyOptions,
-  verifyProof,
-} from "../../../src/client/wit-proof.ts";
+import { type ProofOptions, proofRefusal, signProof, verifyProof } from "../../../src/client/wit-proof.ts";
+import type { ReceivedRequest, VerifyOptions } from "../../../src/client/wit-request.ts";
 import { parseJws } from "../../../src/crypto/jws.ts";
 import { parseTrustDomain, type TrustDomain } from "../../../src/spiffe/id.ts";
 import { validateJwtSvid } from "../../../src/spiffe/jwt-svid.ts";
