@@ -1,4 +1,6 @@
 /** What the standards count as incubating: it may change in any version, with the documents. */
+
+export type { UnprovenWitSvid } from "../spiffe/wit-svid.ts";
 export { BROKER_SOCKET_VARIABLE, brokerAddress } from "./address.ts";
 export {
   BrokerClient,
@@ -43,5 +45,12 @@ export {
   verifyProof,
   WIMSE_DRAFTS,
 } from "./wit-proof.ts";
-export type { ProvenWorkload, ReceivedHeaders, ReceivedRequest, TrustContext, VerifyOptions } from "./wit-request.ts";
+export {
+  type ProvenWorkload,
+  type ReceivedHeaders,
+  type ReceivedRequest,
+  type TrustContext,
+  type VerifyOptions,
+  verifyPossession,
+} from "./wit-request.ts";
 export { WitSource, type WitSourceOptions } from "./wit-source.ts";

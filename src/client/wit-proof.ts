@@ -7,7 +7,6 @@ import type { WitSvid } from "./wit.ts";
 import {
   checkAudience,
   checkExpiry,
-  checkReceiving,
   checkSending,
   checkUnused,
   DEFAULT_LIFETIME_MS,
@@ -21,8 +20,8 @@ import {
   targetOf,
   type VerifyOptions,
   valuesOf,
+  verifyPossession,
   WIT_HEADER,
-  witOf,
 } from "./wit-request.ts";
 
 /** The drafts that proofs follow. Later ones may differ, so a change of these is a change of behaviour. */
@@ -77,24 +76,19 @@ export async function signProof(options: SignProofOptions): Promise<ProofHeaders
  * Who sent the request: the WIT-SVID is checked first, then the proof under its key. Claims of the proof other than those
  * of the draft are ignored. Throws `invalid`, which is HTTP 400 and never 401: nobody is asked for a bearer token.
  */
-export async function verifyProof(
-  request: ReceivedRequest,
-  context: VerifyOptions & TrustContext,
-): Promise<ProvenWorkload> {
-  checkReceiving(request, context);
-  const wit = await witOf(request.headers, context);
-  const proof = onlyHeader(request.headers, PROOF_HEADER);
-  const jws = parsedProof(proof);
-  await checkSignature(jws, wit);
-  const { exp, aud, wth, jti } = jws.payload;
-  if (typeof exp !== "number") throw refused("the proof does not expire", "proof-exp");
-  checkExpiry(exp, context);
-  checkAudience(aud, request, context);
-  if (wth !== hashOf(wit.token)) throw refused("the proof is for another token", "proof-wth");
-  checkCovered(jws.payload, request);
-  if (typeof jti !== "string" || jti === "") throw refused("the proof has no jti", "proof-jti");
-  checkUnused(`${wit.id} ${jti}`, exp, context);
-  return Object.freeze({ id: wit.id, claims: wit.claims });
+export function verifyProof(request: ReceivedRequest, context: VerifyOptions & TrustContext): Promise<ProvenWorkload> {
+  return verifyPossession(request, context, async (wit) => {
+    const jws = parsedProof(onlyHeader(request.headers, PROOF_HEADER));
+    await checkSignature(jws, wit);
+    const { exp, aud, wth, jti } = jws.payload;
+    if (typeof exp !== "number") throw refused("the proof does not expire", "proof-exp");
+    checkExpiry(exp, context);
+    checkAudience(aud, request, context);
+    if (wth !== hashOf(wit.token)) throw refused("the proof is for another token", "proof-wth");
+    checkCovered(jws.payload, request);
+    if (typeof jti !== "string" || jti === "") throw refused("the proof has no jti", "proof-jti");
+    checkUnused(`${wit.id} ${jti}`, exp, context);
+  });
 }
 
 /**

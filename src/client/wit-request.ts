@@ -77,6 +77,22 @@ export async function witOf(headers: ReceivedHeaders, { authorities, at }: Trust
   }
 }
 
+/**
+ * Who sent the request, by a protocol of the caller's own: `prove` gets the token's claims and key, valid but for the
+ * proof, and throws unless the request proves that its sender holds the key. WIT-SVID, section 5. Throws `invalid` before
+ * `prove` is asked for a token that is not valid, or that others could read.
+ */
+export async function verifyPossession<R extends ReceivedRequest>(
+  request: R,
+  context: TrustContext & Pick<VerifyOptions, "allowPlaintext">,
+  prove: (wit: UnprovenWitSvid, request: R) => Promise<void>,
+): Promise<ProvenWorkload> {
+  checkReceiving(request, context);
+  const wit = await witOf(request.headers, context);
+  await prove(wit, request);
+  return Object.freeze({ id: wit.id, claims: wit.claims });
+}
+
 /** Throws `invalid` for a token that lies in the `authorization` header as well. WIT-SVID, section 5. */
 export function checkNoBearer(headers: ReceivedHeaders, token: string): void {
   if (valuesOf(headers, "authorization").some((value) => value.includes(token)))

@@ -6,11 +6,12 @@ import { describe, expect, test } from "vitest";
 import { bearerHeader } from "../../../src/client/jwt.ts";
 import { ReplayCache } from "../../../src/client/replay-cache.ts";
 import { type ProofOptions, proofRefusal, signProof, verifyProof } from "../../../src/client/wit-proof.ts";
-import type { ReceivedRequest, VerifyOptions } from "../../../src/client/wit-request.ts";
-import { parseJws } from "../../../src/crypto/jws.ts";
+import { type ReceivedRequest, type VerifyOptions, verifyPossession } from "../../../src/client/wit-request.ts";
+import { jwsHolds, jwsSignerOf, parseJws } from "../../../src/crypto/jws.ts";
+import { Fault } from "../../../src/runtime/fault.ts";
 import { parseTrustDomain, type TrustDomain } from "../../../src/spiffe/id.ts";
 import { validateJwtSvid } from "../../../src/spiffe/jwt-svid.ts";
-import { confirmationOf } from "../../../src/spiffe/wit-svid.ts";
+import { confirmationOf, type UnprovenWitSvid } from "../../../src/spiffe/wit-svid.ts";
 import { faultFrom, faultOf, refusal } from "../../support/faults.ts";
 import { forge, type Members, testKey } from "../../support/tokens.ts";
 
@@ -322,5 +323,47 @@ describe("checking a proof", () => {
     expect(replays.isNew("c", at(11))).toBe(true);
     expect(replays.size).toBe(2);
     expect([replays.isNew("b", at(12)), replays.isNew("b", at(16))]).toEqual([false, true]);
+  });
+});
+
+describe("WIT-37 a protocol of one's own", () => {
+  const SIGNATURE = "x-signature";
+  const context = { authorities, at: NOW };
+  const asked: string[] = [];
+  /** Signs the path with the key of the token. */
+  const prove = async (wit: UnprovenWitSvid, { headers, target }: ReceivedRequest): Promise<void> => {
+    asked.push(wit.id);
+    const signature = Buffer.from(String(headers[SIGNATURE]), "base64");
+    const signed = Buffer.from(new URL(target).pathname);
+    const holds = await jwsHolds({ algorithm: wit.confirmation.algorithm, signed, signature }, wit.confirmation.key);
+    if (!holds) throw new Fault("invalid", "the signature is wrong", { code: "proof-signature" });
+  };
+  const request = async (change: Members = {}, path = "/a") => {
+    const signature = await jwsSignerOf("ES256", held.privateKey).sign(Buffer.from(path));
+    const headers = { "workload-identity-token": svid.token, [SIGNATURE]: Buffer.from(signature).toString("base64") };
+    return { headers: { ...headers, ...change } as ReceivedRequest["headers"], target: URL_A };
+  };
+
+  test("gets the token's claims, its key and the request, and decides", async () => {
+    const found = await verifyPossession(await request(), context, prove);
+    expect(found).toMatchObject({ id: WEB, claims: { sub: WEB } });
+    expect(await faultFrom(verifyPossession(await request({}, "/b"), context, prove))).toMatchObject(
+      refusal("invalid", "proof-signature"),
+    );
+  });
+
+  test("is not asked about a token that is not valid, comes as a bearer token, or without TLS", async () => {
+    asked.length = 0;
+    const bad: readonly (readonly [Members, string?])[] = [
+      [{ "workload-identity-token": wit({ exp: now - 3600 }) }],
+      [{ "workload-identity-token": undefined }],
+      [{ authorization: `Bearer ${svid.token}` }],
+      [{}, "http://api.test/a"],
+    ];
+    for (const [change, target = URL_A] of bad) {
+      const made = { ...(await request(change)), target };
+      expect((await faultFrom(verifyPossession(made, context, prove))).kind).toBe("invalid");
+    }
+    expect(asked).toEqual([]);
   });
 });
