@@ -93,6 +93,25 @@ describe("creating relationships", () => {
     });
   });
 
+  test.each([
+    { ids: "FED-19 FED-20", profile: "https_web", made: web },
+    { ids: "FED-36 FED-37", profile: "https_spiffe", made: spiffe },
+  ])("$ids the URL of an $profile endpoint has the scheme https and no user", async ({ made }) => {
+    const refused = ["http://b.test/", "ftp://b.test/", "//b.test/", "/bundle", "b.test"];
+    const withUser = ["https://u@b.test/", "https://u:p@b.test/", "https://@b.test/"];
+    const results = await create(
+      ...[...refused, ...withUser].map((bundle_endpoint_url) => made({ bundle_endpoint_url })),
+      made({ trust_domain: "x.test", bundle_endpoint_url: "HTTPS://b.test:8443/a/b?c=d" }),
+    );
+    const messages = results.map(({ status }) => String(status?.message));
+    for (const message of messages.slice(0, refused.length)) expect(message).toMatch(/must use the https scheme$/);
+    for (const message of messages.slice(refused.length, -1)) expect(message).toMatch(/must not contain user info$/);
+    expect(results.at(-1)).toMatchObject({
+      status: OK,
+      federation_relationship: { bundle_endpoint_url: "https://b.test:8443/a/b?c=d" },
+    });
+  });
+
   test.each<{ what: string; given: FederationRelationship; message: string | RegExp }>([
     { what: "a bad trust domain", given: web({ trust_domain: "B" }), message: /: failed to parse trust domain: / },
     { what: "no URL", given: web({ bundle_endpoint_url: "" }), message: /must use the https scheme$/ },

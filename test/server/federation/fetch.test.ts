@@ -32,6 +32,7 @@ afterAll(async () => {
   await endpoint[Symbol.asyncDispose]();
 });
 beforeEach(() => {
+  setDefaultCACertificates(defaultAuthorities);
   endpoint.show(svid);
   endpoint.answer = document(encodeBundleDocument(served));
   endpoint.requests.length = 0;
@@ -112,6 +113,28 @@ describe("https_spiffe", () => {
     endpoint.show(svid);
     expect((await faultFrom(fetched(SPIFFE, third))).message).toMatch(/unknown authority/);
   });
+});
+
+test("FED-47 FED-42 FED-41 an endpoint of another trust domain is verified with the newest bundle of that one, which came over https_web", async () => {
+  const next = await createCa({ trustDomain: PARTNER });
+  await using ofThird = await startForeignEndpoint(
+    await next.issue({ id: ENDPOINT_ID }),
+    document(encodeBundleDocument(served)),
+  );
+  const third = (held: Bundle) =>
+    fetchBundle({
+      relationship: { trustDomain: parseTrustDomain("third.test"), bundleEndpointUrl: ofThird.url, profile: SPIFFE },
+      bundle: (name) => (name === PARTNER ? held : undefined),
+      notice: () => undefined,
+      clock: systemClock,
+      signal: new AbortController().signal,
+    });
+  expect((await faultFrom(third(served))).message).toMatch(/unknown authority/);
+  setDefaultCACertificates([...defaultAuthorities, ca.pem]);
+  endpoint.show(await ca.issue({ uris: [], dnsNames: ["localhost"] }));
+  endpoint.answer = document(encodeBundleDocument(bundleOf(next)));
+  const newest = await fetched(WEB, undefined, `https://localhost:${endpoint.port}/`);
+  expect(await third(newest)).toMatchObject({ trustDomain: "third.test" });
 });
 
 describe("https_web", () => {

@@ -6,17 +6,19 @@ import { Directory } from "../../../server/directory/authorized.ts";
 import { Follower } from "../../../server/directory/follow.ts";
 import { BundlePoller } from "../../../server/federation/poll.ts";
 import type { SqlStore } from "../../../server/store/database.ts";
+import { parseCertificate } from "../../../src/crypto/certificate.ts";
 import { systemClock } from "../../../src/runtime/clock.ts";
 import { MetricNaming, type Metrics, noMetrics } from "../../../src/runtime/metrics.ts";
 import { PrometheusRegistry } from "../../../src/runtime/prometheus.ts";
 import { type Bundle, encodeBundleDocument } from "../../../src/spiffe/bundle.ts";
 import type { FederationRelationship } from "../../../src/spiffe/federation.ts";
 import { parseSpiffeId, parseTrustDomain } from "../../../src/spiffe/id.ts";
+import { validateX509Svid } from "../../../src/spiffe/x509-svid.ts";
 import { document, type ForeignEndpoint, startForeignEndpoint } from "../../support/bundle-endpoint.ts";
 import { FakeClock } from "../../support/clock.ts";
 import { eventually } from "../../support/eventually.ts";
-import { faultFrom } from "../../support/faults.ts";
-import { createCa, type TestCa } from "../../support/pki.ts";
+import { faultFrom, faultOf } from "../../support/faults.ts";
+import { createCa, type Issued, type TestCa } from "../../support/pki.ts";
 import { RecordingLog } from "../../support/recording-log.ts";
 
 import { emptyStore, openTestStore } from "../../support/store-data.ts";
@@ -79,7 +81,7 @@ async function setUp(relationships: readonly FederationRelationship[] = [], metr
     await follower.caughtUp();
     return directory.bundle(PARTNER);
   };
-  return { clock, log, poller, held, caughtUp: () => follower.caughtUp() };
+  return { clock, log, poller, directory, held, caughtUp: () => follower.caughtUp() };
 }
 
 describe("one refresh", () => {
@@ -167,6 +169,66 @@ describe("one refresh", () => {
     endpoint.answer = document("{}", 500);
     expect((await faultFrom(poller.refresh(PARTNER, forever))).message).toBe("unexpected status 500 fetching bundle");
     expect(await held()).toEqual(bundle(1n));
+  });
+
+  test.each([301, 308])(
+    "FED-35b a redirect with status %i leaves the relationship as it was, after a restart too",
+    async (status) => {
+      await store.federation.create(relationship, bundle(1n));
+      endpoint.answer = (request, response) =>
+        (request.url === "/"
+          ? document("", status, { location: "/moved" })
+          : document(encodeBundleDocument(bundle(2n))))(request, response);
+      for (let start = 0; start < 2; start += 1)
+        expect(await (await setUp()).poller.refresh(PARTNER, forever)).toBe(true);
+      expect(endpoint.requests).toEqual(["/", "/moved", "/", "/moved"]);
+      expect((await store.federation.find(PARTNER))?.bundleEndpointUrl).toBe(endpoint.url);
+    },
+  );
+
+  test("FED-53 a fetch is logged with its URL, the endpoint's ID, the sequence number and what came of it", async () => {
+    await store.federation.create(relationship, bundle(1n));
+    const { poller, log } = await setUp();
+    const about = {
+      trust_domain: PARTNER,
+      bundle_endpoint_url: endpoint.url,
+      endpoint_spiffe_id: "spiffe://partner.test/spire/server",
+    };
+    serve(bundle(2n));
+    await poller.refresh(PARTNER, forever);
+    await poller.refresh(PARTNER, forever);
+    for (const message of ["Bundle refreshed", "Bundle is unchanged"]) {
+      const line = log.lines.find((each) => each.message === message);
+      expect(line?.fields).toMatchObject({ ...about, sequence_number: 2n });
+    }
+  });
+
+  test("FED-12 bundles of two trust domains stay apart, and one's authority vouches for nobody of the other", async () => {
+    const third = parseTrustDomain("third.test");
+    const thirdCa = await createCa({ trustDomain: third });
+    await store.federation.create(relationship, bundle(1n));
+    await store.federation.create({ ...relationship, trustDomain: third }, { ...bundle(1n), trustDomain: third });
+    const { poller, caughtUp, directory } = await setUp();
+    serve(bundle(2n));
+    await poller.refresh(PARTNER, forever);
+    serve({ ...bundle(2n), x509Authorities: [{ asn1: Uint8Array.from(thirdCa.der), tainted: false }] });
+    await poller.refresh(third, forever);
+    await caughtUp();
+    const roots = async (name: typeof third) =>
+      (await store.bundles.find(name))?.x509Authorities.map(({ asn1 }) => [...asn1]);
+    expect(await roots(PARTNER)).toEqual([[...ca.der]]);
+    expect(await roots(third)).toEqual([[...thirdCa.der]]);
+    const authorities = (name: typeof third) =>
+      directory.bundle(name)?.x509Authorities.map(({ asn1 }) => parseCertificate(asn1));
+    const check = (issued: Issued) =>
+      validateX509Svid({ chain: issued.certificates, authorities, at: systemClock.now() });
+    expect(check(await ca.issue())).toBe("spiffe://partner.test/web");
+    expect(check(await thirdCa.issue())).toBe("spiffe://third.test/web");
+    for (const forged of [
+      await ca.issue({ id: "spiffe://third.test/x" }),
+      await thirdCa.issue({ id: "spiffe://partner.test/x" }),
+    ])
+      expect(faultOf(() => check(forged)).kind).toBe("denied");
   });
 
   test("a relationship of the configuration goes before one of the store", async () => {
