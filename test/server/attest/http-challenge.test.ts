@@ -268,3 +268,28 @@ describe("T-N4 where a request may go", () => {
     expect(await attest([], [])).toBe(NOWHERE);
   });
 });
+
+describe("ports", () => {
+  const attest = async (rules: { requiredPort?: number; allowNonRootPorts?: boolean }, port: number) => {
+    const attestor = new HttpChallengeAttestor({
+      ...{ trustDomain: TD, clock: systemClock, allowedDnsPatterns: [], tofu: true, allowedNetworks: networkList([]) },
+      ...{ requiredPort: rules.requiredPort, allowNonRootPorts: rules.allowNonRootPorts ?? true },
+      resolve: async () => [],
+    });
+    const payload = writeEvidence({ hostname: "node.test", agentname: "a", port });
+    const context = { signal: new AbortController().signal, keyHash: "k" };
+    return (await faultFrom(attestor.attest(payload, async () => Buffer.from("\n"), context))).message;
+  };
+  const ASKED = expect.stringContaining("the hostname has no address");
+
+  test.each([
+    [{ requiredPort: 80 }, 80, ASKED],
+    [{ requiredPort: 80 }, 81, "port 81 is not allowed to be used by this server"],
+    [{ allowNonRootPorts: false }, 1, ASKED],
+    [{ allowNonRootPorts: false }, 1023, ASKED],
+    [{ allowNonRootPorts: false }, 1024, "port 1024 is not allowed to be >= 1024"],
+    [{}, 65_535, ASKED],
+  ])("T-N4 T-S7 with %j, port %s: %s", async (rules, port, message) => {
+    expect(await attest(rules, port)).toEqual(message);
+  });
+});
