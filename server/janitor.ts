@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { parseCertificate } from "../src/crypto/certificate.ts";
 import type { Clock } from "../src/runtime/clock.ts";
 import { Fault } from "../src/runtime/fault.ts";
@@ -9,10 +10,12 @@ import * as events from "./events.ts";
 import type { NodeFilter, Store } from "./store/store.ts";
 
 export interface JanitorOptions {
-  readonly store: Pick<Store, "entries" | "nodes" | "tokens" | "bundles" | "authorities" | "changes">;
+  readonly store: Pick<Store, "entries" | "nodes" | "tokens" | "bundles" | "authorities" | "changes" | "leases">;
   readonly trustDomain: TrustDomain;
   /** Which nodes are pruned; absent: none. */
   readonly nodes?: NodePruning | undefined;
+  /** Between rounds, give or take a fifth. Default: SPIRE's five minutes. */
+  readonly roundMs?: number;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -27,8 +30,10 @@ export interface NodePruning {
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
-/** Between rounds: SPIRE's interval, spread so that servers that started together take turns. */
 const ROUND_MS = 5 * MINUTE_MS;
+const LEASE = "janitor";
+/** In rounds: the one that prunes keeps the lease from round to round, and may miss one before another takes over. */
+const LEASE_ROUNDS = 3;
 const ENTRIES_PER_ROUND = 1000;
 const NODES_AT_ONCE = 1000;
 /** How long an expired authority stays in the bundle. */
@@ -39,18 +44,57 @@ const JOURNAL_GRACE_MS = 14 * 24 * HOUR_MS;
 const CHANGES_KEPT_MS = HOUR_MS;
 
 /**
- * Removes what has ended: entries, join tokens, roots, journal rows, change log. Each step is one transaction that does
- * no harm when several servers take it at once, so no leader is needed.
+ * Removes what has ended: entries, join tokens, roots, journal rows, change log. Of the servers on one database the one
+ * that has the lease does; when it ends or is lost, another takes over.
  */
 export async function runJanitor(options: JanitorOptions, signal: AbortSignal): Promise<void> {
-  const { clock } = options;
-  const pause = (): number => ROUND_MS * (0.8 + 0.4 * clock.random());
-  await clock.sleep(pause(), signal);
-  await every(clock, pause, () => tidy(options), signal);
+  const { clock, roundMs = ROUND_MS } = options;
+  const lease = new JanitorLease(options);
+  const pause = (): number => roundMs * (0.8 + 0.4 * clock.random());
+  try {
+    await clock.sleep(pause(), signal);
+    await every(clock, pause, () => tidy(options, () => lease.held()), signal);
+  } finally {
+    await lease.release();
+  }
 }
 
-/** One round. A step that fails is logged; the others are taken all the same. */
-export async function tidy(options: JanitorOptions): Promise<void> {
+class JanitorLease {
+  readonly #options: JanitorOptions;
+  readonly #holder = randomUUID();
+  #isHeld = false;
+
+  constructor(options: JanitorOptions) {
+    this.#options = options;
+  }
+
+  /** Takes or extends it. A database that is away grants none. */
+  async held(): Promise<boolean> {
+    const { store, log, roundMs = ROUND_MS } = this.#options;
+    const was = this.#isHeld;
+    try {
+      this.#isHeld = await store.leases.take(LEASE, this.#holder, roundMs * LEASE_ROUNDS);
+    } catch (error) {
+      this.#isHeld = false;
+      log.warn("Could not prune the datastore", { what: "lease", error: Fault.from(error) });
+      return false;
+    }
+    if (this.#isHeld !== was)
+      log.debug(this.#isHeld ? "This server prunes the datastore" : "Another server prunes the datastore");
+    return this.#isHeld;
+  }
+
+  /** What cannot be released ends by itself. */
+  async release(): Promise<void> {
+    if (this.#isHeld) await this.#options.store.leases.release(LEASE, this.#holder).catch(() => undefined);
+  }
+}
+
+/**
+ * One round, for as long as the lease is held: it is asked before each step. A step that fails is logged; the others are
+ * taken all the same. Each is one transaction that does no harm if two servers should ever take it at once.
+ */
+export async function tidy(options: JanitorOptions, isHeld: () => Promise<boolean>): Promise<void> {
   const { store, trustDomain, nodes, clock, log } = options;
   const now = clock.now();
   const ago = (ms: number): Date => new Date(now.getTime() - ms);
@@ -70,6 +114,7 @@ export async function tidy(options: JanitorOptions): Promise<void> {
     "old changes": () => store.changes.prune(ago(CHANGES_KEPT_MS)),
   };
   for (const [what, step] of Object.entries(steps)) {
+    if (!(await isHeld())) return;
     try {
       const removed = await step();
       if (removed > 0) log.debug("Pruned the datastore", { what, removed });

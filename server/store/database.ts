@@ -7,6 +7,7 @@ import { SqlChangeStore } from "./changes.ts";
 import { EmbeddedServer } from "./embedded.ts";
 import { SqlEntryStore } from "./entries.ts";
 import { SqlFederationStore } from "./federation.ts";
+import { SqlLeaseStore } from "./leases.ts";
 import { migrate } from "./migrations.ts";
 import { SqlNodeStore } from "./nodes.ts";
 import { PostgresWaker } from "./notifications.ts";
@@ -91,6 +92,7 @@ export class SqlStore implements Store {
   readonly federation: SqlFederationStore;
   readonly authorities: SqlAuthorityStore;
   readonly changes: SqlChangeStore;
+  readonly leases: SqlLeaseStore;
   /** For export and import, which go below the aggregates. */
   readonly session: Session;
   readonly #resources: AsyncDisposableStack;
@@ -106,6 +108,7 @@ export class SqlStore implements Store {
     this.federation = new SqlFederationStore(session);
     this.authorities = new SqlAuthorityStore(session);
     this.changes = new SqlChangeStore(session, waker);
+    this.leases = new SqlLeaseStore(session);
     this.#resources = resources;
   }
 

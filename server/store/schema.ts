@@ -105,6 +105,12 @@ interface FeedStateTable {
   horizon: string;
 }
 
+interface LeaseTable {
+  name: string;
+  holder: string;
+  ends_at: Date;
+}
+
 /** One row. */
 interface SchemaMetaTable {
   version: number;
@@ -121,5 +127,6 @@ export interface Schema {
   authorities: AuthorityTable;
   change_log: ChangeLogTable;
   feed_state: FeedStateTable;
+  leases: LeaseTable;
   schema_meta: SchemaMetaTable;
 }

@@ -273,6 +273,17 @@ export interface ChangeStore {
   prune(before: Date): Promise<number>;
 }
 
+/** What one server of those on a database does at a time. */
+export interface LeaseStore {
+  /**
+   * Takes the lease, or extends it, for `ms` from now on by the database's clock; false while another holder has it.
+   * `holder` is unique to the one who asks.
+   */
+  take(name: string, holder: string, ms: number): Promise<boolean>;
+  /** Free for the next at once, when this holder has it. */
+  release(name: string, holder: string): Promise<void>;
+}
+
 /** The whole store; parts receive only the aggregate they need. */
 export interface Store extends AsyncDisposable {
   readonly entries: EntryStore;
@@ -282,6 +293,7 @@ export interface Store extends AsyncDisposable {
   readonly federation: FederationStore;
   readonly authorities: AuthorityStore;
   readonly changes: ChangeStore;
+  readonly leases: LeaseStore;
   /** For logs and health: `embedded` or `postgres`. */
   readonly kind: "embedded" | "postgres";
   /** Throws `unavailable` when the database does not answer. */

@@ -6,6 +6,7 @@ import { bundleContract } from "./store-bundles.ts";
 import { changeContract } from "./store-changes.ts";
 import { entryContract } from "./store-entries.ts";
 import { federationContract } from "./store-federation.ts";
+import { leaseContract } from "./store-leases.ts";
 import { nodeContract } from "./store-nodes.ts";
 import { tokenContract } from "./store-tokens.ts";
 import { valueContract } from "./store-values.ts";
@@ -29,6 +30,7 @@ export function storeContract(engine: string, current: () => StoreUnderTest): vo
     describe("federation relationships", () => federationContract(current));
     describe("authorities", () => authorityContract(current));
     describe("changes", () => changeContract(current));
+    describe("leases", () => leaseContract(current));
     describe("values", () => valueContract(current));
   });
 }

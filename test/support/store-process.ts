@@ -4,10 +4,13 @@
  */
 import { setTimeout as delay } from "node:timers/promises";
 import { sql } from "kysely";
+import { runJanitor } from "../../server/janitor.ts";
 import { type DataStoreConfig, openStore, type SqlStore } from "../../server/store/database.ts";
 import type { Queries } from "../../server/store/session.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
 import { isFault } from "../../src/runtime/fault.ts";
+import type { LogFields } from "../../src/runtime/log.ts";
+import { parseTrustDomain } from "../../src/spiffe/id.ts";
 import { RecordingLog } from "./recording-log.ts";
 import { draftOf, idOf, selectorsOf } from "./store-data.ts";
 
@@ -23,7 +26,9 @@ export type StoreTask =
       readonly prefix: string;
       readonly writers: number;
       readonly durationMs: number;
-    };
+    }
+  /** Runs the janitor; reports `open`, then `pruned <entry id>` for each entry that this process removed. */
+  | { readonly task: "janitor"; readonly config: DataStoreConfig; readonly roundMs: number };
 
 const EXPIRES = new Date("2030-01-01T00:00:00Z");
 const WRITES_AT_ONCE = 4;
@@ -128,9 +133,23 @@ async function churn(store: SqlStore, task: StoreTask & { task: "churn" }): Prom
   report(`done ${committed} ${rolledBack}`);
 }
 
+class PrunedEntries extends RecordingLog {
+  override info = (message: string, fields?: LogFields): void => {
+    if (message === "Pruned an expired registration") report(`pruned ${fields?.["entry_id"]}`);
+  };
+}
+
+async function janitor(store: SqlStore, roundMs: number): Promise<void> {
+  const log = new PrunedEntries();
+  const trustDomain = parseTrustDomain("a.test");
+  report("open");
+  await runJanitor({ store, trustDomain, roundMs, clock: systemClock, log }, new AbortController().signal);
+}
+
 const task = JSON.parse(process.argv[2] ?? "") as StoreTask;
 process.stdin.on("end", () => process.exit(0)).resume();
 const store = await openStore(task.config, { log: new RecordingLog(), clock: systemClock });
 if (task.task === "write") await write(store, task.prefix);
 else if (task.task === "churn") await churn(store, task);
+else if (task.task === "janitor") await janitor(store, task.roundMs);
 else report("open");

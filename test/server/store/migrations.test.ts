@@ -166,6 +166,7 @@ test("a folder of an earlier release is taken over, with its nodes", async () =>
     await using store = await openTestStore({ kind: "embedded", directory });
     const back = [
       "alter table attested_nodes drop column quarantined_at, drop column quarantine_reason",
+      "drop table leases",
       "update schema_meta set version = 2, readable_from = 1",
       EARLIER_NODE,
     ];
