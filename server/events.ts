@@ -54,6 +54,14 @@ export function imageSelectedByTag(log: Log, entryId: string, kinds: readonly st
   });
 }
 
+/** After a failover or a restore: how many entries are gone, and how many are older than those that were served. */
+export function datastoreReplaced(log: Log, entries: { readonly gone: number; readonly older: number }): void {
+  log.warn("The datastore is not the one of before, as after a failover or a restore; everything was loaded again", {
+    entries_gone: entries.gone,
+    entries_older: entries.older,
+  });
+}
+
 /** What the server does by itself, by SPIRE's key of its call counter. */
 type Chore =
   | "ca.manager.x509_ca.prepare"

@@ -11,7 +11,7 @@ import type { TrustDomain } from "../../src/spiffe/id.ts";
 import { BUNDLE_SPREAD_MS } from "../../src/spiffe/lifetime.ts";
 import * as events from "../events.ts";
 import type { AuthorityRecord, AuthorityStore } from "../store/store.ts";
-import type { BundleAccess } from "./bundle-edits.ts";
+import type { BundleHistory } from "./bundle-history.ts";
 import type { AuthorityType, Draft } from "./kinds.ts";
 import {
   dueStep,
@@ -37,10 +37,10 @@ export type AnyAuthority = X509SigningAuthority | TokenSigningAuthority;
 export interface AuthoritiesOptions<A extends AnyAuthority> {
   readonly type: AuthorityType<A>;
   readonly trustDomain: TrustDomain;
+  readonly history: BundleHistory;
   readonly keys: Pick<KeyManager, "find" | "generate">;
   readonly keyType: KeyType;
   readonly ttlSeconds: number;
-  readonly bundles: Pick<BundleAccess, "find">;
   readonly journal: Pick<AuthorityStore, "list" | "save">;
   readonly clock: Clock;
   readonly log: Log;
@@ -65,6 +65,8 @@ export class Authorities<A extends AnyAuthority> {
   readonly #options: AuthoritiesOptions<A>;
   #slots: Slots<A> = emptySlots();
   #bundle: Bundle | undefined;
+  /** Of the history, when what this server signs with was in the bundle. */
+  #rewinds = 0;
   #unsaved = false;
   /** Made for the next slot and not certified yet: kept, so that an outage does not make a key with every tick. */
   #spare: ManagedKey | undefined;
@@ -164,11 +166,28 @@ export class Authorities<A extends AnyAuthority> {
     if (this.#unsaved) await this.#save();
     let away: unknown;
     try {
-      this.#bundle = await this.#options.bundles.find(this.#options.trustDomain);
+      const bundle = await this.#options.history.read();
+      this.#bundle = this.#rewinds === this.#options.history.rewinds ? bundle : await this.#republish(bundle);
     } catch (error) {
       away = error;
     }
     await this.#advance(away);
+  }
+
+  /** A database that was restored knows nothing of newer authorities, while agents and workloads go on using them. */
+  async #republish(bundle: Bundle | undefined): Promise<Bundle | undefined> {
+    const { type, history, log, clock } = this.#options;
+    const { rewinds } = history;
+    let last = bundle;
+    for (const slot of [this.#slots.current, this.#slots.next]) {
+      if (slot.state === "empty" || slot.state === "tainted" || type.republish === undefined) continue;
+      if (slot.authority.notAfter <= clock.now()) continue;
+      last = await type.republish(slot.authority);
+      log.warn(`The bundle in the datastore is older than before; ${type.words.noun} published again`, fieldsOf(slot));
+    }
+    this.#rewinds = rewinds;
+    this.#unsaved = true;
+    return last;
   }
 
   /** Preparing needs the store; activating does not, so a prepared authority takes over even while it is away. */
@@ -196,7 +215,7 @@ export class Authorities<A extends AnyAuthority> {
     log.debug(`Preparing ${type.words.noun}`, { slot: name });
     const draft = this.#usableDraft() ?? (await this.#make(keyIdOf(type.kind, name), keys, keyType));
     this.#draft = draft;
-    this.#bundle = await draft.publish();
+    this.#bundle = this.#options.history.saw(await draft.publish());
     const { authority } = draft;
     this.#draft = undefined;
     this.#slots = withPrepared(this.#slots, authority);
@@ -289,8 +308,9 @@ export class Authorities<A extends AnyAuthority> {
   }
 
   async #recover(): Promise<void> {
-    const { trustDomain, bundles, journal, type } = this.#options;
-    this.#bundle = await bundles.find(trustDomain);
+    const { history, journal, type } = this.#options;
+    this.#bundle = await history.read();
+    this.#rewinds = history.rewinds;
     const found: RecoveredSlot<A>[] = [];
     const records = await journal.list(type.kind);
     for (const name of ["A", "B"] as const) found.push(...(await this.#recoverSlot(name, records)));

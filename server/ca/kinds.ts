@@ -25,6 +25,8 @@ export interface AuthorityType<A extends Authority> {
   /** Makes the authority of a new key. */
   make(key: ManagedKey, now: Date): Promise<Draft<A>>;
   standing(authority: A, bundle: Bundle | undefined): Standing;
+  /** Puts one that was published before into the bundle, unless it stands there. Absent where a new one does as well. */
+  republish?(authority: A): Promise<Bundle>;
   /** From its row of the journal; undefined for a row that lacks what it needs. */
   restore(record: AuthorityRecord, key: ManagedKey): A | undefined;
 }
@@ -64,6 +66,8 @@ export function selfSignedKind(
         publish: () => bundles.change(trustDomain, (current) => withRoots(current, [root])),
       };
     },
+    republish: ({ certificate: { raw } }) =>
+      bundles.change(trustDomain, (current) => withRoots(current, [{ asn1: raw, tainted: false }])),
     standing(authority, bundle) {
       const { raw } = authority.certificate;
       return standingOf(bundle?.x509Authorities.find(({ asn1 }) => sameBytes(asn1, raw)));
@@ -78,20 +82,17 @@ export function tokenKind(
   options: { readonly ttlSeconds: number; readonly publisher: Pick<TokenPublisher, "publish"> },
 ): AuthorityType<TokenSigningAuthority> {
   const { ttlSeconds, publisher } = options;
+  const publish = ({ id: keyId, key: { publicKey }, notAfter }: TokenSigningAuthority): Promise<Bundle> =>
+    publisher.publish(kind, { keyId, publicKey, expiresAt: notAfter.getTime() / 1000, tainted: false });
   return {
     kind,
     words: WORDS[kind],
     async make(key, now) {
       const notAfter = wholeSeconds(now.getTime() + ttlSeconds * 1000);
       const authority = tokenAuthority(kind, { id: newKeyId(), key, issuedAt: now, notAfter });
-      const published = {
-        keyId: authority.id,
-        publicKey: key.publicKey,
-        expiresAt: notAfter.getTime() / 1000,
-        tainted: false,
-      };
-      return { authority, publish: () => publisher.publish(kind, published) };
+      return { authority, publish: () => publish(authority) };
     },
+    republish: publish,
     standing(authority, bundle) {
       const keys = bundle?.[TOKEN_FIELD[kind]] ?? [];
       return standingOf(

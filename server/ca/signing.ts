@@ -10,6 +10,7 @@ import * as events from "../events.ts";
 import type { Store } from "../store/store.ts";
 import { type AnyAuthority, Authorities, type AuthoritiesOptions } from "./authorities.ts";
 import type { TokenKind } from "./bundle-edits.ts";
+import { BundleHistory } from "./bundle-history.ts";
 import { followUpstream } from "./follow-upstream.ts";
 import { Issuer } from "./issue.ts";
 import { selfSignedKind, tokenKind } from "./kinds.ts";
@@ -115,7 +116,8 @@ async function openAuthorities(
 ): Promise<SigningAuthorities> {
   const { trustDomain, caTtlSeconds: ttlSeconds, caKeyType: keyType, caSubject: subject } = config;
   const { bundles, authorities: journal } = store;
-  const common = { trustDomain, keys, ttlSeconds, bundles, journal, clock, log };
+  const history = new BundleHistory({ bundles, trustDomain });
+  const common = { trustDomain, history, keys, ttlSeconds, bundles, journal, clock, log };
   const open = <A extends AnyAuthority>(options: AuthoritiesOptions<A>): Promise<Authorities<A>> =>
     retry(clock, waiting(log, options.type.words.noun), () => Authorities.open(options), signal);
   const openToken = async (kind: TokenKind): Promise<Authorities<TokenSigningAuthority> | undefined> => {

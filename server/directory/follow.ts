@@ -2,6 +2,7 @@ import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
+import type { Entry } from "../../src/spiffe/entry.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import * as events from "../events.ts";
 import type { ChangeStore, Snapshot } from "../store/store.ts";
@@ -61,7 +62,7 @@ export class Follower {
   async #step(): Promise<void> {
     if (this.#cursor === undefined) return this.#reload();
     const changes = await this.#options.changes.since(this.#cursor);
-    if (changes === "reload") return this.#reload();
+    if (changes === "reload" || changes === "other") return this.#reload(changes);
     const { directory, log } = this.#options;
     const isNews = changes.entries.size + changes.nodes.size > 0;
     if (isNews) await events.chore(this.#options, "entry.cache.reload", async () => directory.apply(changes));
@@ -70,16 +71,18 @@ export class Follower {
     if (isNews) events.directoryFollowed(log, directory.counts);
   }
 
-  #reload(): Promise<void> {
-    return events.chore(this.#options, "entry.cache.reload", () => this.#loadAll());
+  #reload(why: "reload" | "other" = "reload"): Promise<void> {
+    return events.chore(this.#options, "entry.cache.reload", () => this.#loadAll(why));
   }
 
-  async #loadAll(): Promise<void> {
+  async #loadAll(why: "reload" | "other"): Promise<void> {
     const started = this.#options.clock.monotonic();
-    const { cursor, content } = await this.#options.changes.load(async (snapshot) => ({
-      cursor: snapshot.cursor,
-      content: await readContent(snapshot, this.#options),
-    }));
+    const { cursor, content, loss } = await this.#options.changes.load(async (snapshot) => {
+      const loss = new Loss(this.#options.directory);
+      const content = await readContent(snapshot, this.#options, loss);
+      return { cursor: snapshot.cursor, content, loss };
+    });
+    if (why === "other") events.datastoreReplaced(this.#options.log, loss.count());
     this.#options.directory.replace(content);
     this.#cursor = cursor;
     const { counts } = this.#options.directory;
@@ -134,11 +137,35 @@ class Coalesced {
   }
 }
 
-async function readContent(snapshot: Snapshot, options: FollowerOptions): Promise<DirectoryContent> {
+/** What the directory holds and a snapshot does not. */
+class Loss {
+  readonly #directory: Directory;
+  #known = 0;
+  #older = 0;
+
+  constructor(directory: Directory) {
+    this.#directory = directory;
+  }
+
+  see({ id, revisionNumber }: Entry): void {
+    const held = this.#directory.entry(id);
+    if (held !== undefined) this.#known += 1;
+    if (held !== undefined && held.revisionNumber > revisionNumber) this.#older += 1;
+  }
+
+  count(): { readonly gone: number; readonly older: number } {
+    return { gone: this.#directory.counts.entries - this.#known, older: this.#older };
+  }
+}
+
+async function readContent(snapshot: Snapshot, options: FollowerOptions, loss: Loss): Promise<DirectoryContent> {
   const entries = new EntryIndex(options.trustDomain);
   const nodes = new NodeIndex();
   const bundles = new Map<TrustDomain, Bundle>();
-  await receive(options.clock, snapshot.entries, (entry) => entries.put(entry));
+  await receive(options.clock, snapshot.entries, (entry) => {
+    loss.see(entry);
+    entries.put(entry);
+  });
   await receive(options.clock, snapshot.nodes, (node) => nodes.put(node));
   await receive(options.clock, snapshot.bundles, (bundle) => bundles.set(bundle.trustDomain, bundle));
   return { entries, nodes, bundles };

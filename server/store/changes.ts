@@ -1,4 +1,5 @@
 import { sql } from "kysely";
+import { Fault } from "../../src/runtime/fault.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { Entry } from "../../src/spiffe/entry.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
@@ -14,9 +15,11 @@ const LOAD_ROWS = 1000;
 const MAX_CHANGES = 50_000;
 
 /**
- * The cursor is the history (epoch, cluster, timeline) and the snapshot of the last read. What is visible now and was
- * not then was written by a transaction that was running then (`xip`) or had not begun (at or after `xmax`): the two
- * branches of the query. Late commits, rollbacks and gaps need no care.
+ * The cursor is the history (epoch, cluster, timeline), the snapshot of the last read and the newest log row that it
+ * saw. What is visible now and was not then was written by a transaction that was running then (`xip`) or had not begun
+ * (at or after `xmax`): the two branches of the query. Late commits, rollbacks and gaps need no care. A copy of the
+ * database from before the cursor has the same history: it is behind the snapshot, or once it has caught up with that
+ * it lacks the log row.
  */
 export class SqlChangeStore implements ChangeStore {
   readonly #session: Session;
@@ -30,8 +33,7 @@ export class SqlChangeStore implements ChangeStore {
   load<T>(receive: (snapshot: Snapshot) => Promise<T>): Promise<T> {
     return this.#session.snapshot(async (db) => {
       const { rows } = await sql<Position>`
-        select epoch || ':' || feed_origin() || ':' || feed_timeline() as history, pg_current_snapshot()::text as snapshot
-        from feed_state`.execute(db);
+        select ${POSITION} from feed_state`.execute(db);
       return receive({
         cursor: cursorOf(rows[0]),
         entries: allRows(db, entriesReader()),
@@ -41,13 +43,15 @@ export class SqlChangeStore implements ChangeStore {
     });
   }
 
-  async since(cursor: string): Promise<ChangeSet | "reload"> {
-    const [history, snapshot] = split(cursor);
-    if (snapshot === undefined) return "reload";
-    const rows = await this.#session.read((db) => readChanges(db, snapshot));
+  async since(cursor: string): Promise<ChangeSet | "reload" | "other"> {
+    const last = split(cursor);
+    if (last === undefined) return "reload";
+    const rows = await this.#session.read((db) => readChanges(db, last));
     const position = rows[0];
-    if (position?.history !== history || position.lost || rows.length > MAX_CHANGES) return "reload";
-    return collect(cursorOf(position), rows);
+    const next = cursorOf(position);
+    if (position?.history !== last.history || position.older) return "other";
+    if (position.lost || rows.length > MAX_CHANGES) return "reload";
+    return collect(next, rows);
   }
 
   wake(signal: AbortSignal): AsyncIterable<void> {
@@ -81,10 +85,29 @@ export class SqlChangeStore implements ChangeStore {
 interface Position {
   readonly history: string;
   readonly snapshot: string;
+  /** Newest row of the log; empty when there is none. */
+  readonly witness: string;
+  /** A copy that replays another database may lag behind what was already served from that. */
+  readonly standby: boolean;
+}
+
+const WITNESS = sql`seq || ':' || xid || ':' || extract(epoch from at)`;
+const POSITION = sql`
+  epoch || ':' || feed_origin() || ':' || feed_timeline() as history,
+  pg_current_snapshot()::text as snapshot,
+  coalesce((select ${WITNESS} from change_log order by seq desc limit 1), '') as witness,
+  pg_is_in_recovery() as standby`;
+
+interface Cursor {
+  readonly history: string;
+  readonly snapshot: string;
+  readonly witness: string;
 }
 
 interface ChangeRow extends Position {
-  /** The log no longer reaches back to the cursor, or the cursor is from the future of this database. */
+  /** The database is as it was before the cursor. */
+  readonly older: boolean;
+  /** The log no longer reaches back to the cursor. */
   readonly lost: boolean;
   readonly kind: "entry" | "node" | "bundle" | "relationship" | null;
   readonly entity: string;
@@ -92,13 +115,17 @@ interface ChangeRow extends Position {
   readonly row: unknown;
 }
 
-async function readChanges(db: Queries, snapshot: string): Promise<readonly ChangeRow[]> {
+async function readChanges(db: Queries, { snapshot, witness }: Cursor): Promise<readonly ChangeRow[]> {
+  const [seq, xid] = (witness || "0:0:").split(":");
   const { rows } = await sql<ChangeRow>`
     with last as (select ${snapshot}::pg_snapshot as seen),
     position as (
-      select epoch || ':' || feed_origin() || ':' || feed_timeline() as history,
-        pg_current_snapshot()::text as snapshot,
-        horizon >= pg_snapshot_xmin(seen) or pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(seen) as lost
+      select ${POSITION},
+        pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(seen)
+          or horizon < ${xid}::xid8 and not exists (
+            select from change_log where seq = ${seq}::bigint and ${WITNESS} = ${witness}
+          ) as older,
+        horizon >= pg_snapshot_xmin(seen) as lost
       from feed_state, last
     ),
     changed as (
@@ -107,7 +134,7 @@ async function readChanges(db: Queries, snapshot: string): Promise<readonly Chan
       select kind, entity from change_log where xid = any(array(select pg_snapshot_xip(seen) from last))
       limit ${MAX_CHANGES + 1}
     )
-    select history, snapshot, lost, kind, entity,
+    select history, snapshot, witness, standby, older, lost, kind, entity,
       case kind
         when 'entry' then (select to_jsonb(e) from entries e where e.id = entity)
         when 'node' then (select to_jsonb(n) from attested_nodes n where n.spiffe_id = entity)
@@ -116,7 +143,7 @@ async function readChanges(db: Queries, snapshot: string): Promise<readonly Chan
           from bundles b where b.trust_domain = entity
         )
       end as row
-    from position left join changed on not lost`.execute(db);
+    from position left join changed on not (older or lost)`.execute(db);
   return rows;
 }
 
@@ -133,15 +160,23 @@ function collect(cursor: string, rows: readonly ChangeRow[]): ChangeSet {
   return { cursor, entries, nodes, bundles };
 }
 
+/** Throws `unavailable` for a standby. */
 function cursorOf(position: Position | undefined): string {
   if (position === undefined) throw new Error("feed_state has no row");
-  return `${position.history}/${position.snapshot}`;
+  if (position.standby) {
+    throw new Fault("unavailable", "the datastore is a read-only standby", {
+      code: "datastore-standby",
+      hint: "name the primary in connection_string, or promote this one",
+    });
+  }
+  return `${position.history}/${position.snapshot}/${position.witness}`;
 }
 
-/** The snapshot is undefined when the text is not a cursor. */
-function split(cursor: string): readonly [history: string, snapshot: string | undefined] {
-  const [history = "", snapshot = ""] = cursor.split("/");
-  return [history, /^\d{1,20}:\d{1,20}:[\d,]*$/.test(snapshot) ? snapshot : undefined];
+/** Undefined when the text is not a cursor. */
+function split(cursor: string): Cursor | undefined {
+  const [history = "", snapshot = "", witness = ""] = cursor.split("/");
+  const isCursor = /^\d{1,20}:\d{1,20}:[\d,]*$/.test(snapshot) && /^(\d{1,20}:\d{1,20}:[\d.]+)?$/.test(witness);
+  return isCursor ? { history, snapshot, witness } : undefined;
 }
 
 interface Portion<T> {

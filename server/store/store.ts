@@ -265,8 +265,11 @@ export interface ChangeStore {
    * nothing else of the store: it may have a single connection, and this holds it.
    */
   load<T>(receive: (snapshot: Snapshot) => Promise<T>): Promise<T>;
-  /** What changed since the cursor; "reload" when the feed no longer reaches back, or the database is another one. */
-  since(cursor: string): Promise<ChangeSet | "reload">;
+  /**
+   * What changed since the cursor; "reload" when the feed no longer reaches back; "other" when the database has another
+   * history or is as it was before the cursor: it failed over, or was restored. Throws `unavailable` for a standby.
+   */
+  since(cursor: string): Promise<ChangeSet | "reload" | "other">;
   /** Yields when there may be changes: at a notification, and at least once a second. Never throws; ends with the signal. */
   wake(signal: AbortSignal): AsyncIterable<void>;
   /** Deletes log rows older than `before`; returns how many. */

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { BundleHistory } from "../../server/ca/bundle-history.ts";
 import { runJanitor, tidy } from "../../server/janitor.ts";
 import type { Store } from "../../server/store/store.ts";
 import { openMemoryKeys } from "../../src/keys/memory.ts";
@@ -46,6 +47,7 @@ async function addEntry(path: string, expiresAt: number): Promise<string> {
 function openAuthorities(): ReturnType<typeof openX509> {
   return openX509({
     trustDomain,
+    history: new BundleHistory({ bundles: store.bundles, trustDomain }),
     keys: openMemoryKeys(),
     keyType: "ec-p256",
     ttlSeconds: DAY,

@@ -53,6 +53,8 @@ export interface Cluster extends AsyncDisposable {
   start(): Promise<void>;
   /** SIGSTOP or SIGCONT to the server and all its sessions. */
   freeze(frozen: boolean): Promise<void>;
+  /** Copies the data of a cluster that is stopped; what is returned puts the copy back in its place. */
+  copy(): Promise<() => Promise<void>>;
 }
 
 /** Folder of the newest installed server, or undefined. */
@@ -68,10 +70,12 @@ export async function findPostgres(): Promise<string | undefined> {
 export interface ClusterOptions {
   /** PEM. With it the server speaks TLS. */
   readonly tls?: { readonly certificate: string; readonly key: string };
+  /** A read-only standby of this running cluster, until `select pg_promote()`. */
+  readonly standbyOf?: Cluster;
 }
 
 /** A throwaway cluster that ends with this process. The server refuses to run as root, so it becomes another user. */
-export async function startCluster(bin: string, { tls }: ClusterOptions = {}): Promise<Cluster> {
+export async function startCluster(bin: string, { tls, standbyOf }: ClusterOptions = {}): Promise<Cluster> {
   const home = await mkdtemp(join(tmpdir(), "steeple-pg-"));
   const data = join(home, "data");
   const user = await unprivilegedUser();
@@ -90,7 +94,18 @@ export async function startCluster(bin: string, { tls }: ClusterOptions = {}): P
     "--no-sync",
     "--no-instructions",
   ];
-  await promisify(execFile)("setpriv", [...as, join(bin, "initdb"), "-D", data, ...options], { cwd: "/" });
+  const command =
+    standbyOf === undefined
+      ? [join(bin, "initdb"), ...options]
+      : [
+          join(bin, "pg_basebackup"),
+          "--dbname",
+          standbyOf.url,
+          "--write-recovery-conf",
+          "--checkpoint=fast",
+          "--no-sync",
+        ];
+  await promisify(execFile)("setpriv", [...as, ...command, "-D", data], { cwd: "/" });
   const port = await freePort();
   const url = `postgres://postgres@127.0.0.1:${port}/postgres`;
   const settings = {
@@ -127,12 +142,21 @@ export async function startCluster(bin: string, { tls }: ClusterOptions = {}): P
     for (const one of [pid, ...children.trim().split(" ").map(Number)])
       process.kill(one, frozen ? "SIGSTOP" : "SIGCONT");
   };
+  const copy = async (): Promise<() => Promise<void>> => {
+    const kept = `${data}.copy`;
+    const replace = (from: string, to: string): Promise<unknown> => promisify(execFile)("cp", ["-a", from, to]);
+    await replace(data, kept);
+    return async () => {
+      await rm(data, { recursive: true });
+      await replace(kept, data);
+    };
+  };
   const dispose = async (): Promise<void> => {
     await stop();
     await rm(home, { recursive: true, force: true });
   };
   await start();
-  return { url, socketDirectory: data, port, start, stop, freeze, [Symbol.asyncDispose]: dispose };
+  return { url, socketDirectory: data, port, start, stop, freeze, copy, [Symbol.asyncDispose]: dispose };
 }
 
 async function unprivilegedUser(): Promise<{ readonly uid: number; readonly gid: number } | undefined> {

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { expect } from "vitest";
 import { Authorities, type AuthoritiesOptions } from "../../../server/ca/authorities.ts";
 import type { BundleAccess, TokenKind } from "../../../server/ca/bundle-edits.ts";
+import { BundleHistory } from "../../../server/ca/bundle-history.ts";
 import { Issuer } from "../../../server/ca/issue.ts";
 import { selfSignedKind, tokenKind } from "../../../server/ca/kinds.ts";
 import { TokenPublisher } from "../../../server/ca/publish.ts";
@@ -69,14 +70,15 @@ export class Fleet implements AsyncDisposable {
 
   /** A server that keeps its keys on disk; called again, the same server after a restart. */
   async server(options: Partial<TestServer> & { readonly keysFile?: string } = {}): Promise<TestServer> {
-    const { keysFile = "keys.json", ...given } = options;
+    const { keysFile = "keys.json", bundles = this.store.bundles, ...given } = options;
     return {
       trustDomain: this.#trustDomain,
       keys: await openDiskKeys(join(this.#folder, this.#trustDomain, keysFile)),
       keyType: "ec-p256",
       ttlSeconds: DAY,
       subject: {},
-      bundles: this.store.bundles,
+      bundles,
+      history: new BundleHistory({ bundles, trustDomain: this.#trustDomain }),
       journal: this.store.authorities,
       clock: new ManualClock(),
       log: new RecordingLog(),

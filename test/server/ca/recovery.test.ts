@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { openMemoryKeys } from "../../../src/keys/memory.ts";
-import { DAY, Fleet, openX509, type TestServer } from "./fleet.ts";
+import { eventually } from "../../support/eventually.ts";
+import { DAY, Fleet, openTokens, openX509, type TestServer } from "./fleet.ts";
 import { messagesOf } from "./support.ts";
 
 let fleet: Fleet;
@@ -77,6 +78,31 @@ describe("a restart", () => {
     expect(again.map((found) => found.signing().id)).toEqual([one.signing().id, two.signing().id]);
     expect(await fleet.roots()).toHaveLength(2);
   });
+});
+
+test("a bundle that goes back, as a restored database's does, gets what the server signs with again, and nothing new is made", async () => {
+  const { bundles } = fleet.store;
+  const options = await fleet.server();
+  const x509 = await openX509(options);
+  const old = x509.signing().id;
+  const backup = await bundles.find(fleet.trustDomain);
+  const jwt = await openTokens("jwt", options);
+  const key = jwt.signing().id;
+  const prepared = await x509.prepare();
+  const activated = x509.activate(prepared.id);
+  await eventually("it gives agents time to learn of it", () => options.clock.sleepers > 0);
+  options.clock.move(DAY / 100);
+  await activated;
+  await bundles.changeForeign(fleet.trustDomain, () => backup ?? expect.fail("no bundle"));
+  expect(await fleet.roots()).toEqual([old]);
+
+  await x509.catchUp();
+  await jwt.catchUp();
+  expect([x509.signing().id, jwt.signing().id]).toEqual([prepared.id, key]);
+  expect(await fleet.roots()).toEqual([old, prepared.id]);
+  expect((await bundles.find(fleet.trustDomain))?.jwtAuthorities.map(({ keyId }) => keyId)).toEqual([key]);
+  expect(messagesOf(options.log, "warn")).toHaveLength(3);
+  await fleet.expectIssues(x509, options);
 });
 
 describe("a crash at any point of the first start", () => {

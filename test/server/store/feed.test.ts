@@ -33,7 +33,7 @@ class Reader implements AsyncDisposable {
 
   async #step(): Promise<void> {
     const changes = await this.#store.changes.since(this.#cursor);
-    if (changes === "reload") return this.#reload();
+    if (typeof changes === "string") return this.#reload();
     for (const [id, entry] of changes.entries) {
       if (entry === undefined) this.entries.delete(id);
       else this.entries.set(id, entry);

@@ -2,7 +2,6 @@ import { inspect } from "node:util";
 import { sql } from "kysely";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { SqlStore } from "../../../server/store/database.ts";
-import type { ChangeSet } from "../../../server/store/store.ts";
 import { FakeClock } from "../../support/clock.ts";
 import { eventually } from "../../support/eventually.ts";
 import { faultFrom, refusal } from "../../support/faults.ts";
@@ -25,8 +24,8 @@ function follow(store: SqlStore): { readonly ids: Set<string>; readonly reloads:
   let reloads = 0;
   let cursor = "";
   const step = async (): Promise<void> => {
-    const changes: ChangeSet | "reload" = await store.changes.since(cursor);
-    if (changes !== "reload") {
+    const changes = await store.changes.since(cursor);
+    if (typeof changes !== "string") {
       for (const id of changes.entries.keys()) ids.add(id);
       cursor = changes.cursor;
       return;
