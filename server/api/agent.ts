@@ -14,6 +14,7 @@ import type { NodeAttestation } from "../attest/attest.ts";
 import { joinTokenAgentId } from "../attest/join-token.ts";
 import type { Issuer } from "../ca/issue.ts";
 import { isBanned } from "../directory/agents.ts";
+import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
 import type { AttestedNode, NodeStore, TokenStore } from "../store/store.ts";
 import type { Authorization } from "./admission.ts";
@@ -28,6 +29,7 @@ import { agentOf, type HandlersOf, svidMessage } from "./shapes.ts";
 export interface AgentServiceParts {
   readonly trustDomain: TrustDomain;
   readonly nodes: NodeStore;
+  readonly directory: Pick<Directory, "node">;
   readonly tokens: Pick<TokenStore, "create">;
   readonly attestation: Pick<NodeAttestation, "attest">;
   readonly issuer: Pick<Issuer, "issueAgent">;
@@ -127,7 +129,7 @@ async function record(log: Log, renew: () => Promise<unknown>): Promise<void> {
 }
 
 async function postStatus(
-  { nodes, caughtUp }: AgentServiceParts,
+  { nodes, directory, caughtUp }: AgentServiceParts,
   version: string,
   log: Log,
   id: SpiffeId,
@@ -135,8 +137,10 @@ async function postStatus(
   if (Buffer.byteLength(version) > MAX_VERSION_BYTES)
     throw failure(log, "invalid", `agent version is too long (max ${MAX_VERSION_BYTES} characters)`);
   if (CONTROL.test(version)) throw failure(log, "invalid", "agent version contains control characters");
-  await existing(log, "failed to update agent", () => nodes.setAgentVersion(id, version));
-  await caughtUp(log);
+  if (directory.node(id)?.agentVersion !== version) {
+    await existing(log, "failed to update agent", () => nodes.setAgentVersion(id, version));
+    await caughtUp(log);
+  }
   events.agentStatusPosted(log, id, version);
 }
 

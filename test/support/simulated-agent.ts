@@ -2,6 +2,9 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { WatchAuthorizedEntriesRequest } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesRequest.ts";
 import type { WatchAuthorizedEntriesResponse__Output } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesResponse.ts";
 import { EntryApi, PushApi } from "../../src/rpc/protos.ts";
+import { Fault } from "../../src/runtime/fault.ts";
+import { systemClock } from "../../src/runtime/clock.ts";
+import { Backoff } from "../../src/runtime/task.ts";
 import { EntryDigest, type EntryVersion, sameVersion } from "../../src/spiffe/entry-digest.ts";
 import { eventually } from "./eventually.ts";
 import { LightChannel } from "./light-channel.ts";
@@ -20,6 +23,8 @@ export interface SimulatedAgentOptions {
 
 type Home = Pick<ServerClient, "address" | "port" | "verifyServer">;
 
+/** As a real agent's, but for the longest. */
+const RETRY = { firstMs: 100, maxMs: 2_000, jitter: 0.5 } as const;
 /** As often as a real agent compares what it holds with the server. */
 const COMPARE_MS = 60_000;
 const ENTRY_MASK = { revision_number: true, created_at: true, spiffe_id: true, selectors: true };
@@ -35,6 +40,8 @@ export class SimulatedAgent implements AsyncDisposable {
   divergences = 0;
   /** Agreements with the server, each at the start of a connection. */
   agreements = 0;
+  /** Each time that a server sent it away: for how many milliseconds. */
+  readonly drains: number[] = [];
   readonly #home: () => Home;
   readonly #svid: TestSvid;
   readonly #options: SimulatedAgentOptions;
@@ -42,6 +49,7 @@ export class SimulatedAgent implements AsyncDisposable {
   readonly #running: Promise<void>;
   readonly #digest = new EntryDigest();
   #channel: LightChannel | undefined;
+  #agreed = false;
 
   private constructor(svid: TestSvid, home: () => Home, options: SimulatedAgentOptions) {
     this.id = svid.id;
@@ -56,9 +64,19 @@ export class SimulatedAgent implements AsyncDisposable {
     server: () => Home & Pick<ServerClient, "attest">,
     options: SimulatedAgentOptions = {},
   ): Promise<SimulatedAgent> {
-    const agent = new SimulatedAgent(await server().attest(), server, options);
-    await eventually("agreement with the server", () => agent.agreements > 0, options.startMs);
+    const agent = SimulatedAgent.of(await server().attest(), server, options);
+    await eventually("agreement with the server", () => agent.agreed, options.startMs);
     return agent;
+  }
+
+  /** One that has attested. Any number may go by one SVID. */
+  static of(svid: TestSvid, home: () => Home, options: SimulatedAgentOptions = {}): SimulatedAgent {
+    return new SimulatedAgent(svid, home, options);
+  }
+
+  /** It has agreed with the server on its present connection. */
+  get agreed(): boolean {
+    return this.#agreed;
   }
 
   /** Of the present connection, for further calls. */
@@ -79,43 +97,60 @@ export class SimulatedAgent implements AsyncDisposable {
   }
 
   async #run(): Promise<void> {
+    const pauses = new Backoff(systemClock, RETRY);
     while (!this.#stop.signal.aborted) {
       try {
         const { localAddress } = this.#options;
         const target = { ...this.#home(), ...(localAddress === undefined ? {} : { localAddress }) };
         using channel = await LightChannel.open(target, this.#svid.tls);
         this.#channel = channel;
-        if (this.#options.pollMs === undefined) await this.#follow(channel);
-        else await this.#poll(channel, this.#options.pollMs);
+        if (this.#options.pollMs !== undefined) await this.#poll(channel, this.#options.pollMs);
+        else await this.#follow(channel);
       } catch {
-        if (!this.#stop.signal.aborted) await delay(50 + Math.random() * 100);
+        if (this.#agreed) pauses.reset();
+        this.#agreed = false;
+        await this.#pause(pauses.next());
       } finally {
         this.#channel = undefined;
+        this.#agreed = false;
       }
     }
   }
 
+  #pause(ms: number): Promise<void> {
+    return delay(ms, undefined, { signal: this.#stop.signal }).catch(() => undefined);
+  }
+
+  /** Returns when the server has sent it away, and that time is over. */
   async #follow(channel: LightChannel): Promise<void> {
     using stream = channel.stream(PushApi, "WatchAuthorizedEntries");
     stream.send({ held: { digest: this.#digest.bytes(), output_mask: ENTRY_MASK } });
     const comparing = setInterval(() => stream.send({ held: { digest: this.#digest.bytes() } }), COMPARE_MS);
-    let agreed = false;
     try {
       for await (const { number, entries, divergence, drain } of stream) {
-        if (this.#stop.signal.aborted || drain) return;
+        if (this.#stop.signal.aborted) return;
+        if (drain) return await this.#stayAway(channel, drain.reconnect_after_ms);
         if (divergence) stream.send(this.#revisions());
         if (entries) this.#take(entries);
         stream.send({ applied: number });
         if (!entries || entries.more) continue;
         if (!this.#digest.equals(entries.digest as Buffer)) stream.send(this.#revisions());
-        else if (!agreed) {
-          agreed = true;
+        else if (!this.#agreed) {
           this.agreements += 1;
+          this.#agreed = true;
         }
       }
     } finally {
       clearInterval(comparing);
     }
+    throw new Fault("unavailable", "the server ended the stream");
+  }
+
+  async #stayAway(channel: LightChannel, ms: number): Promise<void> {
+    this.#agreed = false;
+    this.drains.push(ms);
+    channel[Symbol.dispose]();
+    await this.#pause(ms);
   }
 
   #take({ changed, removed }: NonNullable<WatchAuthorizedEntriesResponse__Output["entries"]>): void {
@@ -149,6 +184,7 @@ export class SimulatedAgent implements AsyncDisposable {
   async #poll(channel: LightChannel, everyMs: number): Promise<void> {
     await this.#ask(channel);
     this.agreements += 1;
+    this.#agreed = true;
     const lost = new AbortController();
     void channel.closed.then(() => lost.abort());
     const signal = AbortSignal.any([this.#stop.signal, lost.signal]);
