@@ -40,8 +40,11 @@ export interface RunAgentOptions {
   readonly signal: AbortSignal;
 }
 
-/** While the server is away at start: then the supervisor of the process has a say. */
-const START_RETRY = { firstMs: 5_000, maxMs: 60_000, giveUpAfterMs: 60_000 } as const;
+/**
+ * While the server is away at start: then the supervisor of the process has a say. Sooner than SPIRE's agent at first, as
+ * the two often start together, and no oftener afterwards.
+ */
+const START_RETRY = { firstMs: 500, maxMs: 60_000, factor: 2, jitter: 0.5, giveUpAfterMs: 60_000 } as const;
 /** As SPIRE, when the agent can find its way back by itself. */
 const REBOOTSTRAP_GIVE_UP_MS = 24 * 3_600_000;
 /** What no waiting changes. */

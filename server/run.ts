@@ -235,6 +235,7 @@ async function serviceParts(
   });
   const seams = {
     caughtUp: visible(follower),
+    lookAgain: () => follower.caughtUp().catch(() => undefined),
     checkReady: () => checkReady(state),
     refreshBundle: (name: TrustDomain, stop: AbortSignal) => state.poller.refresh(name, stop),
     relationshipsChanged: () => state.poller.reload(),

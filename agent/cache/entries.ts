@@ -49,11 +49,17 @@ interface Holding {
   svid: HeldSvid | undefined;
   /** A signing attempt has failed, so others need not wait for it. */
   failed: boolean;
-  /** The server refused it by name: not asked for again before the next sync. */
-  refused: boolean;
+  /** How often in a row the server refused it by name. */
+  refusals: number;
+  /** Not asked for again before, by the monotonic clock, unless a sync comes first. */
+  retryAt: number;
   /** Grows with use: the lowest is dropped first. */
   lastUsed: number;
 }
+
+/** After a refusal; doubled with each further one. */
+const FIRST_RETRY_MS = 500;
+const LONGEST_RETRY_MS = 30_000;
 
 /** Callers with the same selectors, who always get the same answer. */
 interface Audience {
@@ -159,8 +165,9 @@ export class IdentityCache {
     const inUse = this.#inUse();
     let room = this.#options.maxSvids - this.svidCount;
     const wanted: SigningRequest[] = [];
-    for (const { entry, svid, refused } of this.#holdings.values()) {
-      if (refused || entry.storeSvid || (svid !== undefined && isCurrent(svid, entry, clock))) continue;
+    const passed = clock.monotonic();
+    for (const { entry, svid, retryAt } of this.#holdings.values()) {
+      if (retryAt > passed || entry.storeSvid || (svid !== undefined && isCurrent(svid, entry, clock))) continue;
       const waitedFor = svid === undefined && inUse.has(entry.id);
       if (svid === undefined && !waitedFor && (entry.disableX509SvidPrefetch || room <= 0)) continue;
       if (svid === undefined) room -= 1;
@@ -169,13 +176,16 @@ export class IdentityCache {
     return wanted.sort(urgency);
   }
 
-  /** Until the next SVID that is held becomes due; infinite when none is held. */
+  /** Until the next SVID that is held becomes due, or what was refused may be asked for again; infinite for neither. */
   msUntilDue(): number {
-    const held = this.#withSvid().filter(({ refused }) => !refused);
-    return held.reduce(
-      (least, { svid }) => Math.min(least, msUntilDue(svid.rotation, this.#options.clock)),
-      Number.POSITIVE_INFINITY,
-    );
+    const { clock } = this.#options;
+    const passed = clock.monotonic();
+    let least = Number.POSITIVE_INFINITY;
+    for (const { svid, retryAt } of this.#holdings.values()) {
+      const due = svid === undefined ? 0 : msUntilDue(svid.rotation, clock);
+      if (svid !== undefined || retryAt > passed) least = Math.min(least, Math.max(due, retryAt - passed));
+    }
+    return least;
   }
 
   /** When the next SVID that is held and still valid expires. */
@@ -191,18 +201,26 @@ export class IdentityCache {
   accept(svids: ReadonlyMap<string, HeldSvid>): void {
     for (const [id, svid] of svids) {
       const holding = this.#holdings.get(id);
-      if (holding !== undefined) Object.assign(holding, { svid, failed: false });
+      if (holding !== undefined) Object.assign(holding, { svid, failed: false, refusals: 0 });
     }
     this.#evict();
     this.#tellSizes();
     this.#refreshAll();
   }
 
-  /** Signing failed for these: whoever waits for them gets the rest. `refused` are left alone until the next sync. */
+  /**
+   * Signing failed for these: whoever waits for them gets the rest. `refused` are left alone until the next sync, or for
+   * a while that grows: where changes are pushed there may be no sync for long.
+   */
   fail(ids: Iterable<string>, refused: boolean): void {
+    const passed = this.#options.clock.monotonic();
     for (const id of ids) {
       const holding = this.#holdings.get(id);
-      if (holding !== undefined) Object.assign(holding, { failed: true, refused });
+      if (holding === undefined) continue;
+      holding.failed = true;
+      if (!refused) continue;
+      holding.retryAt = passed + Math.min(FIRST_RETRY_MS * 2 ** holding.refusals, LONGEST_RETRY_MS);
+      holding.refusals += 1;
     }
     this.#refreshAll();
   }
@@ -218,15 +236,15 @@ export class IdentityCache {
   #put(entry: CachedEntry): boolean {
     const holding = this.#holdings.get(entry.id);
     if (holding?.entry === entry) {
-      holding.refused = false;
+      holding.retryAt = 0;
       return false;
     }
     if (holding === undefined) {
-      this.#holdings.set(entry.id, { entry, svid: undefined, failed: false, refused: false, lastUsed: 0 });
+      this.#holdings.set(entry.id, { entry, svid: undefined, failed: false, refusals: 0, retryAt: 0, lastUsed: 0 });
       entryCreated(this.#options.log, entry);
     } else {
       this.#index.delete(holding.entry);
-      Object.assign(holding, { entry, failed: false, refused: false });
+      Object.assign(holding, { entry, failed: false, refusals: 0, retryAt: 0 });
       if (entry.storeSvid || holding.svid?.spiffeId !== entry.spiffeId) holding.svid = undefined;
       entryUpdated(this.#options.log, entry);
     }

@@ -5,6 +5,7 @@ import type { Bundles__Output } from "../../src/rpc/gen/steeple/api/server/push/
 import type { Entries__Output } from "../../src/rpc/gen/steeple/api/server/push/v1/Entries.ts";
 import type { WatchAuthorizedEntriesRequest } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesRequest.ts";
 import type { WatchAuthorizedEntriesResponse__Output } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesResponse.ts";
+import { retryAfterOf } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, isFault, messageOf } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
@@ -33,7 +34,8 @@ export interface PushFollowerOptions {
   readonly log: Log;
 }
 
-const RETRY = { firstMs: 250, maxMs: 30_000 } as const;
+/** Soon at first, as a server that is restarted is back within seconds; spread, as many agents lose it together. */
+const RETRY = { firstMs: 250, maxMs: 15_000, jitter: 0.5 } as const;
 /** A server without the service may be replaced by one that has it. */
 const NOT_OFFERED_MS = 5 * 60_000;
 /** How often both ends compare what the agent holds; an answer that stays away this long ends the stream. */
@@ -66,7 +68,7 @@ export class PushFollower {
       } catch (error) {
         signal.throwIfAborted();
         const offered = !isFault(error, "unimplemented");
-        pauseMs = offered ? backoff.next() : NOT_OFFERED_MS;
+        pauseMs = offered ? Math.max(backoff.next(), retryAfterOf(error)) : NOT_OFFERED_MS;
         if (isFault(error, "denied")) synchronizer.ask();
         if (!offered && known) pushNotOffered(log);
         else if (offered && synchronizer.pushed) pushEnded(log, error);

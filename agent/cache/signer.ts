@@ -1,6 +1,7 @@
 import { type Certificate, parseCertificate } from "../../src/crypto/certificate.ts";
 import { createCertificateRequest } from "../../src/crypto/csr.ts";
 import { type KeyType, type LocalSigner, privateKeyToPkcs8 } from "../../src/crypto/key.ts";
+import { faultFrom, retryAfterOf } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
@@ -28,6 +29,8 @@ import type { HeldSvid, SigningRequest } from "./svid.ts";
 const MAX_BATCH = 500;
 /** RSA keys take long to make: small batches bring the first ones out early. */
 const MAX_RSA_BATCH = 25;
+/** DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, UNAVAILABLE. */
+const TRANSIENT: ReadonlySet<number> = new Set([4, 8, 10, 14]);
 const RETRY = { firstMs: 500, maxMs: 4 * 60_000 } as const;
 /** A caller that waits may cut a back-off short, but not below this. */
 const LEAST_RETRY_MS = 1_000;
@@ -76,10 +79,11 @@ export class SvidSigner {
     void this.#keys.fill();
     for (;;) {
       const seen = cache.work.value;
-      const failed = await this.#signDue(signal);
-      if (failed) {
-        await clock.sleep(LEAST_RETRY_MS, signal);
-        await this.#wait(this.#retryDelay() - LEAST_RETRY_MS, seen, signal);
+      const failure = await this.#signDue(signal);
+      if (failure !== undefined) {
+        const least = Math.max(LEAST_RETRY_MS, retryAfterOf(failure));
+        await clock.sleep(least, signal);
+        await this.#wait(this.#retryDelay() - least, seen, signal);
       } else {
         await this.#wait(Math.min(LONGEST_WAIT_MS, cache.msUntilDue()), seen, signal);
       }
@@ -100,12 +104,12 @@ export class SvidSigner {
     return Math.min(delay, Math.max(LEAST_RETRY_MS, (expiry.getTime() - clock.now().getTime()) / 2));
   }
 
-  /** Batch after batch until nothing is due. True when one failed. */
-  async #signDue(signal: AbortSignal): Promise<boolean> {
+  /** Batch after batch until nothing is due, or one failed: with what, then. */
+  async #signDue(signal: AbortSignal): Promise<Fault | undefined> {
     const { cache, log, clock } = this.#options;
     for (;;) {
       const requests = cache.due().slice(0, this.#batch);
-      if (requests.length === 0) return false;
+      if (requests.length === 0) return undefined;
       try {
         await this.#sign(requests, signal);
         this.#backoff.reset();
@@ -120,7 +124,7 @@ export class SvidSigner {
           requests.map(({ entry }) => entry.id),
           false,
         );
-        return true;
+        return Fault.from(error);
       }
     }
   }
@@ -138,7 +142,9 @@ export class SvidSigner {
     );
     const signed = new Map<string, HeldSvid>();
     const refused: string[] = [];
+    const busy = answers.find(isBusy);
     for (const [at, { entry }] of requests.entries()) {
+      if (isBusy(answers[at])) continue;
       const svid = this.#read(entry, keyAt(keys, at), answers[at]);
       if (svid === undefined) refused.push(entry.id);
       else signed.set(entry.id, svid);
@@ -146,9 +152,10 @@ export class SvidSigner {
     cache.fail(refused, true);
     cache.accept(signed);
     for (const { entry } of requests) if (signed.has(entry.id)) svidUpdated(log, entry);
+    if (busy !== undefined) throw faultFrom(busy.status, `the server could not sign all: ${busy.error}`, undefined);
   }
 
-  /** Undefined, with a warning, for what the server refused or answered wrongly: the next sync brings another try. */
+  /** Undefined, with a warning, for what the server refused or answered wrongly. */
   #read(entry: CachedEntry, key: LocalSigner, answer: SignedX509 | undefined): HeldSvid | undefined {
     const { log } = this.#options;
     if (answer?.kind !== "signed") {
@@ -180,6 +187,13 @@ export class SvidSigner {
       authorityKeyId: certificates.at(-1)?.authorityKeyId ?? "",
     });
   }
+}
+
+type Refusal = Extract<SignedX509, { readonly kind: "refused" }>;
+
+/** Not the entry's fault: the same may be asked again. */
+function isBusy(answer: SignedX509 | undefined): answer is Refusal {
+  return answer?.kind === "refused" && TRANSIENT.has(answer.status);
 }
 
 async function paramFor(entry: CachedEntry, key: LocalSigner): Promise<SigningParam> {

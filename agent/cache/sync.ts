@@ -1,5 +1,5 @@
 import { parseCertificate } from "../../src/crypto/certificate.ts";
-import { denialReason } from "../../src/rpc/status.ts";
+import { denialReason, retryAfterOf } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, isFault } from "../../src/runtime/fault.ts";
 import { Feed } from "../../src/runtime/feed.ts";
@@ -257,7 +257,7 @@ export class Synchronizer {
         syncFailed(log, error);
         await trust.recover(Fault.from(error), signal);
         const acted = denialReason(Fault.from(error)) !== undefined;
-        pause = acted && !recovered ? 0 : backoff.next();
+        pause = acted && !recovered ? 0 : Math.max(backoff.next(), retryAfterOf(error));
         recovered = acted;
       } finally {
         this.#syncs.set(this.#syncs.value + 1);

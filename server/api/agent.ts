@@ -101,7 +101,7 @@ async function renew(
   parts: AgentServiceParts,
   params: { readonly csr: Uint8Array } | null,
   { log, turn }: Authorization,
-  caller: { readonly id: SpiffeId; readonly serialNumber: string },
+  caller: ReturnType<typeof agentOf>,
 ) {
   const { nodes, issuer } = parts;
   const { id } = caller;
@@ -112,7 +112,9 @@ async function renew(
   if (params === null) throw failure(log, "invalid", "params cannot be nil");
   if (params.csr.length === 0) throw failure(log, "invalid", "missing CSR");
   const publicKey = await publicKeyOf(log, params.csr, "failed to parse CSR");
-  const svid = await attempt(log, "failed to sign X509 SVID", () => issuer.issueAgent({ id, publicKey }, turn));
+  const svid = await attempt(log, "failed to sign X509 SVID", () =>
+    issuer.issueAgent({ id, publicKey }, { ...turn, endsAt: caller.expiresAt }),
+  );
   const renewal = { currentSerial: caller.serialNumber, serialNumber: svid.serialNumber, expiresAt: svid.notAfter };
   await record(log, () => nodes.renew(id, renewal));
   await parts.caughtUp(log);

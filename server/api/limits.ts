@@ -1,3 +1,4 @@
+import { retryAfter } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 
@@ -42,6 +43,7 @@ export class RateLimiter {
       throw new Fault("exhausted", `rate limit of ${this.#perSecond} per second exceeded`, {
         code: "rate-limit",
         hint: "too many calls from this address are waiting: call less often",
+        details: [retryAfter(waitMs - LONGEST_WAIT_MS + this.#clock.random() * LONGEST_WAIT_MS)],
       });
     }
     bucket.tokens -= count;

@@ -19,12 +19,19 @@ export function svidMessage(svid: X509Svid): X509SVID {
   };
 }
 
+/** An agent, by the SVID with which it calls. */
+interface Caller {
+  readonly id: SpiffeId;
+  readonly serialNumber: string;
+  readonly expiresAt: Date;
+}
+
 /** The agent that calls, by the certificate that was verified; for methods that only agents may call. */
-export function agentOf(call: Call<Authorization>): { readonly id: SpiffeId; readonly serialNumber: string } {
+export function agentOf(call: Call<Authorization>): Caller {
   const { peer } = call.caller;
   const leaf = peer?.chain[0];
   if (call.auth.as !== "agent" || peer === undefined || leaf === undefined) {
     throw new Fault("internal", "caller ID missing from request context");
   }
-  return { id: peer.id, serialNumber: leaf.serialNumber };
+  return { id: peer.id, serialNumber: leaf.serialNumber, expiresAt: leaf.notAfter };
 }

@@ -8,22 +8,20 @@ import type { SvidApi } from "../../src/rpc/protos.ts";
 import { unary } from "../../src/rpc/service.ts";
 import { Fault, isFault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
-import type { Entry } from "../../src/spiffe/entry.ts";
 import { type SpiffeId, type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
 import type { TokenIssuer, TokenSvid } from "../ca/tokens.ts";
 import type { AuthorityUsage } from "../ca/usage.ts";
-import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
 import type { Authorization } from "./admission.ts";
 import { newSvidFields } from "./audit-fields.ts";
+import { type EntitlementParts, entitledEntry } from "./entitled.ts";
 import { attempt, checked, failure } from "./fail.ts";
 import { type ProtoId, workloadId } from "./ids.ts";
 import { inOrder, itemFailure, OK } from "./results.ts";
 import { agentOf, type HandlersOf } from "./shapes.ts";
 
-export interface TokenServiceParts {
+export interface TokenServiceParts extends EntitlementParts {
   readonly trustDomain: TrustDomain;
-  readonly directory: Pick<Directory, "authorizedEntry">;
   readonly usage: Pick<AuthorityUsage, "token">;
   readonly tokenIssuer: Pick<TokenIssuer, "issueJwt" | "issueWit" | "jwtEnabled" | "witEnabled">;
 }
@@ -32,7 +30,7 @@ type Served = "MintJWTSVID" | "NewJWTSVID" | "MintWITSVID" | "BatchNewWITSVID";
 
 /** The token half of the SVID service. */
 export function tokenSvids(parts: TokenServiceParts): Pick<HandlersOf<typeof SvidApi>, Served> {
-  const { trustDomain, directory, tokenIssuer } = parts;
+  const { trustDomain, tokenIssuer } = parts;
   return {
     MintJWTSVID: unary(async ({ id, audience, ttl }, { auth }) => {
       const { log } = auth;
@@ -44,7 +42,7 @@ export function tokenSvids(parts: TokenServiceParts): Pick<HandlersOf<typeof Svi
     NewJWTSVID: unary(async ({ entry_id, audience }, call) => {
       const { log } = call.auth;
       mustBeEnabled(log, tokenIssuer.jwtEnabled, "JWT");
-      const entry = entryOf(directory, agentOf(call).id, entry_id, log);
+      const entry = await entitledEntry(parts, agentOf(call).id, entry_id, log);
       const { spiffeId, jwtSvidTtl, jwtSvidIncludeJti } = entry;
       const request = { id: spiffeId, audience, ttlSeconds: jwtSvidTtl, withJti: jwtSvidIncludeJti };
       return { svid: await signJwt(parts, request, { log: log.child({ entry_id: entry.id }), turn: call.auth.turn }) };
@@ -69,12 +67,6 @@ export function tokenSvids(parts: TokenServiceParts): Pick<HandlersOf<typeof Svi
 
 function mustBeEnabled(log: Log, enabled: boolean, name: string): void {
   if (!enabled) throw failure(log, "unimplemented", `${name} functionality is disabled`);
-}
-
-function entryOf(directory: TokenServiceParts["directory"], agent: SpiffeId, entryId: string, log: Log): Entry {
-  const entry = directory.authorizedEntry(agent, entryId);
-  if (entry !== undefined) return entry;
-  throw failure(log.child({ entry_id: entryId.slice(0, 255) }), "not_found", "entry not found or not authorized");
 }
 
 type Asking = Pick<Authorization, "log" | "turn">;
@@ -137,7 +129,7 @@ async function newWit(
   try {
     if (param.entry_id === "") throw failure(log, "invalid", "missing entry ID");
     if (param.public_key.length === 0) throw failure(log, "invalid", "missing public key");
-    const { id: entryId, spiffeId, x509SvidTtl } = entryOf(parts.directory, agent, param.entry_id, log);
+    const { id: entryId, spiffeId, x509SvidTtl } = await entitledEntry(parts, agent, param.entry_id, log);
     const entryLog = log.child({ entry_id: entryId });
     const key = witKey(entryLog, param, "malformed public key");
     const svid = await attempt(entryLog, "failed to sign WIT-SVID", () =>

@@ -12,15 +12,16 @@ import * as events from "../events.ts";
 import type { Authorization } from "./admission.ts";
 import { newSvidFields } from "./audit-fields.ts";
 import { publicKeyOf, readCsr } from "./csr.ts";
+import { type EntitlementParts, entitledEntry } from "./entitled.ts";
 import { attempt, checked, failure } from "./fail.ts";
 import { inOrder, itemFailure, OK } from "./results.ts";
 import { agentOf, type HandlersOf, svidMessage } from "./shapes.ts";
 
-export interface SvidServiceParts {
+export interface SvidServiceParts extends EntitlementParts {
   readonly trustDomain: TrustDomain;
   readonly directory: Pick<Directory, "authorizedEntry" | "bundle">;
   readonly issuer: Pick<Issuer, "issueWorkload" | "issueDownstream" | "mint">;
-  readonly usage: Pick<AuthorityUsage, "workloadSvid" | "downstreamCa">;
+  readonly usage: Pick<AuthorityUsage, "workloadSvid" | "downstreamCa" | "endOf">;
 }
 
 type Served = "BatchNewX509SVID" | "MintX509SVID" | "NewDownstreamX509CA";
@@ -72,26 +73,20 @@ async function newSvid(
 
 /** ID, DNS names and lifetime come from the entry, if the agent is entitled to it; only the key from the CSR (T-C1). */
 async function signForEntry(
-  { directory, issuer, usage }: SvidServiceParts,
+  parts: SvidServiceParts,
   agent: SpiffeId,
   param: NewSvidParams,
   { log, turn }: Authorization,
 ): Promise<X509SVID> {
   if (param.entry_id === "") throw failure(log, "invalid", "missing entry ID");
   if (param.csr.length === 0) throw failure(log, "invalid", "missing CSR");
-  const entry = directory.authorizedEntry(agent, param.entry_id);
-  if (entry === undefined)
-    throw failure(
-      log.child({ entry_id: param.entry_id.slice(0, 255) }),
-      "not_found",
-      "entry not found or not authorized",
-    );
+  const entry = await entitledEntry(parts, agent, param.entry_id, log);
   const entryLog = log.child({ entry_id: entry.id, spiffe_id: entry.spiffeId });
   const publicKey = await publicKeyOf(entryLog, param.csr, "malformed CSR");
   const svid = await attempt(entryLog, "failed to sign X509-SVID", () =>
-    issuer.issueWorkload({ entry, publicKey }, turn),
+    parts.issuer.issueWorkload({ entry, publicKey }, { ...turn, endsAt: parts.usage.endOf(agent, entry.id) }),
   );
-  usage.workloadSvid(agent, entry.id, svid);
+  parts.usage.workloadSvid(agent, entry.id, svid);
   events.entrySvidSigned(log, svid, entry);
   return svidMessage(svid);
 }

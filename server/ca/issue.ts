@@ -68,7 +68,7 @@ export class Issuer {
 
   constructor(options: IssuerOptions) {
     this.#options = options;
-    this.#turns = options.turns ?? new Turns();
+    this.#turns = options.turns ?? new Turns(options.clock);
   }
 
   issueWorkload(request: { readonly entry: Entry; readonly publicKey: Uint8Array }, turn?: Turn): Promise<X509Svid> {

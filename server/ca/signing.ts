@@ -77,7 +77,7 @@ export async function openSigning(options: SigningOptions): Promise<Signing> {
   const { bundles } = store;
   const publisher = new TokenPublisher({ trustDomain, bundles, upstream, log });
   const authorities = await openAuthorities(options, publisher);
-  const turns = new Turns();
+  const turns = new Turns(clock);
   const signed = (what: Parameters<typeof events.signed>[1]): void => events.signed(options.log, what);
   const issuer = new Issuer({
     trustDomain,

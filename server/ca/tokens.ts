@@ -78,7 +78,7 @@ export class TokenIssuer {
 
   constructor(options: TokenIssuerOptions) {
     this.#options = options;
-    this.#turns = options.turns ?? new Turns();
+    this.#turns = options.turns ?? new Turns(options.clock);
   }
 
   get jwtEnabled(): boolean {

@@ -50,6 +50,12 @@ export class AuthorityUsage {
     this.#put(agent, entryId, svid);
   }
 
+  /** When the SVID that the agent got last for the entry ends. */
+  endOf(agent: SpiffeId, entryId: string): Date | undefined {
+    const ends = this.#holders.get(agent)?.get(entryId)?.ends;
+    return ends === undefined ? undefined : new Date(ends);
+  }
+
   /** From the certificate of a call. */
   agentSvid(agent: SpiffeId, svid: Signed): void {
     this.#put(agent, AGENT, svid);

@@ -10,6 +10,7 @@ import type {
   SecretDiscoveryServiceHandlers,
 } from "./gen/envoy/service/secret/v3/SecretDiscoveryService.ts";
 import type { ErrorInfo, ErrorInfo__Output } from "./gen/google/rpc/ErrorInfo.ts";
+import type { RetryInfo, RetryInfo__Output } from "./gen/google/rpc/RetryInfo.ts";
 import type { Status, Status__Output } from "./gen/google/rpc/Status.ts";
 import type { HealthDefinition, HealthHandlers } from "./gen/grpc/health/v1/Health.ts";
 import type * as v1 from "./gen/grpc/reflection/v1/ServerReflection.ts";
@@ -182,6 +183,10 @@ export const ReflectionAlphaApi = define<Methods<v1alpha.ServerReflectionDefinit
 export const richStatus = message<Status, Status__Output>("google.rpc.Status", "google/rpc/status.proto");
 export const errorInfo = message<ErrorInfo, ErrorInfo__Output>(
   "google.rpc.ErrorInfo",
+  "google/rpc/error_details.proto",
+);
+export const retryInfo = message<RetryInfo, RetryInfo__Output>(
+  "google.rpc.RetryInfo",
   "google/rpc/error_details.proto",
 );
 export const permissionDenied = message<PermissionDeniedDetails, PermissionDeniedDetails__Output>(

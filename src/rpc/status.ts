@@ -1,7 +1,7 @@
 import { Metadata, type StatusObject, status as wire } from "@grpc/grpc-js";
 import { Fault, type FaultDetail, type FaultKind, isFault, messageOf } from "../runtime/fault.ts";
 import type { ErrorInfo__Output } from "./gen/google/rpc/ErrorInfo.ts";
-import { errorInfo, permissionDenied, richStatus } from "./protos.ts";
+import { errorInfo, permissionDenied, retryInfo, richStatus } from "./protos.ts";
 
 /** Name of a gRPC code as SPIRE's logs and metrics spell it. */
 export type CodeName = (typeof codeNames)[number];
@@ -50,11 +50,13 @@ const ERROR_DOMAIN = "steeple";
 const SPIFFE_DOMAIN = "spiffe.io";
 const TYPE_PREFIX = "type.googleapis.com/";
 const ERROR_INFO = `${TYPE_PREFIX}google.rpc.ErrorInfo`;
+const RETRY_INFO = `${TYPE_PREFIX}google.rpc.RetryInfo`;
 const PERMISSION_DENIED = `${TYPE_PREFIX}spire.api.types.PermissionDeniedDetails`;
 /** Trailers must fit the header limits of every client; many stop at 8 KiB. */
 const MAX_MESSAGE_BYTES = 2048;
 const MAX_HINT_CHARACTERS = 512;
 const MAX_DETAILS_BYTES = 3072;
+const MAX_RETRY_AFTER_MS = 60_000;
 
 export function codeNameOf(code: number): CodeName {
   return codeNames[code] ?? "Unknown";
@@ -121,6 +123,20 @@ export function spiffeReason(reason: string): FaultDetail {
 /** The reason that `spiffeReason` put there; undefined when there is none. */
 export function spiffeReasonOf({ details }: Fault): string | undefined {
   return details.map((detail) => infoOf(detail, SPIFFE_DOMAIN)).find((found) => found !== undefined)?.reason;
+}
+
+/** The detail that tells a client how long to stay away. */
+export function retryAfter(ms: number): FaultDetail {
+  const retry_delay = { seconds: Math.floor(ms / 1000), nanos: Math.floor(ms % 1000) * 1_000_000 };
+  return { typeUrl: RETRY_INFO, value: retryInfo().serialize({ retry_delay }) };
+}
+
+/** How long the peer asked to stay away, in milliseconds; 0 when it did not. No peer keeps a client away for longer than this. */
+export function retryAfterOf(error: unknown): number {
+  const detail = isFault(error) ? error.details.find(({ typeUrl }) => typeUrl === RETRY_INFO) : undefined;
+  const delay = detail && readable(() => retryInfo().deserialize(Buffer.from(detail.value)).retry_delay);
+  const ms = Number(delay?.seconds ?? 0) * 1000 + (delay?.nanos ?? 0) / 1_000_000;
+  return Math.min(Math.max(0, ms), MAX_RETRY_AFTER_MS);
 }
 
 /** The fault that a peer's status stands for. */

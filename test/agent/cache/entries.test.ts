@@ -248,14 +248,27 @@ describe("what is due for signing", () => {
     await reader.stop();
   });
 
-  test("a refused entry is left alone until the next sync", () => {
-    const { cache, dueIds } = setUp();
+  test("a refused entry is left alone until the next sync, or for a while that grows", async () => {
+    const { clock, cache, dueIds } = setUp();
     const entries = entryMap(entry("a"), entry("b"));
     cache.replace(entries, bundles());
     cache.fail(["a"], true);
     expect(dueIds()).toEqual(["b"]);
     cache.replace(entries, bundles());
     expect(dueIds()).toEqual(["a", "b"]);
+    for (const ms of [1000, 2000, 4000]) {
+      cache.fail(["a"], true);
+      expect(cache.msUntilDue()).toBe(ms);
+      await clock.advance(ms - 1);
+      expect(dueIds()).toEqual(["b"]);
+      await clock.advance(1);
+      expect(dueIds()).toEqual(["a", "b"]);
+    }
+    for (let refusals = 0; refusals < 20; refusals += 1) cache.fail(["a"], true);
+    expect(cache.msUntilDue()).toBe(30_000);
+    cache.replace(entryMap(entry("a", { revisionNumber: 1 }), entry("b")), bundles());
+    cache.fail(["a"], true);
+    expect(cache.msUntilDue()).toBe(500);
   });
 
   test("SVIDs under a tainted authority are due at once and served until then", async () => {

@@ -221,7 +221,7 @@ describe("when signing fails", () => {
     ).toBe(true);
   });
 
-  test("an entry that the server refuses waits for the next sync, and the others are signed", async () => {
+  test("an entry that the server refuses is asked for again without a sync, and the others are signed", async () => {
     await using all = setUp();
     all.server.refuse = (id) =>
       id === "lagging" ? { kind: "refused", status: 5, error: "entry not found or not authorized" } : undefined;
@@ -229,15 +229,30 @@ describe("when signing fails", () => {
     all.sync(...entries);
     await eventually("the other", () => all.cache.svidCount === 1);
     await all.rest();
-    await all.clock.advance(10_000);
     expect(all.server.batches).toHaveLength(1);
     expect(all.logged("Failed to mint X509 SVID")).toEqual([
       { entry_id: "lagging", status: 5, error: "entry not found or not authorized" },
     ]);
     all.server.refuse = () => undefined;
-    all.sync(...entries);
+    await all.clock.advance(500);
     await eventually("both", () => all.cache.svidCount === 2);
   });
+
+  test.each([4, 8, 10, 14])(
+    "status %i of an entry is a failure to try again soon, and the others are signed",
+    async (status) => {
+      await using all = setUp();
+      all.server.refuse = (id) => (id === "a" ? { kind: "refused", status, error: "too much to do" } : undefined);
+      all.sync(entry("a"), entry("b", { createdAt: 2000 }));
+      await eventually("the other", () => all.cache.svidCount === 1);
+      await all.rest();
+      expect(all.logged("Failed to mint X509 SVID")).toEqual([]);
+      expect(String(all.logged("SVID sync failed")[0]?.["error"])).toContain("too much to do");
+      all.server.refuse = () => undefined;
+      await all.clock.advance(5000);
+      await eventually("both", () => all.cache.svidCount === 2);
+    },
+  );
 
   test.each<{ what: string; change: CertificateOptions; reason: string }>([
     {

@@ -1,12 +1,15 @@
 import { describe, expect, test } from "vitest";
 import { type Turn, Turns } from "../../../server/ca/turns.ts";
+import { retryAfterOf } from "../../../src/rpc/status.ts";
+import { FakeClock } from "../../support/clock.ts";
 import { faultFrom } from "../../support/faults.ts";
 
 const stay = new AbortController().signal;
 
 /** One at a time: what has begun, in order, and how to end it. */
 class Desk {
-  readonly turns = new Turns(1);
+  readonly clock = new FakeClock();
+  readonly turns = new Turns(this.clock, 1);
   readonly begun: string[] = [];
   #finish: (() => void)[] = [];
 
@@ -46,6 +49,22 @@ describe("turns of what is signed", () => {
     expect(desk.begun).toEqual(["a1", "own", "a2"]);
   });
 
+  test("what replaces an SVID that is about to end goes first, the nearest end before the others, and keeps nobody out", async () => {
+    const desk = new Desk();
+    const ending = (seconds: number): Turn => ({
+      ...from("b"),
+      endsAt: new Date(desk.clock.now().getTime() + seconds * 1000),
+    });
+    const asked = [desk.ask("first", from("a"))];
+    for (const name of ["a1", "a2", "a3"]) asked.push(desk.ask(name, from("a")));
+    for (const seconds of [50, 3600, 10, -5, 30, 40]) asked.push(desk.ask(`b${seconds}`, ending(seconds)));
+    asked.push(desk.ask("own"));
+    await desk.work(asked.length);
+    await Promise.all(asked);
+    const urgent = ["b-5", "b10", "b30", "a1", "b40", "b50"];
+    expect(desk.begun).toEqual(["first", "own", ...urgent, "b3600", "a2", "a3"]);
+  });
+
   test("who leaves gives up its place, and its work is never done", async () => {
     const desk = new Desk();
     const leaving = new AbortController();
@@ -61,7 +80,7 @@ describe("turns of what is signed", () => {
   });
 
   test("a failure gives the turn on", async () => {
-    const turns = new Turns(1);
+    const turns = new Turns(new FakeClock(), 1);
     const failing = turns.take(() => Promise.reject(new Error("no")), from("a"));
     const after = turns.take(async () => "done", from("a"));
     await expect(failing).rejects.toThrow("no");
@@ -73,7 +92,9 @@ describe("turns of what is signed", () => {
     const waiting = [desk.ask("first", from("a"))];
     for (let index = 0; index < 1024; index += 1) waiting.push(desk.ask("a", from("a")));
     const refused = { kind: "exhausted", code: "signing-busy" };
-    expect(await faultFrom(desk.ask("a", from("a")))).toMatchObject(refused);
+    const fault = await faultFrom(desk.ask("a", from("a")));
+    expect(fault).toMatchObject(refused);
+    expect(retryAfterOf(fault)).toBe(3000);
     for (let index = 0; index < 3072; index += 1) waiting.push(desk.ask("b", from(`b${index % 4}`)));
     expect(await faultFrom(desk.ask("c", from("c")))).toMatchObject(refused);
     waiting.push(desk.ask("own"));

@@ -10,6 +10,8 @@ import {
   faultFrom,
   itemStatus,
   publicFault,
+  retryAfter,
+  retryAfterOf,
   statusOf,
 } from "../../../src/rpc/status.ts";
 import { FAULT_KINDS, Fault } from "../../../src/runtime/fault.ts";
@@ -166,4 +168,21 @@ test("only what was thrown on purpose shows its text", () => {
 test("items of a batch have a code and a message, and OK without a fault", () => {
   expect(itemStatus(undefined)).toEqual({ code: 0, message: "OK" });
   expect(itemStatus(new Fault("not_found", "no entry"))).toEqual({ code: 5, message: "no entry" });
+});
+
+test.each([
+  { ms: 0, read: 0 },
+  { ms: 1_250, read: 1_250 },
+  { ms: 59_999, read: 59_999 },
+  { ms: 3_600_000, read: 60_000 },
+])("a client is told over the wire to stay away for $ms ms", ({ ms, read }) => {
+  const { code, details, metadata } = statusOf(new Fault("exhausted", "busy", { details: [retryAfter(ms)] }));
+  expect(retryAfterOf(faultFrom(code, details, metadata))).toBe(read);
+});
+
+test("a fault that names no time, and one whose detail is junk, keep nobody away", () => {
+  const junk = { typeUrl: "type.googleapis.com/google.rpc.RetryInfo", value: Buffer.from("junk") };
+  expect(
+    [new Fault("exhausted", "x"), new Fault("exhausted", "x", { details: [junk] }), "x"].map(retryAfterOf),
+  ).toEqual([0, 0, 0]);
 });
