@@ -86,7 +86,6 @@ export interface ServerClient extends Disposable {
 export interface TestServer extends Omit<ServerClient, typeof Symbol.dispose>, AsyncDisposable {
   readonly folder: string;
   readonly configFile: string;
-  readonly address: "127.0.0.1";
   readonly pid: number;
   readonly databaseUrl: string | undefined;
   /** Everything on standard output and error. */
@@ -139,12 +138,9 @@ async function testServer({
   databaseUrl,
   resources,
 }: Parts): Promise<TestServer> {
-  const port = Number(
-    String(running.logged("Starting Server APIs", { network: "tcp" })[0]?.["address"])
-      .split(":")
-      .at(-1),
-  );
-  const place = { socketPath: join(folder, "api.sock"), address: "127.0.0.1", port } as const;
+  const bound = String(running.logged("Starting Server APIs", { network: "tcp" })[0]?.["address"]);
+  const [, address = "", port] = /^(.*):(\d+)$/.exec(bound) ?? [];
+  const place = { socketPath: join(folder, "api.sock"), address, port: Number(port) };
   const client = resources.use(await openServerClient({ ...place, trustDomain: options.trustDomain ?? "example.org" }));
   return {
     ...client,
