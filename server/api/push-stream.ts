@@ -22,6 +22,8 @@ export interface PushStreamParts {
   readonly clock: Clock;
   /** Aborted when the server is about to end. */
   readonly closing: AbortSignal;
+  /** Over how long the agents of a server that ends come back to others. */
+  readonly drainSpreadMs: () => number;
   /** Told whenever `holds` may answer otherwise than before. */
   readonly progressed: () => void;
 }
@@ -32,8 +34,6 @@ const PAGE = 500;
 const REMOVED_PAGE = 10_000;
 /** More is held by no agent that could be served. */
 const MOST_REVISIONS = 1_000_000;
-/** Agents of a server that ends come back to others over this time. */
-const DRAIN_SPREAD_MS = 3_000;
 
 /**
  * One agent's stream. `#sent` is what the agent holds once it has applied everything that was sent: it begins as what
@@ -222,7 +222,7 @@ export class PushStream {
   }
 
   #drain(): Event {
-    return { drain: { reconnect_after_ms: Math.floor(this.#parts.clock.random() * DRAIN_SPREAD_MS) } };
+    return { drain: { reconnect_after_ms: Math.floor(this.#parts.clock.random() * this.#parts.drainSpreadMs()) } };
   }
 
   #numbered(event: Event): WatchAuthorizedEntriesResponse {

@@ -20,11 +20,19 @@ export interface PushServiceParts {
 }
 
 const MOST_AWAITED = 1000;
+/** Of a server that ends: no other one gets more of them in a second than it can greet, and a restart is over by then. */
+const DRAINED_PER_SECOND = 500;
+const LEAST_DRAIN_SPREAD_MS = 3_000;
 
 /** What agents hold, told as it changes. */
 export function pushService(parts: PushServiceParts): HandlersOf<typeof PushApi> {
   const { trustDomain, directory, caughtUp, clock, closing } = parts;
   const streams = new Set<PushStream>();
+  let drained: number | undefined;
+  const drainSpreadMs = (): number => {
+    drained ??= streams.size;
+    return Math.max(LEAST_DRAIN_SPREAD_MS, (drained / DRAINED_PER_SECOND) * 1000);
+  };
   const progress = new Feed(0);
   const progressed = (): void => progress.set(progress.value + 1);
   const hasAll = (stream: PushStream, ids: readonly string[]): boolean =>
@@ -33,7 +41,7 @@ export function pushService(parts: PushServiceParts): HandlersOf<typeof PushApi>
   return {
     WatchAuthorizedEntries: bidi(async function* (requests, call) {
       const { id: agent } = agentOf(call);
-      const stream = new PushStream({ agent, trustDomain, directory, clock, closing, progressed });
+      const stream = new PushStream({ agent, trustDomain, directory, clock, closing, drainSpreadMs, progressed });
       streams.add(stream);
       try {
         yield* stream.run(requests, call.signal);

@@ -1,14 +1,18 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { fetchJwtSvids } from "../../src/client/index.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
+import { eventually } from "../support/eventually.ts";
 import { knowing } from "../support/names.ts";
 import { createDatabase, type TestDatabase, withoutPostgres } from "../support/postgres.ts";
-import { startServer, type TestServer } from "../support/server.ts";
+import { openServerClient, type ServerClient, startServer, type TestServer } from "../support/server.ts";
+import { SimulatedAgent } from "../support/simulated-agent.ts";
 import { WorkloadStreams } from "../support/workload-streams.ts";
 
 const NAME = "servers.test";
 const ADDRESSES = ["127.0.0.1", "127.0.0.2"] as const;
 const STREAMS = 10;
+const SENT_AWAY = 60;
+const SPREAD_MS = 3000;
 
 describe.skipIf(withoutPostgres)("an agent of two servers on one database", () => {
   let database: TestDatabase;
@@ -96,5 +100,44 @@ describe.skipIf(withoutPostgres)("an agent of two servers on one database", () =
       const { svid } = await apis.svid.NewJWTSVID({ entry_id: id, audience: ["a"] });
       expect(svid?.token).not.toBe("");
     }
+  });
+
+  test("a server that ends in order sends its agents away, each for a time of its own, and no call is refused", async () => {
+    Object.assign(process.env, knowing(NAME, ADDRESSES), { NODE_OPTIONS: process.env["NODE_OPTIONS"] ?? "" });
+    using both = await openServerClient({ socketPath: server(1).socketPath, address: NAME, port: server(1).port });
+    const node = await server(0).attest();
+    const { id } = await server(0).createEntry({ spiffeId: "spiffe://example.org/drain", parentId: node.id });
+    await using scope = new AsyncDisposableStack();
+    let target: Pick<ServerClient, "connect"> = server(0);
+    const agents = Array.from({ length: SENT_AWAY }, () => scope.use(SimulatedAgent.of(node, () => target)));
+    const agreed = (): boolean => agents.every((one) => one.agreed);
+    await eventually("all are told what they may have", agreed, 30_000);
+    target = both;
+
+    await using streams = await WorkloadStreams.open(agent.socket, STREAMS);
+    const stop = new AbortController();
+    const { failures, ended } = load(stop.signal);
+    using apis = scope.use(both.connect(node.tls));
+    const calls = (async () => {
+      for (let count = 0; ; count += 1) {
+        if (stop.signal.aborted) return count;
+        await apis.svid
+          .NewJWTSVID({ entry_id: id, audience: ["a"] }, { deadlineMs: 30_000 })
+          .catch((error: unknown) => failures.push(`call ${count}: ${error}`));
+      }
+    })();
+    expect(await server(0).stop()).toBe(0);
+    await eventually("all have found the other server", agreed, 30_000);
+    stop.abort();
+    await ended;
+    const count = await calls;
+    expect(failures).toEqual([]);
+    expect(count).toBeGreaterThan(0);
+    expect(streams.troubles).toEqual([]);
+    const away = agents.flatMap(({ drains }) => drains);
+    expect(away).toHaveLength(SENT_AWAY);
+    const thirds = [0, 1, 2].map((third) => away.filter((ms) => Math.floor((3 * ms) / SPREAD_MS) === third).length);
+    for (const third of thirds) expect(third).toBeGreaterThan(SENT_AWAY / 10);
+    expect(thirds.reduce((sum, count) => sum + count)).toBe(SENT_AWAY);
   });
 });

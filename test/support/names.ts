@@ -4,16 +4,20 @@
  */
 import dns from "node:dns";
 
-const names = JSON.parse(process.env["STEEPLE_TEST_NAMES"] ?? "{}") as Readonly<Record<string, readonly string[]>>;
+const VARIABLE = "STEEPLE_TEST_NAMES";
 const { lookup } = dns.promises;
 
+function addressesOf(name: string): readonly string[] | undefined {
+  return (JSON.parse(process.env[VARIABLE] ?? "{}") as Readonly<Record<string, readonly string[]>>)[name];
+}
+
 dns.promises.lookup = (async (name: string, options: dns.LookupAllOptions) =>
-  names[name]?.map((address) => ({ address, family: 4 })) ?? lookup(name, options)) as typeof lookup;
+  addressesOf(name)?.map((address) => ({ address, family: 4 })) ?? lookup(name, options)) as typeof lookup;
 
 /** Environment of a program for which the name has these addresses. */
 export function knowing(name: string, addresses: readonly string[]): Readonly<Record<string, string>> {
   return {
     NODE_OPTIONS: `--import ${import.meta.url}`,
-    STEEPLE_TEST_NAMES: JSON.stringify({ [name]: addresses }),
+    [VARIABLE]: JSON.stringify({ [name]: addresses }),
   };
 }
