@@ -4,7 +4,7 @@ import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
 import { knowing } from "../support/names.ts";
 import { createDatabase, type TestDatabase, withoutPostgres } from "../support/postgres.ts";
-import { openServerClient, type ServerClient, startServer, type TestServer } from "../support/server.ts";
+import { openServerClient, startServer, type TestServer } from "../support/server.ts";
 import { SimulatedAgent } from "../support/simulated-agent.ts";
 import { WorkloadStreams } from "../support/workload-streams.ts";
 
@@ -108,11 +108,11 @@ describe.skipIf(withoutPostgres)("an agent of two servers on one database", () =
     const node = await server(0).attest();
     const { id } = await server(0).createEntry({ spiffeId: "spiffe://example.org/drain", parentId: node.id });
     await using scope = new AsyncDisposableStack();
-    let target: Pick<ServerClient, "connect"> = server(0);
+    let target = server(0);
     const agents = Array.from({ length: SENT_AWAY }, () => scope.use(SimulatedAgent.of(node, () => target)));
     const agreed = (): boolean => agents.every((one) => one.agreed);
     await eventually("all are told what they may have", agreed, 30_000);
-    target = both;
+    target = server(1);
 
     await using streams = await WorkloadStreams.open(agent.socket, STREAMS);
     const stop = new AbortController();

@@ -2,8 +2,8 @@ import { setTimeout as delay } from "node:timers/promises";
 import type { WatchAuthorizedEntriesRequest } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesRequest.ts";
 import type { WatchAuthorizedEntriesResponse__Output } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesResponse.ts";
 import { EntryApi, PushApi } from "../../src/rpc/protos.ts";
-import { Fault } from "../../src/runtime/fault.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
+import { Fault } from "../../src/runtime/fault.ts";
 import { Backoff } from "../../src/runtime/task.ts";
 import { EntryDigest, type EntryVersion, sameVersion } from "../../src/spiffe/entry-digest.ts";
 import { eventually } from "./eventually.ts";
@@ -15,6 +15,8 @@ export interface SimulatedAgentOptions {
   readonly told?: (entryId: string) => void;
   /** Asks this often, as SPIRE's agents do, instead of holding a stream of changes. */
   readonly pollMs?: number;
+  /** Shared with others of the same SVID, in place of one of its own. */
+  readonly connection?: SharedConnection;
   /** Which of this machine's addresses to come from: a server lets in only so many from one. */
   readonly localAddress?: string;
   /** How long a start may take. */
@@ -28,6 +30,41 @@ const RETRY = { firstMs: 100, maxMs: 2_000, jitter: 0.5 } as const;
 /** As often as a real agent compares what it holds with the server. */
 const COMPARE_MS = 60_000;
 const ENTRY_MASK = { revision_number: true, created_at: true, spiffe_id: true, selectors: true };
+
+/** One connection for several agents, made again when it is lost. */
+export class SharedConnection implements Disposable {
+  readonly #home: () => Home;
+  readonly #svid: TestSvid;
+  #open: Promise<LightChannel> | undefined;
+
+  constructor(svid: TestSvid, home: () => Home) {
+    this.#svid = svid;
+    this.#home = home;
+  }
+
+  get(): Promise<LightChannel> {
+    this.#open ??= this.#connect();
+    return this.#open;
+  }
+
+  [Symbol.dispose](): void {
+    void this.#open?.then((channel) => channel[Symbol.dispose]()).catch(() => undefined);
+  }
+
+  async #connect(): Promise<LightChannel> {
+    const lost = (): void => {
+      this.#open = undefined;
+    };
+    try {
+      const channel = await LightChannel.open(this.#home(), this.#svid.tls);
+      void channel.closed.then(lost);
+      return channel;
+    } catch (error) {
+      lost();
+      throw error;
+    }
+  }
+}
 
 /**
  * An agent without workloads: it attests, holds its stream of changes and keeps what it is told, over the same wire as
@@ -49,6 +86,7 @@ export class SimulatedAgent implements AsyncDisposable {
   readonly #running: Promise<void>;
   readonly #digest = new EntryDigest();
   #channel: LightChannel | undefined;
+  #stream: Disposable | undefined;
   #agreed = false;
 
   private constructor(svid: TestSvid, home: () => Home, options: SimulatedAgentOptions) {
@@ -92,7 +130,7 @@ export class SimulatedAgent implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stop.abort();
-    this.drop();
+    this.#stream?.[Symbol.dispose]();
     await this.#running;
   }
 
@@ -100,9 +138,7 @@ export class SimulatedAgent implements AsyncDisposable {
     const pauses = new Backoff(systemClock, RETRY);
     while (!this.#stop.signal.aborted) {
       try {
-        const { localAddress } = this.#options;
-        const target = { ...this.#home(), ...(localAddress === undefined ? {} : { localAddress }) };
-        using channel = await LightChannel.open(target, this.#svid.tls);
+        const channel = await this.#connect();
         this.#channel = channel;
         if (this.#options.pollMs !== undefined) await this.#poll(channel, this.#options.pollMs);
         else await this.#follow(channel);
@@ -111,10 +147,20 @@ export class SimulatedAgent implements AsyncDisposable {
         this.#agreed = false;
         await this.#pause(pauses.next());
       } finally {
+        if (this.#options.connection === undefined) this.drop();
         this.#channel = undefined;
         this.#agreed = false;
       }
     }
+  }
+
+  #connect(): Promise<LightChannel> {
+    const { localAddress, connection } = this.#options;
+    if (connection !== undefined) return connection.get();
+    return LightChannel.open(
+      { ...this.#home(), ...(localAddress === undefined ? {} : { localAddress }) },
+      this.#svid.tls,
+    );
   }
 
   #pause(ms: number): Promise<void> {
@@ -124,12 +170,13 @@ export class SimulatedAgent implements AsyncDisposable {
   /** Returns when the server has sent it away, and that time is over. */
   async #follow(channel: LightChannel): Promise<void> {
     using stream = channel.stream(PushApi, "WatchAuthorizedEntries");
+    this.#stream = stream;
     stream.send({ held: { digest: this.#digest.bytes(), output_mask: ENTRY_MASK } });
     const comparing = setInterval(() => stream.send({ held: { digest: this.#digest.bytes() } }), COMPARE_MS);
     try {
       for await (const { number, entries, divergence, drain } of stream) {
         if (this.#stop.signal.aborted) return;
-        if (drain) return await this.#stayAway(channel, drain.reconnect_after_ms);
+        if (drain) return await this.#stayAway(drain.reconnect_after_ms);
         if (divergence) stream.send(this.#revisions());
         if (entries) this.#take(entries);
         stream.send({ applied: number });
@@ -146,10 +193,10 @@ export class SimulatedAgent implements AsyncDisposable {
     throw new Fault("unavailable", "the server ended the stream");
   }
 
-  async #stayAway(channel: LightChannel, ms: number): Promise<void> {
+  async #stayAway(ms: number): Promise<void> {
     this.#agreed = false;
     this.drains.push(ms);
-    channel[Symbol.dispose]();
+    if (this.#options.connection === undefined) this.drop();
     await this.#pause(ms);
   }
 
