@@ -4,6 +4,7 @@ import { workloads } from "./attest.ts";
 import { crypto } from "./crypto.ts";
 import { directory } from "./directory.ts";
 import { entries } from "./entries.ts";
+import { herd } from "./herd.ts";
 import { keyTypes } from "./key-types.ts";
 import { fanOut, localApis } from "./local-apis.ts";
 import { memory } from "./memory.ts";
@@ -34,4 +35,5 @@ export const scenarios: Scenarios = {
   entries,
   directory,
   simulate,
+  herd,
 };
