@@ -2,8 +2,8 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { parse } from "yaml";
-import { eventually } from "./eventually.ts";
 import { PROJECT } from "./imports.ts";
 import { swtpmEnv } from "./swtpm.ts";
 
@@ -34,6 +34,8 @@ export const compose: Compose = parse(readFileSync(join(PROJECT, "docker-compose
 /** As in the image. */
 const USER = 1000;
 const START_MS = 120_000;
+/** As the file has it for every service. */
+const INTERVAL_MS = 2000;
 
 /** Whether this machine lets us make what a container is made of. */
 export const withoutNamespaces =
@@ -97,15 +99,15 @@ export class ComposeProject implements AsyncDisposable {
   async #untilHealthy(name: string): Promise<void> {
     const [kind, ...test] = serviceOf(name).healthcheck?.test ?? [];
     const command = kind === "CMD-SHELL" ? ["sh", "-c", ...test] : test;
-    await eventually(
-      `${name} is healthy`,
-      async () => {
-        this.#checkRuns(name);
-        await this.exec(name, command);
-        return true;
-      },
-      START_MS,
-    );
+    const until = performance.now() + START_MS;
+    for (;;) {
+      this.#checkRuns(name);
+      const { child, output } = this.#start(name, command);
+      const [code] = await once(child, "close");
+      if (code === 0) return;
+      if (performance.now() > until) throw new Error(`${name} is not healthy: ${output()}`);
+      await delay(INTERVAL_MS);
+    }
   }
 
   async #untilCompleted(name: string): Promise<void> {
