@@ -6,7 +6,7 @@ import { helpText, listText, type Plan, parsePlan } from "./arguments.ts";
 import { compared, type Result, resultOf } from "./figures.ts";
 import { measuredLimits } from "./limits.ts";
 import { loadAverage, thisMachine } from "./machine.ts";
-import { type Outcome, type Run, renderMachine, renderOutcome } from "./render.ts";
+import { type Outcome, quantity, type Run, renderMachine, renderOutcome } from "./render.ts";
 import type { Bench, Report } from "./scenario.ts";
 import { scenarios } from "./scenarios.ts";
 import { agentIds, type Peer, programBehind, subjectsOf } from "./servers.ts";
@@ -27,10 +27,11 @@ export async function bench(
   text(`${renderMachine(machine)}Load ${loadAverage()} at ${startedAt}\n\n`);
   const peer = await peerOf(plan);
   const surroundings = { stores: plan.stores, peer, limits: measuredLimits(), signal };
+  const isWatched = io.stderr.isTTY === true;
   const done: Outcome[] = [];
   for (const one of plan.runs) {
     if (signal.aborted) break;
-    const outcome = await runScenario(one, surroundings);
+    const outcome = await runScenario(one, surroundings, (line) => isWatched && io.stderr.write(line));
     done.push(outcome);
     text(`${renderOutcome(outcome, peer?.name)}\n`);
   }
@@ -65,11 +66,16 @@ async function onlyAgent(server: NonNullable<Plan["server"]>): Promise<string> {
 async function runScenario(
   { name, scenario, parameters }: Plan["runs"][number],
   { stores, peer, ...rest }: Surroundings,
+  progress: (line: string) => unknown,
 ): Promise<Outcome> {
   const results: Result[] = [];
   const notes: string[] = [];
   const of = (subject: string): Report => ({
-    figure: (figure) => void results.push(resultOf(figure, subject)),
+    figure: (figure) => {
+      const result = resultOf(figure, subject);
+      results.push(result);
+      progress(`${name}: ${subject} ${result.name}: ${quantity(result.value, result.unit)}\n`);
+    },
     note: (text) => void notes.push(subject === "" ? text : `${subject}: ${text}`),
   });
   const [before, started] = [loadAverage(), performance.now()];

@@ -91,7 +91,7 @@ function limitsOf(results: readonly Result[]): readonly string[] {
   return [...limits].map(([name, value]) => `- Limit ${value}: ${name}\n`);
 }
 
-function quantity(value: number, unit: Unit): string {
+export function quantity(value: number, unit: Unit): string {
   return unit === "" ? digits(value) : `${digits(value)}${unit.startsWith("/") ? "" : " "}${unit}`;
 }
 
