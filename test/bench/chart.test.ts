@@ -61,6 +61,19 @@ test("subjects keep their colour, the tail is dashed, and labels at the end do n
   expect(ends.every((y, index) => index === 0 || y - (ends[index - 1] ?? 0) >= 12)).toBe(true);
 });
 
+test("labels at the bottom stay above the axis", () => {
+  const lines = ["a", "b"].map((subject) => ({ subject, dashed: false, points: [point(1, 100), point(2, 0)] }));
+  const svg = plot({ ...CHART, lines });
+  const axis = Math.max(
+    ...curves(svg)
+      .flat()
+      .map(([, y = 0]) => y),
+  );
+  const ends = [...svg.matchAll(/y="([\d.]+)" class="f\d"/g)].map(([, y]) => Number(y) - 4);
+  expect(ends.map((y) => y <= axis)).toEqual([true, true]);
+  expect(Math.abs((ends[0] ?? 0) - (ends[1] ?? 0))).toBeGreaterThanOrEqual(12);
+});
+
 test("it is readable in light and in dark, and words are no markup", () => {
   const svg = plot(CHART);
   expect(svg).toContain("@media (prefers-color-scheme: dark)");

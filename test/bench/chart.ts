@@ -31,6 +31,7 @@ const [WIDTH, HEIGHT, COLUMNS] = [440, 270, 2];
 const [LEFT, RIGHT, TOP, BOTTOM] = [58, 56, 44, 40];
 const HEAD = 34;
 const LINE_HEIGHT = 15;
+const LABEL_HEIGHT = 13;
 const COLOURS = 5;
 
 /** In the viewer's light or dark colours, without a script or a font of its own. */
@@ -122,16 +123,17 @@ function curve(points: readonly Point[], { index, dashed }: { readonly index: nu
   return [`<polyline class="line c${index}${dashed ? " dashed" : ""}" points="${path}"/>`, ...(dashed ? [] : dots)];
 }
 
-/** Labels keep their order and move down until none covers another. */
+/** Labels keep their order and move apart until none covers another, upwards where they would leave the chart. */
 function apart<T extends { readonly y: number }>(labels: readonly T[]): readonly T[] {
-  let next = Number.NEGATIVE_INFINITY;
-  return labels
-    .toSorted((a, b) => a.y - b.y)
-    .map((label) => {
-      const y = Math.max(label.y, next);
-      next = y + LINE_HEIGHT - 2;
-      return { ...label, y };
-    });
+  const sorted = labels.toSorted((a, b) => a.y - b.y);
+  const ys = sorted.map(({ y }) => y);
+  for (let at = 1; at < ys.length; at += 1) ys[at] = Math.max(ys[at] ?? 0, (ys[at - 1] ?? 0) + LABEL_HEIGHT);
+  let most = HEIGHT - BOTTOM;
+  for (let at = ys.length - 1; at >= 0; at -= 1) {
+    ys[at] = Math.min(ys[at] ?? 0, most);
+    most = (ys[at] ?? 0) - LABEL_HEIGHT;
+  }
+  return sorted.map((label, at) => ({ ...label, y: ys[at] ?? label.y }));
 }
 
 /** Maps the range of the values to the pixels between; a single value to the middle. */

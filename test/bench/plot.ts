@@ -6,7 +6,7 @@ import { type Run, renderMachine } from "./render.ts";
 /** `node test/bench/plot.ts RUN.json PLOT.svg`: the fleet of a run of `simulate`, as curves over its size. */
 const PANELS: readonly { readonly figure: string; readonly title: string; readonly log?: true }[] = [
   { figure: "entry create until the agent knows", title: "Entry create until the agent knows", log: true },
-  { figure: "server RSS", title: "Server memory (RSS), agents and entries included" },
+  { figure: "server RSS", title: "Server memory (RSS)" },
   { figure: "server CPU for one change, its SVID included", title: "Server CPU for one change, its SVID included" },
   { figure: "server CPU while nothing changes, of one core", title: "Server CPU while nothing changes, of one core" },
 ];

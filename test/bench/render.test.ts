@@ -47,7 +47,8 @@ test("the machine and the version stand above all", () => {
 test.each([
   [0, "0"],
   [0.012345, "0.0123"],
-  [9.999, "10.00"],
+  [0.09999, "0.100"],
+  [9.999, "10.0"],
   [12.345, "12.3"],
   [1234.5, "1,235"],
 ])("%d is written %s: three digits that count", (value, text) => {

@@ -98,7 +98,8 @@ export function quantity(value: number, unit: Unit): string {
 /** Three digits that count, never in powers of ten. */
 export function digits(value: number): string {
   if (value === 0) return "0";
-  const places = 2 - Math.floor(Math.log10(Math.abs(value)));
+  const rounded = Number(value.toPrecision(3));
+  const places = 2 - Math.floor(Math.log10(Math.abs(rounded)));
   if (places <= 0) return Math.round(value).toLocaleString("en");
-  return value.toFixed(Math.min(places, 6));
+  return rounded.toFixed(Math.min(places, 6));
 }
