@@ -1,4 +1,3 @@
-import { isDeepStrictEqual } from "node:util";
 import type { Call } from "../../src/rpc/caller.ts";
 import type { FetchJWTSVIDRequest__Output } from "../../src/rpc/gen/spiffe/broker/FetchJWTSVIDRequest.ts";
 import type { FetchJWTSVIDResponse } from "../../src/rpc/gen/spiffe/broker/FetchJWTSVIDResponse.ts";
@@ -20,6 +19,7 @@ import { notEntitled, resolutionFailed } from "./broker-errors.ts";
 import { type ReferenceResolvers, readReference } from "./broker-reference.ts";
 import type { EntitlementFeed, JwtTokens } from "./jwt.ts";
 import { jwkSetsOf } from "./jwt-answers.ts";
+import { sameAnswer } from "./shared-answers.ts";
 import { x509Bundles, x509SvidAnswer } from "./x509-answers.ts";
 
 export interface BrokerApiOptions {
@@ -63,7 +63,7 @@ async function* x509Svids(
   let last: SubscribeToX509SVIDResponse | undefined;
   for await (const update of options.identities.subscribe(target.selectors, target.life)) {
     const answer = x509SvidAnswer(ordinaryUpdate(update, target.entitlement()));
-    if (answer === undefined || isDeepStrictEqual(answer, last)) continue;
+    if (answer === undefined || sameAnswer(answer, last)) continue;
     await target.verify();
     last = answer;
     call.auth.log.debug("Fetched X.509 SVID for broker", { count: answer.svids?.length ?? 0 });
@@ -72,7 +72,7 @@ async function* x509Svids(
 }
 
 /** Every answer that differs from the one before. */
-async function* entitledAnswers<T>(
+async function* entitledAnswers<T extends object>(
   options: BrokerApiOptions,
   { reference, call }: { readonly reference: WorkloadReference__Output | null; readonly call: BrokerCall },
   compose: (entitlement: Entitlement) => T,
@@ -81,7 +81,7 @@ async function* entitledAnswers<T>(
   let last: T | undefined;
   for await (const _ of options.identities.changes.watch(target.life)) {
     const answer = compose(target.entitlement());
-    if (isDeepStrictEqual(answer, last)) continue;
+    if (sameAnswer(answer, last)) continue;
     await target.verify();
     last = answer;
     yield answer;

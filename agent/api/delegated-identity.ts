@@ -1,4 +1,3 @@
-import { isDeepStrictEqual } from "node:util";
 import type { Call } from "../../src/rpc/caller.ts";
 import { idToProto, selectorsFromProto } from "../../src/rpc/convert.ts";
 import type { FetchJWTSVIDsRequest__Output } from "../../src/rpc/gen/spire/api/agent/delegatedidentity/v1/FetchJWTSVIDsRequest.ts";
@@ -18,7 +17,7 @@ import { AttestedCall, type AttestedCallOptions, type IdentityFeed, notReady } f
 import type { LocalCaller } from "./caller.ts";
 import type { EntitlementFeed, JwtTokens } from "./jwt.ts";
 import { jwkSetsOf } from "./jwt-answers.ts";
-import { shared } from "./shared-answers.ts";
+import { sameAnswer, shared } from "./shared-answers.ts";
 import { x509Bundles } from "./x509-answers.ts";
 
 export interface DelegatedIdentityOptions extends AttestedCallOptions {
@@ -70,7 +69,7 @@ async function* subscribeToSvids(
   let last: SubscribeToX509SVIDsResponse | undefined;
   for await (const update of options.identities.subscribe(target.selectors, delegate.life)) {
     const answer = compose(update);
-    if (answer === undefined || isDeepStrictEqual(answer, last)) continue;
+    if (answer === undefined || sameAnswer(answer, last)) continue;
     await delegate.check();
     await verified(target, call);
     last = answer;
@@ -79,7 +78,7 @@ async function* subscribeToSvids(
   }
 }
 
-async function* subscribeToBundles<T>(
+async function* subscribeToBundles<T extends object>(
   options: DelegatedIdentityOptions,
   call: DelegateCall,
   compose: (bundles: TrustBundles) => T,
@@ -88,7 +87,7 @@ async function* subscribeToBundles<T>(
   let last: T | undefined;
   for await (const bundles of options.identities.bundle.watch(delegate.life)) {
     const answer = compose(bundles);
-    if (isDeepStrictEqual(answer, last)) continue;
+    if (sameAnswer(answer, last)) continue;
     await delegate.check();
     last = answer;
     yield answer;

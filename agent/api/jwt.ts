@@ -1,4 +1,3 @@
-import { isDeepStrictEqual } from "node:util";
 import type { Call } from "../../src/rpc/caller.ts";
 import type { JWTBundlesResponse } from "../../src/rpc/gen/JWTBundlesResponse.ts";
 import type { JWTSVID } from "../../src/rpc/gen/JWTSVID.ts";
@@ -20,6 +19,7 @@ import type { HeldJwt } from "../cache/jwt.ts";
 import { AttestedCall, type AttestedCallOptions, notReady } from "./attested-call.ts";
 import type { LocalCaller } from "./caller.ts";
 import { jwkSetsOf, sharedByBundles } from "./jwt-answers.ts";
+import { sameAnswer } from "./shared-answers.ts";
 
 /** Who is entitled to what, without regard to X.509-SVIDs. */
 export interface EntitlementFeed {
@@ -104,7 +104,7 @@ const jwtBundles = sharedByBundles((bundles): JWTBundlesResponse => {
 });
 
 /** Every answer that differs from the one before. Ends with `denied` when the caller has, or keeps, no identity. */
-export async function* entitledAnswers<T>(
+export async function* entitledAnswers<T extends object>(
   options: JwtApiOptions,
   call: LocalCall,
   compose: (entitlement: Entitlement) => T,
@@ -116,7 +116,7 @@ export async function* entitledAnswers<T>(
     const entitlement = identities.entitlement(caller.selectors);
     if (entitlement.entries.length === 0 && !allowUnauthenticatedVerifiers) throw caller.noIdentity();
     const answer = compose(entitlement);
-    if (isDeepStrictEqual(answer, last)) continue;
+    if (sameAnswer(answer, last)) continue;
     await caller.verifyAgain();
     last = answer;
     yield answer;

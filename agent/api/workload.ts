@@ -1,4 +1,3 @@
-import { isDeepStrictEqual } from "node:util";
 import type { Call } from "../../src/rpc/caller.ts";
 import type { X509BundlesResponse } from "../../src/rpc/gen/X509BundlesResponse.ts";
 import type { X509SVIDResponse } from "../../src/rpc/gen/X509SVIDResponse.ts";
@@ -8,7 +7,7 @@ import type { WorkloadUpdate } from "../cache/update.ts";
 import { AttestedCall, type IdentityFeed, notReady } from "./attested-call.ts";
 import type { LocalCaller } from "./caller.ts";
 import { type EntitlementFeed, fetchJwtBundles, fetchJwtSvid, validateJwt } from "./jwt.ts";
-import { type Compose, shared } from "./shared-answers.ts";
+import { type Compose, sameAnswer, shared } from "./shared-answers.ts";
 import { fetchWitBundles, fetchWitSvid, type WitApiOptions } from "./wit.ts";
 import { x509BundlesAnswer, x509SvidAnswer } from "./x509-answers.ts";
 
@@ -53,14 +52,14 @@ class X509Stream {
   }
 
   /** Every answer that differs from the one before. Ends with `denied` when the caller has, or keeps, no identity. */
-  async *#answers<T>(compose: Compose<T>, toAnyone: boolean) {
+  async *#answers<T extends object>(compose: Compose<T>, toAnyone: boolean) {
     if (!this.#options.identities.ready.value) throw notReady();
     const caller = await AttestedCall.open(this.#options, this.#call);
     let last: T | undefined;
     for await (const update of this.#options.identities.subscribe(caller.selectors, this.#call.signal)) {
       if (!update.entitled && !toAnyone) throw caller.noIdentity();
       const answer = compose(update);
-      if (answer === undefined || isDeepStrictEqual(answer, last)) continue;
+      if (answer === undefined || sameAnswer(answer, last)) continue;
       await caller.verifyAgain();
       last = answer;
       yield { update, answer };

@@ -37,7 +37,7 @@ export class Pipeline<Auth> {
     const call = new RunningCall<Auth>({ ...parts, log, clock });
     this.#running.set(call, parts.handler);
     try {
-      call.admitted(await abortable(this.#options.admit(call), call.signal));
+      call.admitted(await call.orEnd(this.#options.admit(call)));
       await answer(parts.handler, call);
       call.succeed();
     } catch (error) {
@@ -96,7 +96,7 @@ async function onlyRequest(call: RunningCall<unknown>): Promise<object> {
 }
 
 async function respond(response: Promise<object>, call: RunningCall<unknown>): Promise<void> {
-  await abortable(call.send(await abortable(response, call.signal)), call.signal);
+  await call.orEnd(call.send(await call.orEnd(response)));
 }
 
 /** Asks for the next response once the last has gone; tells the handler to return when the call ends first. */
@@ -104,22 +104,12 @@ async function pump(responses: AsyncIterable<object>, call: RunningCall<unknown>
   const iterator = responses[Symbol.asyncIterator]();
   try {
     for (;;) {
-      const next = await abortable(iterator.next(), call.signal);
+      const next = await call.orEnd(iterator.next());
       if (next.done) return;
-      await abortable(call.send(next.value), call.signal);
+      await call.orEnd(call.send(next.value));
     }
   } catch (error) {
     iterator.return?.().catch(() => {});
     throw error;
   }
-}
-
-/** Rejects with the signal's reason as soon as it is aborted; what the promise does later is of no interest. */
-function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((done, fail) => {
-    const stop = (): void => fail(signal.reason);
-    if (signal.aborted) stop();
-    signal.addEventListener("abort", stop, { once: true });
-    promise.then(done, fail).finally(() => signal.removeEventListener("abort", stop));
-  });
 }

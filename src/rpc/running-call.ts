@@ -30,6 +30,8 @@ export class RunningCall<Auth> implements Call<Auth> {
   #log: Log | undefined;
   #auth: Auth | undefined;
   #end: { readonly fault: Fault | undefined } | undefined;
+  /** Of what is waited for now. */
+  #giveUp: ((reason: unknown) => void) | undefined;
 
   constructor(parts: { name: MethodName; wire: WireCall; caller: Caller; log: Log; clock: Clock }) {
     const { wire } = parts;
@@ -41,6 +43,7 @@ export class RunningCall<Auth> implements Call<Auth> {
     this.#parentLog = parts.log;
     this.requests = new Requests(wire, this.signal);
     wire.on("cancelled", () => this.#left(parts.clock));
+    this.signal.addEventListener("abort", () => this.#giveUp?.(this.signal.reason), { once: true });
   }
 
   get signal(): AbortSignal {
@@ -63,6 +66,18 @@ export class RunningCall<Auth> implements Call<Auth> {
 
   admitted(auth: Auth): void {
     this.#auth = auth;
+  }
+
+  /**
+   * The promise's value; rejects with the signal's reason as soon as the call is ended, whatever the promise does later.
+   * One at a time.
+   */
+  orEnd<T>(promise: Promise<T>): Promise<T> {
+    return new Promise((done, fail) => {
+      if (this.signal.aborted) fail(this.signal.reason);
+      this.#giveUp = fail;
+      promise.then(done, fail);
+    });
   }
 
   /** How it ended; undefined while it runs. */

@@ -25,34 +25,59 @@ export class Feed<T> {
 
   /** Ends quietly when the signal is aborted. */
   async *watch(signal: AbortSignal): AsyncGenerator<T, void, undefined> {
+    const watcher = new Waiter(this.#waiters, signal);
     let seen = -1;
-    while (!signal.aborted) {
-      if (seen === this.#version) await this.#changed(signal);
-      else {
-        seen = this.#version;
-        yield this.#value;
+    try {
+      while (!signal.aborted) {
+        if (seen === this.#version) await watcher.woken();
+        else {
+          seen = this.#version;
+          yield this.#value;
+        }
       }
+    } finally {
+      watcher.leave();
     }
   }
 
   /** Resolves with the first value, the current one included, that satisfies `test`. Rejects when aborted. */
   async until(test: (value: T) => boolean, signal: AbortSignal): Promise<T> {
-    while (!test(this.#value)) {
-      signal.throwIfAborted();
-      await this.#changed(signal);
+    const watcher = new Waiter(this.#waiters, signal);
+    try {
+      while (!test(this.#value)) {
+        signal.throwIfAborted();
+        await watcher.woken();
+      }
+      return this.#value;
+    } finally {
+      watcher.leave();
     }
-    return this.#value;
+  }
+}
+
+/** Waits again and again, with one listener at the signal for all of it: where thousands wait, more would add up. */
+class Waiter {
+  readonly #waiters: Set<() => void>;
+  readonly #signal: AbortSignal;
+  readonly #wake = (): void => this.#resume?.();
+  #resume: (() => void) | undefined;
+
+  constructor(waiters: Set<() => void>, signal: AbortSignal) {
+    this.#waiters = waiters;
+    this.#signal = signal;
+    signal.addEventListener("abort", this.#wake, { once: true });
   }
 
-  #changed(signal: AbortSignal): Promise<void> {
+  /** Resolves at the next change, or when the signal is aborted. */
+  woken(): Promise<void> {
     return new Promise((resolve) => {
-      const wake = (): void => {
-        signal.removeEventListener("abort", wake);
-        this.#waiters.delete(wake);
-        resolve();
-      };
-      this.#waiters.add(wake);
-      signal.addEventListener("abort", wake, { once: true });
+      this.#resume = resolve;
+      this.#waiters.add(this.#wake);
     });
+  }
+
+  leave(): void {
+    this.#waiters.delete(this.#wake);
+    this.#signal.removeEventListener("abort", this.#wake);
   }
 }
