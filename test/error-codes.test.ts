@@ -23,6 +23,7 @@ const COMPOSED: Readonly<Record<string, readonly string[]>> = {
   [`code: \`entry-\${verb}-failed\``]: ["entry-create-failed", "entry-update-failed", "entry-delete-failed"],
   [`code: \`federation-\${verb}-failed\``]: ["federation-create-failed", "federation-update-failed"],
   [`code: \`\${flag}-missing\``]: ["audience-missing", "svid-missing"],
+  [`code: \`\${what}-missing\``]: ["audience-missing", "svid-missing"],
   [`code: \`vault-\${status}\``]: [400, 403, 404, 429, 500, 503].map((status) => `vault-${status}`),
   [`code: \`\${kind}-disabled\``]: ["jwt-disabled", "wit-disabled"],
   [`code: \`\${name.toLowerCase()}-disabled\``]: ["jwt-disabled", "wit-disabled"],

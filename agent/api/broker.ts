@@ -1,7 +1,6 @@
 import type { Call } from "../../src/rpc/caller.ts";
 import type { FetchJWTSVIDRequest__Output } from "../../src/rpc/gen/spiffe/broker/FetchJWTSVIDRequest.ts";
 import type { FetchJWTSVIDResponse } from "../../src/rpc/gen/spiffe/broker/FetchJWTSVIDResponse.ts";
-import type { JWTSVID } from "../../src/rpc/gen/spiffe/broker/JWTSVID.ts";
 import type { SubscribeToX509SVIDResponse } from "../../src/rpc/gen/spiffe/broker/SubscribeToX509SVIDResponse.ts";
 import type { WorkloadReference__Output } from "../../src/rpc/gen/spiffe/broker/WorkloadReference.ts";
 import { BrokerApi } from "../../src/rpc/protos.ts";
@@ -10,16 +9,17 @@ import { Fault } from "../../src/runtime/fault.ts";
 import { followerOf } from "../../src/runtime/task.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 import type { Entitlement } from "../cache/entries.ts";
-import type { CachedEntry } from "../cache/entry.ts";
 import type { WorkloadUpdate } from "../cache/update.ts";
 import type { ReferencedWorkload } from "../workload/references.ts";
 import { type IdentityFeed, notReady } from "./attested-call.ts";
 import { authorizeReference, type BrokerCaller } from "./broker-caller.ts";
 import { notEntitled, resolutionFailed } from "./broker-errors.ts";
 import { type ReferenceResolvers, readReference } from "./broker-reference.ts";
-import type { EntitlementFeed, JwtTokens } from "./jwt.ts";
-import { jwkSetsOf } from "./jwt-answers.ts";
-import { sameAnswer } from "./shared-answers.ts";
+import type { EntitlementFeed } from "./jwt.ts";
+import { jwtBundleMap, sharedByBundles } from "./jwt-answers.ts";
+import { audienceOf, fetchToken, type JwtTokens } from "./jwt-tokens.ts";
+import { ordinaryEntitlement, ordinaryUpdate } from "./ordinary.ts";
+import { changedAnswers, shared } from "./shared-answers.ts";
 import { x509Bundles, x509SvidAnswer } from "./x509-answers.ts";
 
 export interface BrokerApiOptions {
@@ -32,9 +32,6 @@ export interface BrokerApiOptions {
 
 type BrokerCall = Call<BrokerCaller>;
 
-/** All audiences of a request together. */
-const MAX_AUDIENCE_CHARACTERS = 8 * 1024;
-
 /**
  * The SPIFFE Broker API: what a referenced workload would get from the Workload API, for a broker that serves it, and
  * for no longer than it lives. Never identities that may act on the server (T-W7).
@@ -43,16 +40,18 @@ export function brokerApi(options: BrokerApiOptions): ServiceImplementation<Brok
   return service<NonNullable<(typeof BrokerApi)["types"]>, BrokerCaller>(BrokerApi, {
     SubscribeToX509SVID: serverStream(({ reference }, call) => x509Svids(options, reference, call)),
     SubscribeToX509Bundles: serverStream(({ reference }, call) =>
-      entitledAnswers(options, { reference, call }, (entitlement) => ({
-        bundles: x509Bundles(bundlesOf(entitlement)),
-      })),
+      entitledAnswers(options, { reference, call }, x509BundlesOf),
     ),
     FetchJWTSVID: unary((request, call) => fetchJwtSvids(options, request, call)),
     SubscribeToJWTBundles: serverStream(({ reference }, call) =>
-      entitledAnswers(options, { reference, call }, (entitlement) => ({ bundles: jwtBundles(entitlement) })),
+      entitledAnswers(options, { reference, call }, jwtBundlesOf),
     ),
   });
 }
+
+const x509SvidsOf = shared((update: WorkloadUpdate) => x509SvidAnswer(ordinaryUpdate(update)));
+const x509BundlesOf = sharedByBundles((bundles) => ({ bundles: x509Bundles(bundles) }));
+const jwtBundlesOf = sharedByBundles((bundles) => ({ bundles: jwtBundleMap(bundles) }));
 
 async function* x509Svids(
   options: BrokerApiOptions,
@@ -60,32 +59,30 @@ async function* x509Svids(
   call: BrokerCall,
 ): AsyncGenerator<SubscribeToX509SVIDResponse, void, undefined> {
   await using target = await Target.open(options, reference, call);
-  let last: SubscribeToX509SVIDResponse | undefined;
-  for await (const update of options.identities.subscribe(target.selectors, target.life)) {
-    const answer = x509SvidAnswer(ordinaryUpdate(update, target.entitlement()));
-    if (answer === undefined || sameAnswer(answer, last)) continue;
-    await target.verify();
-    last = answer;
-    call.auth.log.debug("Fetched X.509 SVID for broker", { count: answer.svids?.length ?? 0 });
-    yield answer;
-  }
+  yield* changedAnswers({
+    updates: options.identities.subscribe(target.selectors, target.life),
+    compose: (update) => {
+      target.entitlement();
+      return x509SvidsOf(update);
+    },
+    check: async (_, { svids = [] }) => {
+      await target.verify();
+      call.auth.log.debug("Fetched X.509 SVID for broker", { count: svids.length });
+    },
+  });
 }
 
-/** Every answer that differs from the one before. */
 async function* entitledAnswers<T extends object>(
   options: BrokerApiOptions,
   { reference, call }: { readonly reference: WorkloadReference__Output | null; readonly call: BrokerCall },
   compose: (entitlement: Entitlement) => T,
 ): AsyncGenerator<T, void, undefined> {
   await using target = await Target.open(options, reference, call);
-  let last: T | undefined;
-  for await (const _ of options.identities.changes.watch(target.life)) {
-    const answer = compose(target.entitlement());
-    if (sameAnswer(answer, last)) continue;
-    await target.verify();
-    last = answer;
-    yield answer;
-  }
+  yield* changedAnswers({
+    updates: options.identities.changes.watch(target.life),
+    compose: () => compose(target.entitlement()),
+    check: () => target.verify(),
+  });
 }
 
 async function fetchJwtSvids(
@@ -93,38 +90,19 @@ async function fetchJwtSvids(
   request: FetchJWTSVIDRequest__Output,
   call: BrokerCall,
 ): Promise<FetchJWTSVIDResponse> {
-  const audience = [...new Set(request.audience.filter((value) => value !== ""))];
-  if (audience.length === 0) throw new Fault("invalid", "audience must be specified", { code: "audience-missing" });
-  if (audience.reduce((sum, { length }) => sum + length, 0) > MAX_AUDIENCE_CHARACTERS)
-    throw new Fault("invalid", "audience is too long", { code: "audience-too-long" });
+  const audience = audienceOf(request.audience, call.auth.log);
   await using target = await Target.open(options, request.reference, call);
   const wanted = request.spiffe_id;
   const entries = target.entitlement().entries.filter(({ spiffeId }) => wanted === "" || spiffeId === wanted);
   if (entries.length === 0) throw notEntitled();
-  const svids = await Promise.all(entries.map((entry) => fetchJwtSvid(options, { entry, audience }, call)));
+  const svids = await Promise.all(
+    entries.map(async (entry) => {
+      const { token } = await fetchToken(options.jwtTokens, { entry, audience }, call);
+      return { spiffe_id: entry.spiffeId, svid: token, hint: entry.hint };
+    }),
+  );
   await target.verify();
   return { svids };
-}
-
-async function fetchJwtSvid(
-  { jwtTokens }: BrokerApiOptions,
-  { entry, audience }: { readonly entry: CachedEntry; readonly audience: readonly string[] },
-  call: BrokerCall,
-): Promise<JWTSVID> {
-  const { spiffeId, hint } = entry;
-  try {
-    const { token } = await jwtTokens.fetch(entry, audience, call.signal);
-    call.auth.log.debug("Fetched JWT SVID", { spiffe_id: spiffeId });
-    return { spiffe_id: spiffeId, svid: token, hint };
-  } catch (error) {
-    call.signal.throwIfAborted();
-    const { message } = Fault.from(error);
-    call.auth.log.error("Could not fetch JWT-SVID", { spiffe_id: spiffeId, error: message });
-    throw new Fault("unavailable", `could not fetch JWT-SVID: ${message}`, {
-      code: "jwt-svid-unavailable",
-      cause: error,
-    });
-  }
 }
 
 /** The workload behind a reference, for as long as it and the call last: the call ends when it does. */
@@ -170,12 +148,9 @@ class Target implements AsyncDisposable {
 
   /** Throws `denied` when there is nothing that the workload may have. */
   entitlement(): Entitlement {
-    const { entries, bundle, federatedBundles } = this.#options.identities.entitlement(this.selectors);
-    const ordinary = entries.filter(({ admin, downstream }) => !admin && !downstream);
-    if (ordinary.length === 0) throw notEntitled();
-    const names = new Set(ordinary.flatMap(({ federatesWith }) => federatesWith));
-    const foreign = [...federatedBundles].filter(([name]) => names.has(name));
-    return { entries: ordinary, bundle, federatedBundles: new Map(foreign) };
+    const ordinary = ordinaryEntitlement(this.#options.identities.entitlement(this.selectors));
+    if (ordinary.entries.length === 0) throw notEntitled();
+    return ordinary;
   }
 
   /** Throws `not_found` once the workload is gone. */
@@ -202,20 +177,4 @@ function failed(call: BrokerCall, error: unknown): never {
   if (call.signal.aborted) throw Fault.from(call.signal.reason);
   call.auth.log.error("Workload attestation failed", { error: Fault.from(error).message });
   throw resolutionFailed(error);
-}
-
-function ordinaryUpdate(update: WorkloadUpdate, { entries, federatedBundles }: Entitlement): WorkloadUpdate {
-  const ids = new Set(entries.map(({ id }) => id));
-  const identities = update.identities.filter(({ entry }) => ids.has(entry.id));
-  const foreign = [...update.federatedBundles].filter(([name]) => federatedBundles.has(name));
-  return { ...update, identities, federatedBundles: new Map(foreign) };
-}
-
-function bundlesOf({ bundle, federatedBundles }: Entitlement) {
-  return [bundle, ...federatedBundles.values()];
-}
-
-function jwtBundles(entitlement: Entitlement): Record<string, Buffer> {
-  const texts = jwkSetsOf(bundlesOf(entitlement), "jwtAuthorities");
-  return Object.fromEntries(Object.entries(texts).map(([id, text]) => [id, Buffer.from(text)]));
 }

@@ -9,15 +9,19 @@ import { DelegatedIdentityApi } from "../../src/rpc/protos.ts";
 import { type ServiceImplementation, serverStream, service, unary } from "../../src/rpc/service.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { followerOf } from "../../src/runtime/task.ts";
+import type { Bundle } from "../../src/spiffe/bundle.ts";
 import { type SpiffeId, trustDomainId } from "../../src/spiffe/id.ts";
 import type { CachedEntry } from "../cache/entry.ts";
+import type { HeldJwt } from "../cache/jwt.ts";
 import type { TrustBundles, WorkloadUpdate, X509Identity } from "../cache/update.ts";
 import type { ReferencedWorkload } from "../workload/references.ts";
 import { AttestedCall, type AttestedCallOptions, type IdentityFeed, notReady } from "./attested-call.ts";
 import type { LocalCaller } from "./caller.ts";
-import type { EntitlementFeed, JwtTokens } from "./jwt.ts";
-import { jwkSetsOf } from "./jwt-answers.ts";
-import { sameAnswer, shared } from "./shared-answers.ts";
+import type { EntitlementFeed } from "./jwt.ts";
+import { jwtBundleMap } from "./jwt-answers.ts";
+import { audienceOf, fetchToken, type JwtTokens } from "./jwt-tokens.ts";
+import { ordinaryEntitlement, ordinaryUpdate } from "./ordinary.ts";
+import { type Compose, changedAnswers, shared } from "./shared-answers.ts";
 import { x509Bundles } from "./x509-answers.ts";
 
 export interface DelegatedIdentityOptions extends AttestedCallOptions {
@@ -41,23 +45,19 @@ type Target = Pick<SubscribeToX509SVIDsRequest__Output, "selectors" | "pid">;
  */
 export function delegatedIdentityApi(options: DelegatedIdentityOptions): ServiceImplementation<LocalCaller> {
   const svids = shared(svidsAnswer);
+  const x509BundlesOf = shared((bundles: TrustBundles) => ({ ca_certificates: x509Bundles(all(bundles)) }));
+  const jwtBundlesOf = shared((bundles: TrustBundles) => ({ bundles: jwtBundleMap(all(bundles)) }));
   return service<NonNullable<(typeof DelegatedIdentityApi)["types"]>, LocalCaller>(DelegatedIdentityApi, {
     SubscribeToX509SVIDs: serverStream((request, call) => subscribeToSvids(options, svids, { request, call })),
-    SubscribeToX509Bundles: serverStream((_request, call) =>
-      subscribeToBundles(options, call, (bundles) => ({
-        ca_certificates: x509Bundles([bundles.own, ...bundles.federated.values()]),
-      })),
-    ),
+    SubscribeToX509Bundles: serverStream((_request, call) => subscribeToBundles(options, call, x509BundlesOf)),
     FetchJWTSVIDs: unary((request, call) => fetchJwtSvids(options, request, call)),
-    SubscribeToJWTBundles: serverStream((_request, call) =>
-      subscribeToBundles(options, call, (bundles) => ({ bundles: jwtBundles(bundles) })),
-    ),
+    SubscribeToJWTBundles: serverStream((_request, call) => subscribeToBundles(options, call, jwtBundlesOf)),
   });
 }
 
 async function* subscribeToSvids(
   options: DelegatedIdentityOptions,
-  compose: (update: WorkloadUpdate) => SubscribeToX509SVIDsResponse | undefined,
+  compose: Compose<WorkloadUpdate, SubscribeToX509SVIDsResponse>,
   { request, call }: { readonly request: SubscribeToX509SVIDsRequest__Output; readonly call: DelegateCall },
 ): AsyncGenerator<SubscribeToX509SVIDsResponse, void, undefined> {
   await using delegate = await Delegate.open(options, call);
@@ -66,32 +66,25 @@ async function* subscribeToSvids(
     (error) => call.abort(attestationFailed(call, error)),
     () => {},
   );
-  let last: SubscribeToX509SVIDsResponse | undefined;
-  for await (const update of options.identities.subscribe(target.selectors, delegate.life)) {
-    const answer = compose(update);
-    if (answer === undefined || sameAnswer(answer, last)) continue;
-    await delegate.check();
-    await verified(target, call);
-    last = answer;
-    call.auth.log.debug("Fetched X.509 SVIDs for delegated identity", { count: answer.x509_svids?.length ?? 0 });
-    yield answer;
-  }
+  yield* changedAnswers({
+    updates: options.identities.subscribe(target.selectors, delegate.life),
+    compose,
+    check: async (_, { x509_svids = [] }) => {
+      await delegate.check();
+      await verified(target, call);
+      call.auth.log.debug("Fetched X.509 SVIDs for delegated identity", { count: x509_svids.length });
+    },
+  });
 }
 
 async function* subscribeToBundles<T extends object>(
   options: DelegatedIdentityOptions,
   call: DelegateCall,
-  compose: (bundles: TrustBundles) => T,
+  compose: Compose<TrustBundles, T>,
 ): AsyncGenerator<T, void, undefined> {
   await using delegate = await Delegate.open(options, call);
-  let last: T | undefined;
-  for await (const bundles of options.identities.bundle.watch(delegate.life)) {
-    const answer = compose(bundles);
-    if (sameAnswer(answer, last)) continue;
-    await delegate.check();
-    last = answer;
-    yield answer;
-  }
+  const updates = options.identities.bundle.watch(delegate.life);
+  yield* changedAnswers({ updates, compose, check: () => delegate.check() });
 }
 
 async function fetchJwtSvids(
@@ -99,17 +92,12 @@ async function fetchJwtSvids(
   request: FetchJWTSVIDsRequest__Output,
   call: DelegateCall,
 ): Promise<FetchJWTSVIDsResponse> {
-  const { log } = call.auth;
-  const audience = [...new Set(request.audience.filter((value) => value !== ""))];
-  if (audience.length === 0) {
-    log.error("Missing required audience parameter");
-    throw new Fault("invalid", "audience must be specified", { code: "audience-missing" });
-  }
+  const audience = audienceOf(request.audience, call.auth.log);
   await using delegate = await Delegate.open(options, call);
   using target = await openTarget(options, request, call);
-  const { entries } = options.identities.entitlement(target.selectors);
+  const { entries } = ordinaryEntitlement(options.identities.entitlement(target.selectors));
   const svids = await Promise.all(
-    entries.filter(isOrdinary).map((entry) => fetchJwtSvid(options, { entry, audience }, call)),
+    entries.map(async (entry) => jwtSvid(entry, await fetchToken(options.jwtTokens, { entry, audience }, call))),
   );
   if (svids.length === 0) throw noIdentity(call);
   await delegate.check();
@@ -117,25 +105,8 @@ async function fetchJwtSvids(
   return { svids };
 }
 
-async function fetchJwtSvid(
-  { jwtTokens }: DelegatedIdentityOptions,
-  { entry, audience }: { readonly entry: CachedEntry; readonly audience: readonly string[] },
-  call: DelegateCall,
-): Promise<JWTSVID> {
-  const { spiffeId, hint } = entry;
-  try {
-    const { token, issuedAt, expiresAt } = await jwtTokens.fetch(entry, audience, call.signal);
-    call.auth.log.debug("Fetched JWT SVID", { spiffe_id: spiffeId });
-    return { token, id: idToProto(spiffeId), expires_at: unix(expiresAt), issued_at: unix(issuedAt), hint };
-  } catch (error) {
-    call.signal.throwIfAborted();
-    const { message } = Fault.from(error);
-    call.auth.log.error("Could not fetch JWT-SVID", { spiffe_id: spiffeId, error: message });
-    throw new Fault("unavailable", `could not fetch JWT-SVID: ${message}`, {
-      code: "jwt-svid-unavailable",
-      cause: error,
-    });
-  }
+function jwtSvid({ spiffeId, hint }: CachedEntry, { token, issuedAt, expiresAt }: HeldJwt): JWTSVID {
+  return { token, id: idToProto(spiffeId), expires_at: unix(expiresAt), issued_at: unix(issuedAt), hint };
 }
 
 /** A caller that is an authorized delegate, for as long as its call lasts: the call ends when it no longer is. */
@@ -247,18 +218,12 @@ function noIdentity(call: DelegateCall): Fault {
   return new Fault("denied", "no identity issued", { code: "no-identity-issued" });
 }
 
-/** Admin and downstream identities could act on the server in the workload's name (T-W7). */
-function isOrdinary({ admin, downstream }: CachedEntry): boolean {
-  return !admin && !downstream;
-}
-
 /** One message, however large: each is the whole state, so it cannot be split. */
-function svidsAnswer({ identities, federatedBundles }: WorkloadUpdate): SubscribeToX509SVIDsResponse {
-  const ordinary = identities.filter(({ entry }) => isOrdinary(entry));
-  const names = new Set(ordinary.flatMap(({ entry }) => entry.federatesWith));
+function svidsAnswer(update: WorkloadUpdate): SubscribeToX509SVIDsResponse {
+  const { identities, federatedBundles } = ordinaryUpdate(update);
   return {
-    x509_svids: ordinary.map(svidWithKey),
-    federates_with: [...federatedBundles.keys()].filter((name) => names.has(name)).map(trustDomainId),
+    x509_svids: identities.map(svidWithKey),
+    federates_with: [...federatedBundles.keys()].map(trustDomainId),
   };
 }
 
@@ -274,9 +239,8 @@ function svidWithKey({ entry, chain, privateKey, expiresAt }: X509Identity) {
   };
 }
 
-function jwtBundles({ own, federated }: TrustBundles): Record<string, Buffer> {
-  const texts = jwkSetsOf([own, ...federated.values()], "jwtAuthorities");
-  return Object.fromEntries(Object.entries(texts).map(([id, text]) => [id, Buffer.from(text)]));
+function all({ own, federated }: TrustBundles): readonly Bundle[] {
+  return [own, ...federated.values()];
 }
 
 function unix(time: Date): number {

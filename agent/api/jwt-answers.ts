@@ -38,6 +38,12 @@ export function jwkSetsOf(bundles: readonly Bundle[], kind: TokenKind): Record<s
   return Object.fromEntries(bundles.map((each) => [trustDomainId(each.trustDomain), documentOf(each, kind)]));
 }
 
+/** The JWK Sets of the keys of JWT-SVIDs, encoded, by the trust domain's ID. */
+export function jwtBundleMap(bundles: readonly Bundle[]): Record<string, Buffer> {
+  const sets = Object.entries(jwkSetsOf(bundles, "jwtAuthorities"));
+  return Object.fromEntries(sets.map(([id, text]) => [id, Buffer.from(text)]));
+}
+
 /** Made once for each bundle. */
 function documentOf(bundle: Bundle, kind: TokenKind): string {
   const held = documents[kind].get(bundle) ?? jwkSet(bundle[kind]);

@@ -14,12 +14,12 @@ import { isMember, parseSpiffeId, type SpiffeId } from "../../src/spiffe/id.ts";
 import { type JwtSvid, validateJwtSvid } from "../../src/spiffe/jwt-svid.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 import type { Entitlement } from "../cache/entries.ts";
-import type { CachedEntry } from "../cache/entry.ts";
 import type { HeldJwt } from "../cache/jwt.ts";
 import { AttestedCall, type AttestedCallOptions, notReady } from "./attested-call.ts";
 import type { LocalCaller } from "./caller.ts";
-import { jwkSetsOf, sharedByBundles } from "./jwt-answers.ts";
-import { sameAnswer } from "./shared-answers.ts";
+import { jwtBundleMap, sharedByBundles } from "./jwt-answers.ts";
+import { audienceOf, fetchToken, type JwtTokens, missing, type TokenWish } from "./jwt-tokens.ts";
+import { changedAnswers } from "./shared-answers.ts";
 
 /** Who is entitled to what, without regard to X.509-SVIDs. */
 export interface EntitlementFeed {
@@ -28,10 +28,6 @@ export interface EntitlementFeed {
   /** Ticks when entitlements may have changed. */
   readonly changes: Feed<number>;
   entitlement(selectors: readonly Selector[]): Entitlement;
-}
-
-export interface JwtTokens {
-  fetch(entry: CachedEntry, audience: readonly string[], signal: AbortSignal): Promise<HeldJwt>;
 }
 
 export interface JwtApiOptions extends AttestedCallOptions {
@@ -46,8 +42,6 @@ export interface JwtApiOptions extends AttestedCallOptions {
 
 type LocalCall = Call<LocalCaller>;
 
-/** All audiences of a request together: what comes to a token over its limit anyway. */
-const MAX_AUDIENCE_CHARACTERS = 8 * 1024;
 const SPIFFE_CLAIMS: ReadonlySet<string> = new Set(["sub", "aud", "exp"]);
 
 /** Tokens for all identities of the caller, or for the one it asks for. SPIFFE Workload API, section 6.2.1. */
@@ -56,7 +50,7 @@ export async function fetchJwtSvid(
   request: JWTSVIDRequest__Output,
   call: LocalCall,
 ): Promise<JWTSVIDResponse> {
-  const audience = audienceOf(request.audience, call);
+  const audience = audienceOf(request.audience, call.auth.log);
   const wanted = request.spiffe_id === "" ? undefined : requestedId(request.spiffe_id, call);
   const caller = await openCall(options, call);
   const { entries } = options.identities.entitlement(caller.selectors);
@@ -69,25 +63,15 @@ export async function fetchJwtSvid(
 
 async function fetchOne(
   { jwtTokens, clock }: JwtApiOptions,
-  { entry, audience }: { readonly entry: CachedEntry; readonly audience: readonly string[] },
+  { entry, audience }: TokenWish,
   call: LocalCall,
 ): Promise<JWTSVID> {
-  const { log } = call.auth;
-  const { spiffeId, hint } = entry;
-  try {
-    const { token, expiresAt } = await jwtTokens.fetch(entry, audience, call.signal);
-    const ttl = (expiresAt.getTime() - clock.now().getTime()) / 1000;
-    log.debug("Fetched JWT SVID", { registered: true, spiffe_id: spiffeId, ttl });
-    return { spiffe_id: spiffeId, svid: token, hint };
-  } catch (error) {
-    call.signal.throwIfAborted();
-    const { message } = Fault.from(error);
-    log.error("Could not fetch JWT-SVID", { registered: true, spiffe_id: spiffeId, error: message });
-    throw new Fault("unavailable", `could not fetch JWT-SVID: ${message}`, {
-      code: "jwt-svid-unavailable",
-      cause: error,
-    });
-  }
+  const ttl = ({ expiresAt }: HeldJwt) => (expiresAt.getTime() - clock.now().getTime()) / 1000;
+  const { token } = await fetchToken(jwtTokens, { entry, audience }, call, {
+    failure: { registered: true },
+    success: (held) => ({ registered: true, ttl: ttl(held) }),
+  });
+  return { spiffe_id: entry.spiffeId, svid: token, hint: entry.hint };
 }
 
 /** The keys that verify tokens, again at each change. SPIFFE Workload API, section 6.2.2. */
@@ -98,12 +82,9 @@ export async function* fetchJwtBundles(
   yield* entitledAnswers(options, call, jwtBundles);
 }
 
-const jwtBundles = sharedByBundles((bundles): JWTBundlesResponse => {
-  const sets = Object.entries(jwkSetsOf(bundles, "jwtAuthorities"));
-  return { bundles: Object.fromEntries(sets.map(([id, text]) => [id, Buffer.from(text)])) };
-});
+const jwtBundles = sharedByBundles((bundles): JWTBundlesResponse => ({ bundles: jwtBundleMap(bundles) }));
 
-/** Every answer that differs from the one before. Ends with `denied` when the caller has, or keeps, no identity. */
+/** Ends with `denied` when the caller has, or keeps, no identity. */
 export async function* entitledAnswers<T extends object>(
   options: JwtApiOptions,
   call: LocalCall,
@@ -111,16 +92,15 @@ export async function* entitledAnswers<T extends object>(
 ): AsyncGenerator<T, void, undefined> {
   const { identities, allowUnauthenticatedVerifiers } = options;
   const caller = await openCall(options, call);
-  let last: T | undefined;
-  for await (const _ of identities.changes.watch(call.signal)) {
-    const entitlement = identities.entitlement(caller.selectors);
-    if (entitlement.entries.length === 0 && !allowUnauthenticatedVerifiers) throw caller.noIdentity();
-    const answer = compose(entitlement);
-    if (sameAnswer(answer, last)) continue;
-    await caller.verifyAgain();
-    last = answer;
-    yield answer;
-  }
+  yield* changedAnswers({
+    updates: identities.changes.watch(call.signal),
+    compose: () => {
+      const entitlement = identities.entitlement(caller.selectors);
+      if (entitlement.entries.length === 0 && !allowUnauthenticatedVerifiers) throw caller.noIdentity();
+      return compose(entitlement);
+    },
+    check: () => caller.verifyAgain(),
+  });
 }
 
 /**
@@ -132,8 +112,8 @@ export async function validateJwt(
   { audience, svid: token }: ValidateJWTSVIDRequest__Output,
   call: LocalCall,
 ): Promise<ValidateJWTSVIDResponse> {
-  if (audience === "") throw missing("audience", "audience-missing", call);
-  if (token === "") throw missing("svid", "svid-missing", call);
+  if (audience === "") throw missing(call.auth.log, "audience");
+  if (token === "") throw missing(call.auth.log, "svid");
   const caller = await openCall(options, call);
   const { bundle, federatedBundles } = options.identities.entitlement(caller.selectors);
   const bundles = new Map([[bundle.trustDomain, bundle], ...federatedBundles]);
@@ -172,14 +152,6 @@ export async function openCall(options: JwtApiOptions, call: LocalCall): Promise
   return AttestedCall.open(options, call);
 }
 
-function audienceOf(values: readonly string[], call: LocalCall): readonly string[] {
-  const audience = [...new Set(values.filter((value) => value !== ""))];
-  if (audience.length === 0) throw missing("audience", "audience-missing", call);
-  if (audience.reduce((sum, { length }) => sum + length, 0) > MAX_AUDIENCE_CHARACTERS)
-    throw new Fault("invalid", "audience is too long", { code: "audience-too-long" });
-  return audience;
-}
-
 export function requestedId(text: string, call: LocalCall): SpiffeId {
   try {
     return parseSpiffeId(text);
@@ -188,9 +160,4 @@ export function requestedId(text: string, call: LocalCall): SpiffeId {
     call.auth.log.error("Invalid requested SPIFFE ID", { error: message });
     throw new Fault("invalid", `invalid requested SPIFFE ID: ${message}`, { code: "spiffe-id-invalid", cause: error });
   }
-}
-
-function missing(what: "audience" | "svid", code: string, call: LocalCall): Fault {
-  call.auth.log.error(`Missing required ${what} parameter`);
-  return new Fault("invalid", `${what} must be specified`, { code });
 }

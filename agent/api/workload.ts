@@ -7,7 +7,7 @@ import type { WorkloadUpdate } from "../cache/update.ts";
 import { AttestedCall, type IdentityFeed, notReady } from "./attested-call.ts";
 import type { LocalCaller } from "./caller.ts";
 import { type EntitlementFeed, fetchJwtBundles, fetchJwtSvid, validateJwt } from "./jwt.ts";
-import { type Compose, sameAnswer, shared } from "./shared-answers.ts";
+import { type Compose, changedAnswers, shared } from "./shared-answers.ts";
 import { fetchWitBundles, fetchWitSvid, type WitApiOptions } from "./wit.ts";
 import { x509BundlesAnswer, x509SvidAnswer } from "./x509-answers.ts";
 
@@ -40,30 +40,33 @@ class X509Stream {
     this.#call = call;
   }
 
-  async *svids(compose: Compose<X509SVIDResponse>): AsyncGenerator<X509SVIDResponse, void, undefined> {
-    for await (const { update, answer } of this.#answers(compose, false)) {
-      this.#logIssued(update);
-      yield answer;
-    }
+  svids(compose: Compose<WorkloadUpdate, X509SVIDResponse>): AsyncIterable<X509SVIDResponse> {
+    return this.#answers(compose, { toAnyone: false, sending: (update) => this.#logIssued(update) });
   }
 
-  async *bundles(compose: Compose<X509BundlesResponse>): AsyncGenerator<X509BundlesResponse, void, undefined> {
-    for await (const { answer } of this.#answers(compose, this.#options.allowUnauthenticatedVerifiers)) yield answer;
+  bundles(compose: Compose<WorkloadUpdate, X509BundlesResponse>): AsyncIterable<X509BundlesResponse> {
+    return this.#answers(compose, { toAnyone: this.#options.allowUnauthenticatedVerifiers });
   }
 
-  /** Every answer that differs from the one before. Ends with `denied` when the caller has, or keeps, no identity. */
-  async *#answers<T extends object>(compose: Compose<T>, toAnyone: boolean) {
-    if (!this.#options.identities.ready.value) throw notReady();
+  /** Ends with `denied` when the caller has, or keeps, no identity. */
+  async *#answers<T extends object>(
+    compose: Compose<WorkloadUpdate, T>,
+    { toAnyone, sending }: { readonly toAnyone: boolean; readonly sending?: (update: WorkloadUpdate) => void },
+  ): AsyncGenerator<T, void, undefined> {
+    const { identities } = this.#options;
+    if (!identities.ready.value) throw notReady();
     const caller = await AttestedCall.open(this.#options, this.#call);
-    let last: T | undefined;
-    for await (const update of this.#options.identities.subscribe(caller.selectors, this.#call.signal)) {
-      if (!update.entitled && !toAnyone) throw caller.noIdentity();
-      const answer = compose(update);
-      if (answer === undefined || sameAnswer(answer, last)) continue;
-      await caller.verifyAgain();
-      last = answer;
-      yield { update, answer };
-    }
+    yield* changedAnswers({
+      updates: identities.subscribe(caller.selectors, this.#call.signal),
+      compose: (update) => {
+        if (!update.entitled && !toAnyone) throw caller.noIdentity();
+        return compose(update);
+      },
+      check: async (update) => {
+        await caller.verifyAgain();
+        sending?.(update);
+      },
+    });
   }
 
   #logIssued(update: WorkloadUpdate): void {
