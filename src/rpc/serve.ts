@@ -101,7 +101,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
   async listenUnix(place: SocketPlace): Promise<void> {
     const injector = this.#open({ "grpc.max_concurrent_streams": this.#options.maxStreamsPerConnection ?? 2000 });
     const listener = this.#listen((socket) =>
-      this.#acceptUnix(socket, (process) => this.#injectUnix(socket, injector, process)),
+      this.#acceptUnix(socket, (process) => this.#injectUnix(socket, injector, { process })),
     );
     this.#closers.push(await listenAt(listener, place, this.#options.clock));
   }
@@ -113,7 +113,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
     const gate = new UnixTls({ ...tls, log, clock, refusals: this.#refusals });
     const listener = this.#listen((socket) =>
       this.#acceptUnix(socket, (process) =>
-        gate.receive(socket, (secure, peer) => this.#inject(secure, injector, { transport: "unix", process, peer })),
+        gate.receive(socket, (secure, peer) => this.#injectUnix(secure, injector, { process, peer })),
       ),
     );
     this.#closers.push(await listenAt(listener, place, this.#options.clock));
@@ -259,8 +259,8 @@ export class RpcServer<Auth> implements AsyncDisposable {
   }
 
   /** Node wraps a stream that is no socket, and drops its address; so the session carries the name from its start. */
-  #injectUnix(socket: Socket, injector: ConnectionInjector, process: PeerProcess): void {
-    const connectionId = this.#remember(socket, { transport: "unix", process });
+  #injectUnix(socket: Socket, injector: ConnectionInjector, caller: Pick<Caller, "process" | "peer">): void {
+    const connectionId = this.#remember(socket, { transport: "unix", ...caller });
     if (connectionId === undefined) return;
     this.#session.run(connectionId, () => injector.injectConnection(new UnixConnection(socket)));
   }

@@ -58,8 +58,6 @@ export class UnixTls {
       done.abort();
       try {
         accept(secure, this.#peer(secure));
-        // HTTP/2 waits for it; a server of Node's would have said so by now.
-        secure.emit("secureConnect");
       } catch (error) {
         this.#options.refusals.add(error);
         secure.destroy();

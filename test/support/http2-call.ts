@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import { connect, type IncomingHttpHeaders } from "node:http2";
 import { createConnection } from "node:net";
+import type { Duplex } from "node:stream";
 
 export interface RawAnswer {
   readonly headers: IncomingHttpHeaders;
@@ -9,14 +10,16 @@ export interface RawAnswer {
   readonly messages: readonly Buffer[];
 }
 
-/** One gRPC call over plain HTTP/2 on a Unix socket, made without any gRPC library. */
+/** One gRPC call over plain HTTP/2 on a Unix socket, or on what is opened, made without any gRPC library. */
 export async function rawGrpcCall(
-  socketPath: string,
+  to: string | (() => Duplex),
   method: string,
   message = Buffer.alloc(0),
   more = {},
 ): Promise<RawAnswer> {
-  const session = connect("http://localhost", { createConnection: () => createConnection(socketPath) });
+  const session = connect("http://localhost", {
+    createConnection: typeof to === "string" ? () => createConnection(to) : to,
+  });
   try {
     const stream = session.request({
       ":method": "POST",

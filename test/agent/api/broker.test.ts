@@ -1,119 +1,31 @@
 import { createPrivateKey } from "node:crypto";
-import { stat } from "node:fs/promises";
-import { connect } from "node:net";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import type { CachedEntry } from "../../../agent/cache/entry.ts";
+import { describe, expect, test } from "vitest";
 import { parseCertificates } from "../../../src/crypto/certificate.ts";
-import type { Channel } from "../../../src/rpc/dial.ts";
-import type { WorkloadReference } from "../../../src/rpc/gen/spiffe/broker/WorkloadReference.ts";
-import { BrokerApi, ReflectionApi } from "../../../src/rpc/protos.ts";
-import { parseSpiffeId, parseTrustDomain } from "../../../src/spiffe/id.ts";
+import { dialBroker, objectReference, pidReference, reference, spiffeReasonOf } from "../../support/broker.ts";
 import {
-  BROKER_HEADER,
-  dialBroker,
-  dialBrokerTcp,
-  objectReference,
-  pidReference,
-  reference,
-  spiffeReasonOf,
-} from "../../support/broker.ts";
-import { collect } from "../../support/collect.ts";
+  ANY,
+  admin,
+  asNobody,
+  BROKER,
+  broker,
+  endpoint,
+  expectAll,
+  ext,
+  grant,
+  issued,
+  issueFor,
+  mine,
+  other,
+  ownReference,
+  PID_TYPE,
+  root,
+  rootB,
+  streams,
+  web,
+} from "../../support/broker-endpoint.ts";
 import { bundlesOf, cachedEntry, Endpoint } from "../../support/endpoint.ts";
-import { eventually } from "../../support/eventually.ts";
-import { createCa, type Issued, type TestCa } from "../../support/pki.ts";
 import { tlsIdentity } from "../../support/scripted-server.ts";
-import { isRoot, NOBODY, startWorkload, type Workload } from "../../support/workload.ts";
-
-const PARTNER = parseTrustDomain("partner.test");
-const PID_TYPE = "type.googleapis.com/spiffe.broker.WorkloadPIDReference";
-const mine = [`unix:uid:${process.getuid?.()}`];
-const nobodys = [`unix:uid:${NOBODY}`];
-const web = cachedEntry({ id: "web", selectors: mine, createdAt: 1, hint: "inside" });
-const ext = cachedEntry({ id: "web-ext", selectors: mine, createdAt: 2, federatesWith: [PARTNER] });
-const admin = cachedEntry({ id: "admin", selectors: mine, createdAt: 3, admin: true });
-const other = cachedEntry({ id: "other", selectors: nobodys, createdAt: 4 });
-const BROKER = parseSpiffeId("spiffe://example.org/broker");
-const FAR_BROKER = parseSpiffeId("spiffe://example.org/far-broker");
-const FOREIGN_BROKER = parseSpiffeId("spiffe://partner.test/broker");
-const ANY = [{ typeUrl: "*", overTcp: false }];
-
-let root: TestCa;
-let rootB: TestCa;
-let endpoint: Endpoint;
-let broker: Issued;
-let channel: Channel;
-beforeAll(async () => {
-  root = await createCa({ trustDomain: "example.org" });
-  rootB = await createCa({ trustDomain: "partner.test" });
-  broker = await root.issue({ id: BROKER });
-  endpoint = await Endpoint.start({
-    bundles: bundlesOf(root),
-    broker: {
-      svid: await root.issue({ id: "spiffe://example.org/spire/agent/a" }),
-      brokers: [
-        { id: BROKER, allowed: ANY },
-        { id: FAR_BROKER, allowed: [{ typeUrl: PID_TYPE, overTcp: true }] },
-        { id: FOREIGN_BROKER, allowed: [{ typeUrl: "type.googleapis.com/acme.v1.VmRef", overTcp: true }] },
-      ],
-    },
-  });
-  await endpoint.brokerPort();
-  channel = dialBroker(endpoint.brokerPath, { identity: tlsIdentity(broker) });
-});
-afterAll(async () => {
-  channel[Symbol.dispose]();
-  await endpoint[Symbol.asyncDispose]();
-});
-let issued: ReadonlyMap<string, Issued>;
-beforeEach(async () => {
-  issued = await grant(web, ext, admin, other);
-});
-
-const issueFor = ({ spiffeId }: CachedEntry): Promise<Issued> => root.issue({ id: spiffeId });
-
-async function grant(...entries: readonly CachedEntry[]): Promise<ReadonlyMap<string, Issued>> {
-  const svids = await Promise.all(entries.map(async (entry) => [entry, await issueFor(entry)] as const));
-  await endpoint.replace(entries, bundlesOf(root, rootB));
-  await endpoint.accept(...svids);
-  return new Map(svids.map(([{ id }, svid]) => [id, svid]));
-}
-
-type Request = { readonly reference: WorkloadReference | null };
-type Options = { readonly metadata?: Record<string, string>; readonly over?: Channel };
-
-function streams({ metadata = BROKER_HEADER, over = channel }: Options = {}) {
-  const api = over.client(BrokerApi);
-  return {
-    svids: (request: Request) => collect((options) => api.SubscribeToX509SVID(request, { ...options, metadata })),
-    bundles: (request: Request) => collect((options) => api.SubscribeToX509Bundles(request, { ...options, metadata })),
-    jwtBundles: (request: Request) =>
-      collect((options) => api.SubscribeToJWTBundles(request, { ...options, metadata })),
-    tokens: (request: Request & { readonly audience?: string[] }) =>
-      api.FetchJWTSVID({ audience: ["a"], ...request }, { metadata }),
-  };
-}
-
-/** How each of the four RPCs ends for this request. */
-async function endings(request: Request, options: Options = {}): Promise<readonly unknown[]> {
-  const calls = streams(options);
-  const opened = [calls.svids(request), calls.bundles(request), calls.jwtBundles(request)];
-  const ended = await Promise.all([
-    ...opened.map(({ ended: end }) => end),
-    calls.tokens(request).catch((error: unknown) => error),
-  ]);
-  for (const { answers } of opened) expect(answers).toEqual([]);
-  return ended;
-}
-
-async function expectAll(request: Request, expected: object, reason: string | undefined, options: Options = {}) {
-  for (const end of await endings(request, options)) {
-    expect(end).toMatchObject(expected);
-    expect(spiffeReasonOf(end)).toBe(reason);
-  }
-}
-
-const ownReference = pidReference(process.pid);
-const asNobody = (): Promise<Workload> => startWorkload({ uid: NOBODY, gid: NOBODY, socket: endpoint.path });
+import { isRoot, startWorkload } from "../../support/workload.ts";
 
 describe("what a broker gets for a workload", () => {
   test("BRK-01 BRK-14b BRK-67 BRK-75a BRK-75b BRK-75c T-W7 its X.509-SVIDs as the Workload API has them, without admin ones", async () => {
@@ -345,107 +257,6 @@ describe("the life of a workload", () => {
     await stream.answer(1);
     await workload.order({ do: "exec", program: "/bin/sleep", args: ["60"] });
     expect(await stream.ended).toMatchObject({ kind: "not_found" });
-  });
-});
-
-describe("who may ask", () => {
-  test.each([
-    { what: "none", metadata: {} },
-    { what: "True", metadata: { "broker.spiffe.io": "True" } },
-    { what: "false", metadata: { "broker.spiffe.io": "false" } },
-    { what: "nothing in it", metadata: { "broker.spiffe.io": "" } },
-    { what: "1", metadata: { "broker.spiffe.io": "1" } },
-    { what: "two in one", metadata: { "broker.spiffe.io": "true,false" } },
-    { what: "the Workload API's", metadata: { "workload.spiffe.io": "true" } },
-  ])("BEP-06 BEP-07 T-W5 the header: $what is refused, before anything is attested", async ({ metadata }) => {
-    const before = (await endpoint.look()).attestations;
-    const refused = { kind: "invalid", message: "security header missing from request" };
-    await expectAll({ reference: ownReference }, refused, undefined, { metadata: metadata as Record<string, string> });
-    expect((await endpoint.look()).attestations).toBe(before);
-  });
-
-  test("BEP-01 the Unix socket is for its owner and group only", async () => {
-    expect((await stat(endpoint.brokerPath)).mode & 0o777).toBe(0o770);
-  });
-
-  test("BEP-08 nobody gets in without a certificate, with one of another authority, or without TLS", async () => {
-    const stranger = await createCa({ trustDomain: "example.org" });
-    const port = await endpoint.brokerPort();
-    for (const identity of [undefined, tlsIdentity(await stranger.issue({ id: BROKER }))]) {
-      for (const over of [dialBroker(endpoint.brokerPath, { identity }), dialBrokerTcp(port, { identity })]) {
-        using held = over;
-        await expectAll({ reference: ownReference }, { kind: "unavailable" }, undefined, { over: held });
-      }
-    }
-    const plain = connect(endpoint.brokerPath).on("error", () => {});
-    plain.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    await new Promise((resolve) => plain.resume().once("close", resolve));
-  });
-
-  test("BEP-15 BEP-21 BRK-31 a broker that is not listed is PermissionDenied", async () => {
-    const identity = tlsIdentity(await root.issue({ id: "spiffe://example.org/stranger" }));
-    using over = dialBroker(endpoint.brokerPath, { identity });
-    await expectAll({ reference: ownReference }, { kind: "denied", code: "broker-not-authorized" }, undefined, {
-      over,
-    });
-  });
-
-  test("BEP-15 BRK-32 one of a federated trust domain gets in, with the references that it may use", async () => {
-    const identity = tlsIdentity(await rootB.issue({ id: FOREIGN_BROKER }));
-    using over = dialBroker(endpoint.brokerPath, { identity });
-    const refused = { kind: "denied", code: "reference-type-not-allowed" };
-    await expectAll({ reference: ownReference }, refused, undefined, { over });
-  });
-
-  test("BRK-16 BRK-33 BEP-04 over TCP a pid needs to be allowed, and the same policy holds", async () => {
-    const port = await endpoint.brokerPort();
-    using near = dialBrokerTcp(port, { identity: tlsIdentity(broker) });
-    const refused = { kind: "denied", code: "reference-type-local" };
-    await expectAll({ reference: ownReference }, refused, undefined, { over: near });
-    using far = dialBrokerTcp(port, { identity: tlsIdentity(await root.issue({ id: FAR_BROKER })) });
-    using stream = streams({ over: far }).svids({ reference: ownReference });
-    expect((await stream.answer(1)).svids).toHaveLength(2);
-  });
-
-  test("BEP-09 a new SVID of the agent is shown to the connections after it", async () => {
-    const seen: string[] = [];
-    const verifyServer = (chain: readonly { readonly serialNumber: string; readonly uris: readonly string[] }[]) =>
-      void seen.push(`${chain[0]?.uris[0]} ${chain[0]?.serialNumber}`);
-    const look = async (): Promise<void> => {
-      using over = dialBroker(endpoint.brokerPath, { identity: tlsIdentity(broker), verifyServer });
-      using stream = streams({ over }).bundles({ reference: ownReference });
-      await stream.answer(1);
-    };
-    await look();
-    const next = await root.issue({ id: "spiffe://example.org/spire/agent/a" });
-    await endpoint.renew(next);
-    await eventually("the new one is shown", async () => {
-      await look();
-      return seen.at(-1) !== seen[0];
-    });
-    expect(new Set(seen.map((line) => line.split(" ")[0]))).toEqual(new Set(["spiffe://example.org/spire/agent/a"]));
-  });
-
-  test("BEP-23 BEP-24 BEP-25 BRK-03 BRK-05 BRK-06 reflection lists the API on the Unix socket, to who sends the header", async () => {
-    const list = async (over: Channel, metadata: Record<string, string>) => {
-      async function* ask() {
-        yield { list_services: "" };
-      }
-      const names: string[] = [];
-      for await (const { list_services_response } of over
-        .client(ReflectionApi)
-        .ServerReflectionInfo(ask(), { metadata }))
-        names.push(...(list_services_response?.service ?? []).map(({ name }) => name));
-      return names;
-    };
-    expect(await list(channel, BROKER_HEADER)).toEqual([
-      "grpc.reflection.v1.ServerReflection",
-      "grpc.reflection.v1alpha.ServerReflection",
-      "spiffe.broker.API",
-    ]);
-    await expect(list(channel, {})).rejects.toMatchObject({ kind: "invalid" });
-    using far = dialBrokerTcp(await endpoint.brokerPort(), { identity: tlsIdentity(broker) });
-    await expect(list(far, BROKER_HEADER)).rejects.toMatchObject({ kind: "denied" });
   });
 });
 
