@@ -1,5 +1,6 @@
 import { type PeerProcess, pinPid } from "../../src/rpc/peer-credentials.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
+import { Fault } from "../../src/runtime/fault.ts";
 import type { SpiffeId } from "../../src/spiffe/id.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 
@@ -91,7 +92,10 @@ export class ProcessReferences {
   }
 }
 
-/** The same for brokers: a process in a pod is theirs only if the cluster lets them have the pod. */
+/**
+ * The same for brokers: a process in a pod is theirs only if the cluster lets them have the pod. While nothing says which
+ * brokers may have pods, they get what a process has besides its pod.
+ */
 export class BrokerProcessReferences {
   readonly #processes: Pick<ProcessReferences, "open">;
   readonly #cluster: ClusterReferences | undefined;
@@ -105,7 +109,22 @@ export class BrokerProcessReferences {
     using scope = new DisposableStack();
     const workload = scope.use(await this.#processes.open(pid, asking.signal));
     await this.#cluster?.authorize(workload.selectors, asking);
-    scope.move();
-    return workload;
+    const selectors = this.#cluster === undefined ? withoutPod(workload.selectors) : workload.selectors;
+    const held = scope.move();
+    return {
+      selectors,
+      verify: () => workload.verify(),
+      ended: (until) => workload.ended(until),
+      [Symbol.dispose]: () => held.dispose(),
+    };
   }
+}
+
+function withoutPod(selectors: readonly Selector[]): readonly Selector[] {
+  const others = selectors.filter(({ type }) => type !== "k8s");
+  if (others.length > 0) return others;
+  throw new Fault("denied", "brokers may not refer to the pods of this node", {
+    code: OBJECT_ACCESS_DENIED,
+    hint: "name the broker in experimental.broker.brokers of the agent's k8s workload attestor",
+  });
 }

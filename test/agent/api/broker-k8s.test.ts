@@ -39,6 +39,7 @@ let proc: ProcRoot;
 let root: TestCa;
 let endpoint: Endpoint;
 let enforced: Endpoint;
+let unnamed: Endpoint;
 let identities: ReadonlyMap<string, Issued>;
 
 beforeAll(async () => {
@@ -54,11 +55,12 @@ beforeAll(async () => {
   apiserver.rules.push({ user: AGENT, verb: "get", resource: "nodes", subresource: "pods" });
   for (const resource of ["pods", "nodes", "deployments"])
     for (const verb of ["get", "list"]) apiserver.rules.push({ user: AGENT, verb, resource });
-  [endpoint, enforced] = await Promise.all([start(directory, false), start(directory, true)]);
+  const started = [start(directory, "permissive"), start(directory, "enforced"), start(directory)] as const;
+  [endpoint, enforced, unnamed] = await Promise.all(started);
 });
 afterAll(() => scope.disposeAsync());
 
-async function start(directory: string, isEnforced: boolean): Promise<Endpoint> {
+async function start(directory: string, policy?: "permissive" | "enforced"): Promise<Endpoint> {
   const credentials = { type: "token", path: join(directory, "token") } as const;
   const tls = { secure: true, caPath: join(directory, "ca.crt"), credentials, nodeName: undefined };
   const brokers: BrokerPolicy["brokers"] = new Map([
@@ -74,7 +76,7 @@ async function start(directory: string, isEnforced: boolean): Promise<Endpoint> 
         procRoot: proc.path,
         api: { host: "127.0.0.1", port: apiserver.port, directory },
         kubelet: { port: kubelet.port, reloadIntervalMs: 60_000, ...tls },
-        broker: { enforced: isEnforced, brokers },
+        broker: policy && { enforced: policy === "enforced", brokers },
       },
       broker: {
         svid: await root.issue({ id: "spiffe://example.org/spire/agent/a" }),
@@ -93,7 +95,7 @@ async function start(directory: string, isEnforced: boolean): Promise<Endpoint> 
 /** Grants one identity to who has these selectors. */
 async function grant(...selectors: readonly string[]): Promise<void> {
   const entry = cachedEntry({ id: "web", selectors });
-  for (const each of [endpoint, enforced]) {
+  for (const each of [endpoint, enforced, unnamed]) {
     await each.replace([entry], bundlesOf(root));
     await each.accept([entry, await root.issue({ id: entry.spiffeId })]);
   }
@@ -382,5 +384,16 @@ describe("BRK-32 what the cluster lets a broker have", () => {
     await proc.place(process.pid, "0::/system.slice/cron.service");
     await grant(`unix:uid:${process.getuid?.()}`);
     expect(await outcome(process.pid, UNKNOWN_BROKER)).toBe(WEB);
+  });
+
+  test("an attestor that names no brokers gives them no selectors of a process's pod, and those that it has besides", async () => {
+    const local = pod();
+    kubelet.set(local);
+    await proc.place(process.pid, `0::/kubepods/pod${local.uid}/${local.containers?.[0]?.containerID?.slice(13)}`);
+    await grant("k8s:ns:shop");
+    expect(await outcome(process.pid)).toBe(WEB);
+    expect(await outcome(process.pid, NODE_BROKER, unnamed)).toBe("denied WORKLOAD_NOT_ENTITLED");
+    await grant(`unix:uid:${process.getuid?.()}`);
+    expect(await outcome(process.pid, NODE_BROKER, unnamed)).toBe(WEB);
   });
 });
