@@ -10,6 +10,7 @@ const APIS: ReadonlyMap<string, string> = new Map([
   ["spire.agent.debug.v1.Debug", "debug_api"],
   ["spire.api.agent.logger.v1.Logger", "logger_api"],
   ["spire.api.agent.delegatedidentity.v1.DelegatedIdentity", "delegated_identity_api"],
+  ["steeple.api.agent.delegatedidentity.v1.DelegatedIdentity", "delegated_identity_api"],
   ["spiffe.broker.API", "broker_api"],
 ]);
 

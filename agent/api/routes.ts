@@ -8,7 +8,9 @@ import { type AttestationApiOptions, attestationApi } from "./attestations.ts";
 import { type BrokerApiOptions, brokerApi } from "./broker.ts";
 import { type BrokerCaller, type BrokerRule, brokerAdmission } from "./broker-caller.ts";
 import { admitAdministrator, admitLocalCaller, type LocalCaller } from "./caller.ts";
-import { type DelegatedIdentityOptions, delegatedIdentityApi } from "./delegated-identity.ts";
+import type { DelegatedIdentityOptions } from "./delegate.ts";
+import { delegatedIdentityApi } from "./delegated-identity.ts";
+import { delegatedPartsApi } from "./delegated-parts.ts";
 import { type SdsApiOptions, sdsApi } from "./sds.ts";
 import { type WorkloadApiOptions, workloadApi } from "./workload.ts";
 
@@ -44,7 +46,13 @@ export function workloadServices(options: WorkloadServicesOptions): LocalService
 export function adminServices(
   options: AdminApiOptions & DelegatedIdentityOptions & AttestationApiOptions,
 ): LocalServices {
-  const offered = [debugApi(options), loggerApi(options), delegatedIdentityApi(options), attestationApi(options)];
+  const offered = [
+    debugApi(options),
+    loggerApi(options),
+    delegatedIdentityApi(options),
+    delegatedPartsApi(options),
+    attestationApi(options),
+  ];
   const reflection = reflectionServices<LocalCaller>(offered.map(({ service }) => service));
   return { services: [...offered, ...reflection], admit: admitAdministrator };
 }

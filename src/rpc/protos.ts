@@ -44,6 +44,7 @@ import type {
   PermissionDeniedDetails__Output,
 } from "./gen/spire/api/types/PermissionDeniedDetails.ts";
 import type { AttestationDefinition, AttestationHandlers } from "./gen/steeple/api/agent/attestation/v1/Attestation.ts";
+import type * as delegatedParts from "./gen/steeple/api/agent/delegatedidentity/v1/DelegatedIdentity.ts";
 import type { PushDefinition, PushHandlers } from "./gen/steeple/api/server/push/v1/Push.ts";
 import type { QuarantineDefinition, QuarantineHandlers } from "./gen/steeple/api/server/quarantine/v1/Quarantine.ts";
 import { once } from "./once.ts";
@@ -158,6 +159,12 @@ export const BrokerApi = define<Methods<APIDefinition, APIHandlers>>("spiffe.bro
 export const DelegatedIdentityApi = define<Methods<DelegatedIdentityDefinition, DelegatedIdentityHandlers>>(
   "spire.api.agent.delegatedidentity.v1.DelegatedIdentity",
   "spire/api/agent/delegatedidentity/v1/delegatedidentity.proto",
+);
+export const DelegatedIdentityPartsApi = define<
+  Methods<delegatedParts.DelegatedIdentityDefinition, delegatedParts.DelegatedIdentityHandlers>
+>(
+  "steeple.api.agent.delegatedidentity.v1.DelegatedIdentity",
+  "steeple/api/agent/delegatedidentity/v1/delegatedidentity.proto",
 );
 export const AgentLoggerApi = define<Methods<agentLogger.LoggerDefinition, agentLogger.LoggerHandlers>>(
   "spire.api.agent.logger.v1.Logger",

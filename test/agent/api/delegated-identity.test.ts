@@ -4,13 +4,12 @@ import type { CachedEntry } from "../../../agent/cache/entry.ts";
 import { type Channel, dialUnix } from "../../../src/rpc/dial.ts";
 import type { SubscribeToX509SVIDsRequest } from "../../../src/rpc/gen/spire/api/agent/delegatedidentity/v1/SubscribeToX509SVIDsRequest.ts";
 import type { SubscribeToX509SVIDsResponse__Output } from "../../../src/rpc/gen/spire/api/agent/delegatedidentity/v1/SubscribeToX509SVIDsResponse.ts";
-import { DelegatedIdentityApi } from "../../../src/rpc/protos.ts";
+import { DelegatedIdentityApi, DelegatedIdentityPartsApi } from "../../../src/rpc/protos.ts";
 import { parseSpiffeId, parseTrustDomain } from "../../../src/spiffe/id.ts";
 import { collect } from "../../support/collect.ts";
 import { bundlesOf, cachedEntry, Endpoint } from "../../support/endpoint.ts";
 import { eventually } from "../../support/eventually.ts";
 import { createCa, type Issued, type TestCa } from "../../support/pki.ts";
-import { RawClient } from "../../support/raw-client.ts";
 import { isRoot, NOBODY, startWorkload } from "../../support/workload.ts";
 
 const PARTNER = parseTrustDomain("partner.test");
@@ -156,27 +155,6 @@ describe("SubscribeToX509SVIDs", () => {
     for (let round = 0; round < 20; round += 1) await fetchOne();
     await eventually("all are closed", async () => (await endpoint.look()).descriptors <= before);
   });
-
-  test("20,000 identities, above the message limit of most clients, are sent whole", async () => {
-    const many = Array.from({ length: 20_000 }, (_, at) =>
-      cachedEntry({ id: `many/${at}`, selectors: ["k8s:ns:many"] }),
-    );
-    const svid = await issueFor(web);
-    await using large = await Endpoint.start({ bundles: bundlesOf(root), delegates: [DELEGATE], maxSvids: 30_000 });
-    await large.replace([delegate, ...many], bundlesOf(root));
-    await large.accept([delegate, svid], ...many.map((entry) => [entry, svid] as const));
-    await using raw = new RawClient(large.adminPath);
-    const { SubscribeToX509SVIDs } = DelegatedIdentityApi.methods();
-    const request = SubscribeToX509SVIDs!.requestSerialize({ selectors: [{ type: "k8s", value: "ns:many" }] });
-    const head = Buffer.alloc(5);
-    head.writeUInt32BE(request.length, 1);
-    const call = raw.call(SubscribeToX509SVIDs!.path, {}, Buffer.concat([head, request]));
-    const bytes = await eventually("the answer", () => call.messages[0]);
-    expect(bytes.length).toBeGreaterThan(4 * 1024 * 1024);
-    const answer = SubscribeToX509SVIDs!.responseDeserialize(bytes) as SubscribeToX509SVIDsResponse__Output;
-    expect(answer.x509_svids).toHaveLength(20_000);
-    call.cancel();
-  });
 });
 
 describe("the bundles", () => {
@@ -219,6 +197,7 @@ describe("FetchJWTSVIDs", () => {
 describe("T-W7 T-C5 who may ask", () => {
   const everyMethod = () => [
     svids(WEB),
+    collect((options) => channel.client(DelegatedIdentityPartsApi).SubscribeToX509SVIDs(WEB, options)),
     collect((options) => api().SubscribeToX509Bundles({}, options)),
     collect((options) => api().SubscribeToJWTBundles({}, options)),
   ];
@@ -231,6 +210,9 @@ describe("T-W7 T-C5 who may ask", () => {
       expect(stream.answers).toEqual([]);
     }
     await expect(api().FetchJWTSVIDs({ ...WEB, audience: ["a"] })).rejects.toMatchObject(refused);
+    const parts = channel.client(DelegatedIdentityPartsApi);
+    using tokens = collect((options) => parts.FetchJWTSVIDs({ ...WEB, audience: ["a"] }, options));
+    expect(await tokens.ended).toMatchObject(refused);
   });
 
   test("a caller without any identity is refused as by the Workload API", async () => {
