@@ -1,6 +1,14 @@
 import type { Call } from "../src/rpc/caller.ts";
 import { rpcNames } from "../src/rpc/names.ts";
+import { once } from "../src/rpc/once.ts";
 import type { Outcome } from "../src/rpc/pipeline.ts";
+import {
+  BrokerApi,
+  DelegatedIdentityApi,
+  DelegatedIdentityPartsApi,
+  SecretDiscoveryApi,
+  WorkloadApi,
+} from "../src/rpc/protos.ts";
 import type { Log } from "../src/runtime/log.ts";
 import { recordCall } from "../src/runtime/metrics.ts";
 
@@ -65,6 +73,14 @@ export function callEvents<Auth>(
 
 /** Once for each call of another process; the agent's own look at its health is none. */
 function callEnded({ metrics }: Log, { method, caller }: Call, { code, ms }: Outcome): void {
-  if (caller.process?.pid !== process.pid)
-    recordCall(metrics, `rpc.${rpcNames(method).metricKey}`, { status: code, ms });
+  if (caller.process?.pid === process.pid) return;
+  const status = code === "Canceled" && streams().has(method) ? "OK" : code;
+  recordCall(metrics, `rpc.${rpcNames(method).metricKey}`, { status, ms });
 }
+
+/** Their clients leave when they have seen enough, which SPIRE counts as success. */
+const streams = once((): ReadonlySet<string> => {
+  const services = [WorkloadApi, SecretDiscoveryApi, DelegatedIdentityApi, DelegatedIdentityPartsApi, BrokerApi];
+  const methods = services.flatMap((service) => Object.values(service.methods()));
+  return new Set(methods.filter(({ responseStream }) => responseStream).map(({ path }) => path));
+});

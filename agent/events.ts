@@ -25,6 +25,7 @@ interface PublicApis {
 /** What the agent does, by SPIRE's key of its call counter. */
 type Chore =
   | "agent_svid.rotate"
+  | "cache_manager.workload.process_tainted_jwt_svids"
   | "cache_manager.workload.process_tainted_x509_svids"
   | "manager.sync.fetch_entries_updates"
   | "manager.sync.fetch_svids_updates"

@@ -1,6 +1,7 @@
 import type { Call } from "../../src/rpc/caller.ts";
 import { selectorsFromProto } from "../../src/rpc/convert.ts";
 import type { SubscribeToX509SVIDsRequest__Output } from "../../src/rpc/gen/spire/api/agent/delegatedidentity/v1/SubscribeToX509SVIDsRequest.ts";
+import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { followerOf } from "../../src/runtime/task.ts";
 import type { SpiffeId } from "../../src/spiffe/id.ts";
@@ -16,6 +17,7 @@ export interface DelegatedIdentityOptions extends AttestedCallOptions {
   readonly identities: IdentityFeed & EntitlementFeed & { readonly bundle: BundleFeed };
   readonly jwtTokens: JwtTokens;
   readonly processes: { open(pid: number, signal: AbortSignal): Promise<ReferencedWorkload> };
+  readonly clock: Clock;
   /** Who may ask for other workloads. */
   readonly authorizedDelegates: readonly SpiffeId[];
 }
@@ -89,19 +91,33 @@ export class Delegate implements AsyncDisposable {
   }
 }
 
+/** SPIRE's key, in milliseconds. */
+const FIRST_UPDATE = "delegated_identity_api.subscribe_x509_svids.first_update";
+
 /** A delegate, and the workload that it asks for: the call ends with either. */
 export class DelegatedTarget implements AsyncDisposable {
   readonly #call: DelegateCall;
   readonly #delegate: Delegate;
   readonly #workload: ReferencedWorkload;
+  readonly #clock: Clock;
+  /** When the call began; undefined once it has been given an SVID. */
+  #began: number | undefined;
 
-  private constructor(call: DelegateCall, delegate: Delegate, workload: ReferencedWorkload) {
+  private constructor(
+    { call, clock, began }: { readonly call: DelegateCall; readonly clock: Clock; readonly began: number },
+    delegate: Delegate,
+    workload: ReferencedWorkload,
+  ) {
+    this.#clock = clock;
+    this.#began = began;
     this.#call = call;
     this.#delegate = delegate;
     this.#workload = workload;
   }
 
   static async open(options: DelegatedIdentityOptions, target: Target, call: DelegateCall): Promise<DelegatedTarget> {
+    const { clock } = options;
+    const began = clock.monotonic();
     await using scope = new AsyncDisposableStack();
     const delegate = scope.use(await Delegate.open(options, call));
     const workload = await openTarget(options, target, call);
@@ -110,7 +126,7 @@ export class DelegatedTarget implements AsyncDisposable {
       (error) => call.abort(attestationFailed(call, error)),
       () => {},
     );
-    return new DelegatedTarget(call, delegate, workload);
+    return new DelegatedTarget({ call, clock, began }, delegate, workload);
   }
 
   get selectors(): readonly Selector[] {
@@ -120,6 +136,15 @@ export class DelegatedTarget implements AsyncDisposable {
   /** Aborted when the call ends, or the work on it does. */
   get life(): AbortSignal {
     return this.#delegate.life;
+  }
+
+  /** Tells of so many X.509-SVIDs that are sent. */
+  sending(count: number): void {
+    const { log } = this.#call.auth;
+    log.debug("Fetched X.509 SVIDs for delegated identity", { count });
+    if (count === 0 || this.#began === undefined) return;
+    log.metrics.observe(FIRST_UPDATE, this.#clock.monotonic() - this.#began);
+    this.#began = undefined;
   }
 
   /** Throws unless the delegate may still ask, and the workload is still the one that was attested. */

@@ -54,7 +54,7 @@ async function* subscribeToSvids(
         isTold = true;
         log.warn("X.509 SVIDs for delegated identity are more than gRPC clients take by default", { count, bytes });
       }
-      log.debug("Fetched X.509 SVIDs for delegated identity", { count });
+      target.sending(count);
     },
   });
 }

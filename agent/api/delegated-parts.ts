@@ -34,7 +34,7 @@ async function* subscribeToSvids(
   for await (const update of options.identities.subscribe(target.selectors, target.life)) {
     for (const part of client.become(ordinaryUpdate(update))) {
       await target.check();
-      call.auth.log.debug("Fetched X.509 SVIDs for delegated identity", { count: part.changed?.length ?? 0 });
+      target.sending(part.changed?.length ?? 0);
       yield part;
     }
   }

@@ -202,7 +202,13 @@ export class Synchronizer {
     await this.#processTainted(bundles.own);
     this.#lastSync = clock.now();
     if (bundles.own === before) return;
-    for (const kind of TOKEN_KINDS) tokens[kind]?.refuseKeys(refusedKeys(before[kind], bundles.own[kind]));
+    for (const kind of TOKEN_KINDS) {
+      const keyIds = refusedKeys(before[kind], bundles.own[kind]);
+      const refuse = async (): Promise<void> => tokens[kind]?.refuseKeys(keyIds);
+      if (kind === "jwtAuthorities" && keyIds.size > 0)
+        await chore(this.#options, "cache_manager.workload.process_tainted_jwt_svids", refuse);
+      else await refuse();
+    }
   }
 
   #tellDifference(entries: ReadonlyMap<string, CachedEntry>, { federated }: TrustBundles): void {
