@@ -5,6 +5,7 @@ import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { BROKER_HEADER, dialBroker, pidReference } from "../support/broker.ts";
 import { eventually } from "../support/eventually.ts";
 import { type RawCall, RawClient, SECURITY_HEADER } from "../support/raw-client.ts";
+import { WIT } from "../support/rotation.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { type Bench, type MeasuredAgent, scenario } from "./scenario.ts";
 import { calls, cpuMs, rssMb } from "./stats.ts";
@@ -42,6 +43,8 @@ async function measureLocalApis({ limits, figure }: Bench<unknown>): Promise<voi
     FetchJWTSVID: () => workload.FetchJWTSVID({ audience }, asWorkload),
     FetchJWTBundles: () => first(workload.FetchJWTBundles({}, asWorkload)),
     ValidateJWTSVID: () => workload.ValidateJWTSVID({ audience: "bench", svid: token }, asWorkload),
+    FetchWITSVID: () => first(workload.FetchWITSVID({}, asWorkload)),
+    FetchWITBundles: () => first(workload.FetchWITBundles({}, asWorkload)),
     "SDS FetchSecrets": () => sds.FetchSecrets({ resource_names: ["default", "ROOTCA"] }),
     "SDS StreamSecrets": () => first(sds.StreamSecrets(one({ resource_names: ["default"] }))),
     "SDS DeltaSecrets": () => first(sds.DeltaSecrets(one({ resource_names_subscribe: ["default"] }))),
@@ -118,7 +121,7 @@ interface House extends AsyncDisposable {
 
 async function openHouse(): Promise<House> {
   const scope = new AsyncDisposableStack();
-  const server = scope.use(await startServer({ server: { log_level: "INFO" } }));
+  const server = scope.use(await startServer({ server: { log_level: "INFO", experimental: WIT } }));
   const folder = server.folder;
   const adminSocket = `${folder}/private/admin.sock`;
   const brokerSocket = `${folder}/broker/broker.sock`;
@@ -130,6 +133,7 @@ async function openHouse(): Promise<House> {
         admin_socket_path: adminSocket,
         authorized_delegates: [ID],
         experimental: {
+          ...WIT,
           sync_interval: "200ms",
           broker: {
             socket_path: brokerSocket,

@@ -13,6 +13,7 @@ import { propagation } from "./propagation.ts";
 import { signing } from "./signing.ts";
 import { simulate } from "./simulate.ts";
 import { start } from "./start.ts";
+import { streamMemory } from "./streams.ts";
 import { jwt, tokenCalls, tokens } from "./tokens.ts";
 
 /** In the order in which they run. */
@@ -28,6 +29,7 @@ export const scenarios: Scenarios = {
   "token-calls": tokenCalls,
   "local-apis": localApis,
   "fan-out": fanOut,
+  "stream-memory": streamMemory,
   propagation,
   "entry-to-svid": entryToSvid,
   start,

@@ -70,6 +70,8 @@ export const tokenCalls = scenario({
         figure({ name, unit: "ms", values: ms, limit });
         if (cpuUs !== undefined) figure({ name: `${name}, agent CPU`, unit: "us", values: cpuUs });
       }
+      const at = { "in flight": 16 };
+      figure({ name: "JWT-SVIDs from the cache", unit: "/s", values: await perSecondInFlight(fetch, 16), at });
     });
   },
 });
