@@ -1,73 +1,26 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
-import { join } from "node:path";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import type { CachedEntry } from "../../../agent/cache/entry.ts";
-import { encodePem } from "../../../src/crypto/pem.ts";
-import { dialUnix } from "../../../src/rpc/dial.ts";
-import { ReflectionApi } from "../../../src/rpc/protos.ts";
-import { parseTrustDomain } from "../../../src/spiffe/id.ts";
-import { bundlesOf, cachedEntry, Endpoint } from "../../support/endpoint.ts";
+import { describe, expect, test } from "vitest";
+import { bundlesOf, Endpoint } from "../../support/endpoint.ts";
 import { eventually } from "../../support/eventually.ts";
-import { createCa, type Issued, type TestCa } from "../../support/pki.ts";
-import { RawClient, SECURITY_HEADER } from "../../support/raw-client.ts";
 import { SdsClient, SECRET_TYPE, secretsIn } from "../../support/sds.ts";
-import { NOBODY, startWorkload } from "../../support/workload.ts";
-
-const PARTNER = parseTrustDomain("partner.test");
-const OTHER = parseTrustDomain("another.test");
-const mine = [`unix:uid:${process.getuid?.()}`];
-const web = cachedEntry({ id: "web", selectors: mine, createdAt: 1, federatesWith: [PARTNER, OTHER] });
-const ext = cachedEntry({ id: "web-ext", selectors: mine, createdAt: 2 });
-const nobodys = cachedEntry({ id: "nobody", selectors: [`unix:uid:${NOBODY}`], createdAt: 3 });
-
-let root: TestCa;
-let next: TestCa;
-let rootB: TestCa;
-let rootC: TestCa;
-let endpoint: Endpoint;
-let client: SdsClient;
-beforeAll(async () => {
-  root = await createCa({ trustDomain: "example.org" });
-  next = await createCa({ trustDomain: "example.org" });
-  rootB = await createCa({ trustDomain: "partner.test" });
-  rootC = await createCa({ trustDomain: "another.test" });
-  endpoint = await Endpoint.start({ bundles: bundlesOf(root) });
-  client = new SdsClient(endpoint.path);
-});
-let issued: ReadonlyMap<string, Issued>;
-beforeEach(async () => {
-  issued = await grant(endpoint, web, ext);
-});
-afterAll(async () => {
-  client[Symbol.dispose]();
-  await endpoint[Symbol.asyncDispose]();
-});
-
-const issueFor = ({ spiffeId }: CachedEntry): Promise<Issued> => root.issue({ id: spiffeId });
-
-async function grant(at: Endpoint, ...entries: readonly CachedEntry[]): Promise<ReadonlyMap<string, Issued>> {
-  const svids = await Promise.all(entries.map(async (entry) => [entry, await issueFor(entry)] as const));
-  await at.replace(entries, bundlesOf(root, rootB, rootC));
-  await at.accept(...svids);
-  return new Map(svids.map(([{ id }, svid]) => [id, svid]));
-}
-
-const pemOf = (...cas: readonly TestCa[]): string => cas.map(({ der }) => encodePem("CERTIFICATE", der)).join("");
-const chainOf = (svid: Issued | undefined): string =>
-  (svid?.chain ?? []).map((der) => encodePem("CERTIFICATE", der)).join("");
-const logged = async (message: string) => (await endpoint.look()).lines.filter((line) => line.message === message);
-
-/** A stream that has been answered once. */
-async function opened(names: readonly string[], more: object = {}) {
-  const stream = client.world();
-  stream.send({ type_url: SECRET_TYPE, resource_names: [...names], ...more });
-  const first = await stream.response(1);
-  const ack = (change: object = {}): void => {
-    const { version_info, nonce } = stream.responses.at(-1) ?? first;
-    stream.send({ version_info, response_nonce: nonce, resource_names: [...names], type_url: SECRET_TYPE, ...change });
-  };
-  return { stream, first, ack };
-}
+import {
+  chainOf,
+  client,
+  endpoint,
+  ext,
+  grant,
+  issued,
+  issueFor,
+  logged,
+  next,
+  nobodys,
+  opened,
+  pemOf,
+  root,
+  rootB,
+  rootC,
+  web,
+} from "../../support/sds-endpoint.ts";
 
 describe("StreamSecrets", () => {
   test("SDS-01 SDS-04 SDS-11 T-W5 gives a certificate by SPIFFE ID, and roots by trust domain, in PEM, without the security header", async () => {
@@ -300,200 +253,5 @@ describe("FetchSecrets", () => {
     const fresh = await issueFor(ext);
     await endpoint.accept([{ ...web, revisionNumber: 7, spiffeId: ext.spiffeId }, fresh]);
     expect(secretsIn((await answer).resources as never)["default"]?.chain).toBe(chainOf(fresh));
-  });
-});
-
-describe("DeltaSecrets", () => {
-  test("sends what changed, and nothing else", async () => {
-    using stream = client.delta();
-    stream.send({ type_url: SECRET_TYPE, resource_names_subscribe: ["default", "ROOTCA"] });
-    const first = await stream.response(1);
-    expect(first.resources.map(({ name }) => name)).toEqual(["default", "ROOTCA"]);
-    expect(first).toMatchObject({ type_url: SECRET_TYPE, removed_resources: [] });
-    stream.send({ response_nonce: first.nonce });
-    const rotated = await issueFor(web);
-    await endpoint.accept([web, rotated]);
-    const second = await stream.response(2);
-    expect(second.resources.map(({ name }) => name)).toEqual(["default"]);
-    expect(secretsIn(second.resources.map(({ resource }) => resource) as never)["default"]?.chain).toBe(
-      chainOf(rotated),
-    );
-    expect(second.resources[0]?.version).not.toBe(first.resources[0]?.version);
-  });
-
-  test("follows subscriptions: a new name is sent alone, a repeated one again, one taken back no more", async () => {
-    using stream = client.delta();
-    stream.send({ resource_names_subscribe: ["default"] });
-    await stream.response(1);
-    stream.send({ resource_names_subscribe: ["spiffe://example.org/web-ext"] });
-    expect((await stream.response(2)).resources.map(({ name }) => name)).toEqual(["spiffe://example.org/web-ext"]);
-    stream.send({
-      resource_names_subscribe: ["default"],
-      resource_names_unsubscribe: ["spiffe://example.org/web-ext"],
-    });
-    expect((await stream.response(3)).resources.map(({ name }) => name)).toEqual(["default"]);
-    await endpoint.accept([ext, await issueFor(ext)]);
-    await endpoint.accept([web, await issueFor(web)]);
-    expect((await stream.response(4)).resources.map(({ name }) => name)).toEqual(["default"]);
-  });
-
-  test("a name that is not the caller's is told as removed, and sent as soon as it is", async () => {
-    using stream = client.delta();
-    await endpoint.replace([web], bundlesOf(root, rootB, rootC));
-    stream.send({ resource_names_subscribe: ["default", "spiffe://example.org/web-ext"] });
-    const first = await stream.response(1);
-    expect([first.resources.map(({ name }) => name), first.removed_resources]).toEqual([
-      ["default"],
-      ["spiffe://example.org/web-ext"],
-    ]);
-    await grant(endpoint, web, ext);
-    const names = () => stream.responses.flatMap(({ resources }) => resources.map(({ name }) => name));
-    await eventually("it is sent", () => names().includes("spiffe://example.org/web-ext"));
-    await endpoint.replace([web], bundlesOf(root, rootB, rootC));
-    await eventually("it is removed", () =>
-      stream.responses
-        .slice(1)
-        .some(({ removed_resources }) => removed_resources.includes("spiffe://example.org/web-ext")),
-    );
-  });
-
-  test.each([{ names: [] }, { names: ["*"] }])(
-    "$names subscribes to all, those that come later too",
-    async ({ names }) => {
-      using stream = client.delta();
-      await endpoint.replace([web], bundlesOf(root));
-      stream.send({ resource_names_subscribe: names });
-      const first = await stream.response(1);
-      expect(first.resources.map(({ name }) => name)).toEqual(["spiffe://example.org", "spiffe://example.org/web"]);
-      await endpoint.replace([ext], bundlesOf(root));
-      await endpoint.accept([ext, await issueFor(ext)]);
-      await eventually("the old one is removed and the new one sent", () => {
-        const removed = stream.responses.flatMap(({ removed_resources }) => removed_resources);
-        const sent = stream.responses.slice(1).flatMap(({ resources }) => resources.map(({ name }) => name));
-        return removed.includes("spiffe://example.org/web") && sent.includes("spiffe://example.org/web-ext");
-      });
-    },
-  );
-
-  test("what the client still holds from an earlier stream is not sent again", async () => {
-    using before = client.delta();
-    before.send({ resource_names_subscribe: ["default", "ROOTCA"] });
-    const { resources } = await before.response(1);
-    using stream = client.delta();
-    const held = Object.fromEntries(resources.map(({ name, version }) => [name, version]));
-    stream.send({
-      resource_names_subscribe: ["default", "ROOTCA"],
-      initial_resource_versions: { ...held, ROOTCA: "an older one" },
-    });
-    expect((await stream.response(1)).resources.map(({ name }) => name)).toEqual(["ROOTCA"]);
-  });
-
-  test("a NACK is logged with its reason, and answered only by the next change", async () => {
-    using stream = client.delta();
-    stream.send({ resource_names_subscribe: ["default"] });
-    const { nonce } = await stream.response(1);
-    stream.send({ response_nonce: nonce, error_detail: { code: 3, message: "no such cipher" } });
-    await eventually("the NACK is logged", async () =>
-      (await logged("Envoy reported errors applying secrets")).some(
-        ({ fields }) => (fields as { error: string }).error === "no such cipher",
-      ),
-    );
-    expect(stream.responses).toHaveLength(1);
-    await endpoint.accept([web, await issueFor(web)]);
-    await stream.response(2);
-  });
-
-  test("a large state comes in parts that every client takes", async () => {
-    const many = Array.from({ length: 900 }, (_, at) => cachedEntry({ id: `many/${at}`, selectors: mine }));
-    const svid = await issueFor(web);
-    await endpoint.replace(many, bundlesOf(root));
-    await endpoint.accept(...many.map((entry) => [entry, svid] as const));
-    using stream = client.delta();
-    stream.send({ resource_names_subscribe: ["*"] });
-    const count = () => stream.responses.reduce((sum, { resources }) => sum + resources.length, 0);
-    await eventually("all have come", () => count() === 901);
-    expect(stream.responses.length).toBeGreaterThan(1);
-  });
-});
-
-describe("who asks", () => {
-  test("SDS-10 a caller without entries gets the own roots, and no more", async () => {
-    await endpoint.replace([nobodys], bundlesOf(root, rootB));
-    const { resources } = await client.fetch([]);
-    expect(Object.keys(secretsIn(resources as never))).toEqual(["spiffe://example.org"]);
-    await expect(client.fetch(["default"])).rejects.toMatchObject({ kind: "invalid" });
-    await expect(client.fetch(["spiffe://partner.test"])).rejects.toMatchObject({ kind: "invalid" });
-  });
-
-  test("SDS-10 WEP-23 says Unavailable before the first sync, and when attestation fails", async () => {
-    await using young = await Endpoint.start({
-      bundles: bundlesOf(root),
-      discoverWorkloadPath: true,
-      workloadSizeLimit: 1,
-    });
-    using proxy = new SdsClient(young.path);
-    using early = proxy.world();
-    early.send({ resource_names: ["default"] });
-    expect(await early.ended).toMatchObject({ kind: "unavailable", code: "agent-not-ready" });
-    await grant(young, web);
-    await expect(proxy.fetch(["default"])).rejects.toMatchObject({
-      kind: "unavailable",
-      message: "workload attestation failed",
-    });
-  });
-
-  test("T-W1 an open stream ends instead of giving a new key to another program", async () => {
-    const relay = join(endpoint.folder, "sds-relay.sock");
-    await using workload = await startWorkload({ socket: endpoint.path, relay, handOver: true });
-    using proxy = new SdsClient(relay);
-    using stream = proxy.world();
-    stream.send({ resource_names: ["default"] });
-    await stream.response(1);
-    await workload.order({ do: "exec", program: "/bin/sleep", args: ["60"] });
-    await eventually("the other program runs", () =>
-      proxy.fetch(["default"]).then(
-        () => false,
-        ({ message }: Error) => message === "workload attestation failed",
-      ),
-    );
-    await endpoint.accept([web, await issueFor(web)]);
-    expect(await stream.ended).toMatchObject({ kind: "unavailable", message: "workload attestation failed" });
-    expect(stream.responses).toHaveLength(1);
-  });
-});
-
-describe("an endpoint with an API turned off", () => {
-  const servicesOf = async (path: string): Promise<readonly string[]> => {
-    using channel = dialUnix(path);
-    async function* list() {
-      yield { list_services: "" };
-    }
-    const names: string[] = [];
-    for await (const { list_services_response } of channel
-      .client(ReflectionApi)
-      .ServerReflectionInfo(list(), { metadata: SECURITY_HEADER })) {
-      names.push(...(list_services_response?.service ?? []).map(({ name }) => name));
-    }
-    return names.filter((name) => !name.startsWith("grpc."));
-  };
-
-  test("disable_sds_api leaves the Workload API", async () => {
-    await using other = await Endpoint.start({ bundles: bundlesOf(root), disableSdsApi: true });
-    await grant(other, web);
-    expect(await servicesOf(other.path)).toEqual(["SpiffeWorkloadAPI"]);
-    using proxy = new SdsClient(other.path);
-    await expect(proxy.fetch(["default"])).rejects.toMatchObject({ kind: "unimplemented" });
-    await using raw = new RawClient(other.path);
-    expect((await raw.svids().x509Svids()).svids).toHaveLength(1);
-  });
-
-  test("WEP-30 disable_workload_api leaves SDS, and the Workload API answers Unimplemented", async () => {
-    await using other = await Endpoint.start({ bundles: bundlesOf(root), disableWorkloadApi: true });
-    await grant(other, web);
-    expect(await servicesOf(other.path)).toEqual(["envoy.service.secret.v3.SecretDiscoveryService"]);
-    using proxy = new SdsClient(other.path);
-    expect((await proxy.fetch(["default"])).resources).toHaveLength(1);
-    await using raw = new RawClient(other.path);
-    expect(await raw.svids().status).toMatchObject({ code: 12 });
   });
 });
