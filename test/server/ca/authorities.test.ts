@@ -1,9 +1,12 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { KEY_TYPES } from "../../../src/crypto/key.ts";
+import { Issuer } from "../../../server/ca/issue.ts";
+import { type Certificate, parseCertificate } from "../../../src/crypto/certificate.ts";
+import { generateKey, KEY_TYPES } from "../../../src/crypto/key.ts";
 import { openMemoryKeys } from "../../../src/keys/memory.ts";
 import { Fault } from "../../../src/runtime/fault.ts";
 import { type Bundle, encodeBundleDocument } from "../../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../../src/spiffe/id.ts";
+import { validateX509Svid } from "../../../src/spiffe/x509-svid.ts";
 import { eventually } from "../../support/eventually.ts";
 import { faultOf } from "../../support/faults.ts";
 import { DAY, Fleet, HOUR, openX509, pass, ticking } from "./fleet.ts";
@@ -70,7 +73,7 @@ describe("the first start", () => {
 });
 
 describe("while it runs", () => {
-  test("the next authority is published at half of the lifetime and signs at five sixths", async () => {
+  test("FED-03 the next authority is published at half of the lifetime, hours of refresh hints before it signs, at five sixths", async () => {
     const options = await fleet.server();
     const authorities = await openX509(options);
     const first = authorities.signing().id;
@@ -79,7 +82,10 @@ describe("while it runs", () => {
     await eventually("two roots are published", async () => (await fleet.roots()).length === 2);
     await eventually("the second is prepared", () => authorities.slots.next.state === "prepared");
     expect(authorities.signing().id).toBe(first);
-    await pass(options, 8 * HOUR);
+    // Five refresh hints of five minutes, and more: whoever polls has it by then.
+    await pass(options, 7 * HOUR);
+    expect(authorities.signing().id).toBe(first);
+    await pass(options, HOUR);
     await eventually("the second signs", () => authorities.signing().id !== first);
     expect(await fleet.roots()).toEqual([first, authorities.signing().id]);
     await eventually("the journal follows", async () => (await fleet.journal())[first] === "old");
@@ -90,7 +96,7 @@ describe("while it runs", () => {
     await fleet.expectIssues(authorities, options);
   });
 
-  test("a server that outlives its CA many times goes on issuing, never with an unpublished authority", async () => {
+  test("FED-04 a server that outlives its CA many times goes on issuing, never with an unpublished authority", async () => {
     const options = await fleet.server({ ttlSeconds: 6 * HOUR });
     const authorities = await openX509(options);
     await using _ = ticking(authorities);
@@ -211,4 +217,37 @@ describe("while it runs", () => {
     expect((await fleet.journal())[authorities.signing().id]).toBe("active");
     await fleet.expectIssues(authorities, options);
   });
+
+  test("FED-04 of a thousand certificates signed around an activation by force, each verifies by the bundle of before it", async () => {
+    const options = await fleet.server();
+    const authorities = await openX509(options);
+    const lifetimes = { defaultTtlSeconds: HOUR, agentTtlSeconds: HOUR, caTtlSeconds: DAY };
+    const issuer = new Issuer({ trustDomain: fleet.trustDomain, authorities, clock: options.clock, ...lifetimes });
+    const { publicKey } = await generateKey("ec-p256");
+    const signers = new Set<string>();
+    let force: Promise<unknown> = Promise.resolve();
+    for (let round = 0; round < 100; round += 1) {
+      if (round === 30) force = authorities.prepare().then(({ id }) => authorities.activate(id));
+      if (round === 60) await eventually("it waits until agents hold the new one", () => options.clock.sleepers === 1);
+      if (round === 60) options.clock.move(6);
+      if (round === 90) await force;
+      const held = (await fleet.store.bundles.find(fleet.trustDomain))?.x509Authorities ?? [];
+      const roots = held.map(({ asn1 }) => parseCertificate(asn1));
+      for (const { chain } of await Promise.all(Array.from({ length: 10 }, () => issuer.issueServer({ publicKey })))) {
+        const signer = roots.find((root) => validates(chain.map(parseCertificate), root, options.clock.now()));
+        expect(signer).toBeDefined();
+        signers.add(signer?.subjectKeyId ?? "");
+      }
+    }
+    expect(signers.size).toBe(2);
+  });
 });
+
+function validates(chain: readonly Certificate[], root: Certificate, at: Date): boolean {
+  try {
+    validateX509Svid({ chain, authorities: () => [root], at });
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -56,7 +56,7 @@ describe("a restart", () => {
     await fleet.expectIssues(after, options);
   });
 
-  test("does not use an authority that the stored bundle lacks: publish, then use", async () => {
+  test("FED-04 does not use an authority that the stored bundle lacks: publish, then use", async () => {
     const before = await openX509(await fleet.server());
     const lost = before.signing().id;
     await fleet.emptyBundle();
