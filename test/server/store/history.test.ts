@@ -1,3 +1,4 @@
+import pg from "pg";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Directory } from "../../../server/directory/authorized.ts";
 import { Follower } from "../../../server/directory/follow.ts";
@@ -49,6 +50,16 @@ class Holder implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stop.abort();
     await this.#running;
+  }
+}
+
+async function hasTokens(url: string): Promise<boolean> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  try {
+    return (await client.query("select token from join_tokens")).rows.length === 2;
+  } finally {
+    await client.end();
   }
 }
 
@@ -109,11 +120,15 @@ describe.skipIf(withoutPostgres)("a database with another history than the one o
     },
   );
 
-  test("a standby is never read while it is one; promoted, it is loaded whole", async () => {
+  test("T-N3 a standby is never read while it is one, and no token is used there; promoted, it is loaded whole", async () => {
     await using standby = await startCluster(bin, { standbyOf: cluster });
     const behind = new URL(url);
     behind.port = String(standby.port);
+    await store.tokens.create({ token: "used", expiresAt: new Date("2030-01-01T00:00:00Z") });
+    await store.tokens.create({ token: "unused", expiresAt: new Date("2030-01-01T00:00:00Z") });
+    await eventually("the standby has the tokens", () => hasTokens(behind.href));
     await administer(standby.url, "select pg_wal_replay_pause()");
+    expect(await store.tokens.consume("used", "key")).toBeDefined();
     await store.entries.create(draftOf("newer", { id: "newer" }));
     await holds("newer");
 
@@ -121,6 +136,8 @@ describe.skipIf(withoutPostgres)("a database with another history than the one o
     await eventually("it waits", () => holder.log.lines.some(({ message }) => message === AWAY));
     await expect(store.changes.load(async ({ cursor }) => cursor)).rejects.toMatchObject({ code: "datastore-standby" });
     await expect(store.entries.create(draftOf("refused"))).rejects.toMatchObject({ kind: "unavailable" });
+    for (const token of ["used", "unused"])
+      await expect(store.tokens.consume(token, "other key")).rejects.toMatchObject({ kind: "unavailable" });
     expect(holder.directory.entry("newer")).toBeDefined();
     expect(holder.replaced()).toEqual([]);
 
@@ -130,5 +147,7 @@ describe.skipIf(withoutPostgres)("a database with another history than the one o
     await eventually("writes work", () => store.entries.create(draftOf("after", { id: "after" })));
     await holds("after");
     expect(holder.replaced()).toHaveLength(1);
+    expect(await store.tokens.consume("used", "other key")).toBeUndefined();
+    expect(await store.tokens.consume("unused", "other key")).toBeDefined();
   });
 });
