@@ -19,6 +19,9 @@ const SLOW_MS = 30_000;
 const SIGNATURES = 5;
 const UNAVAILABLE = 14;
 
+/** Several programs start, one after the other. */
+const START_MS = 120_000;
+
 describe.skipIf(withoutPostgres)("a database in trouble stops writes, with a clear error, and nothing else", () => {
   let bin: string;
   let cluster: Cluster;
@@ -40,7 +43,7 @@ describe.skipIf(withoutPostgres)("a database in trouble stops writes, with a cle
     node = await server.attest();
     entryId = (await server.createEntry({ spiffeId: "spiffe://example.org/w", parentId: node.id })).id;
     csr = Buffer.from(await createCertificateRequest({ signer: await generateKey("ec-p256") }));
-  });
+  }, START_MS);
   afterAll(async () => {
     await agent?.[Symbol.asyncDispose]();
     await server?.[Symbol.asyncDispose]();

@@ -11,6 +11,9 @@ const STREAMS_PER_CONNECTION = 20;
 const WORKLOADS = 10;
 const PATIENCE_MS = 60_000;
 
+/** Several programs start, one after the other. */
+const START_MS = 120_000;
+
 describe("a server with 1,000 streams of agents that is started again", () => {
   let server: TestServer;
   let agent: TestAgent;
@@ -28,7 +31,7 @@ describe("a server with 1,000 streams of agents that is started again", () => {
       herd.push(SimulatedAgent.of(node, () => server, connection === undefined ? {} : { connection }));
     }
     await settled();
-  });
+  }, START_MS);
   afterAll(async () => {
     await Promise.all(herd.map((one) => one[Symbol.asyncDispose]()));
     for (const connection of connections) connection[Symbol.dispose]();

@@ -10,6 +10,9 @@ const ENTRIES = 3;
 const TTL_SECONDS = 9;
 const LIVES = 2;
 
+/** Several programs start, one after the other. */
+const START_MS = 120_000;
+
 describe.skipIf(withoutPostgres)("PostgreSQL stopped for the time of two SVID lives", () => {
   let cluster: Cluster;
   let server: TestServer;
@@ -20,7 +23,7 @@ describe.skipIf(withoutPostgres)("PostgreSQL stopped for the time of two SVID li
     server = await startServer({ store: { url: (await createDatabase(cluster.url)).url } });
     agent = await startAgent(server);
     for (let index = 0; index < ENTRIES; index += 1) await createEntry(index);
-  });
+  }, START_MS);
   afterAll(async () => {
     await agent?.[Symbol.asyncDispose]();
     await server?.[Symbol.asyncDispose]();

@@ -14,6 +14,9 @@ const STREAMS = 10;
 const SENT_AWAY = 60;
 const SPREAD_MS = 3000;
 
+/** Several programs start, one after the other. */
+const START_MS = 120_000;
+
 describe.skipIf(withoutPostgres)("an agent of two servers on one database", () => {
   let database: TestDatabase;
   const servers: TestServer[] = [];
@@ -28,7 +31,7 @@ describe.skipIf(withoutPostgres)("an agent of two servers on one database", () =
     agent = await startAgent(server(0), { agent: both, env: knowing(NAME, ADDRESSES) });
     await agent.untilLogged("Changes are pushed by the server");
     await createEntry(server(0));
-  });
+  }, START_MS);
   afterAll(async () => {
     await agent?.[Symbol.asyncDispose]();
     await Promise.all(servers.map((one) => one[Symbol.asyncDispose]()));
