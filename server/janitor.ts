@@ -136,7 +136,7 @@ async function pruneEntries(store: JanitorOptions["store"], now: Date, log: Log)
   }
 }
 
-/** Never a banned node: its record is the ban. */
+/** Never a banned node, nor one in quarantine: its record is what keeps it from coming back as a new one. */
 async function pruneNodes(
   store: JanitorOptions["store"],
   { expiredForMs, batchSize, includeNonReattestable }: NodePruning,
@@ -146,6 +146,7 @@ async function pruneNodes(
   const filter: NodeFilter = {
     expiresBefore: before,
     banned: false,
+    quarantined: false,
     ...(includeNonReattestable ? {} : { canReattest: true }),
   };
   let removed = 0;

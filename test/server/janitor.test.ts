@@ -240,18 +240,21 @@ describe("nodes whose SVID expired long ago", () => {
     expect(messagesOf(log, "warn")).toEqual([]);
   });
 
-  test("are pruned when so configured, those that attest only once and banned ones left alone", async () => {
+  test("are pruned when so configured, those that attest only once, banned ones and those in quarantine left alone", async () => {
     await attest("old", unixNow() - 2 * DAY, true);
     await attest("once", unixNow() - 2 * DAY, false);
     await attest("banned", unixNow() - 2 * DAY, true);
     await store.nodes.ban(spiffeId(trustDomain, "/spire/agent/x/banned"));
+    await attest("suspect", unixNow() - 2 * DAY, true);
+    const quarantine = { since: clock.now(), reason: "copied" };
+    await store.nodes.quarantine(spiffeId(trustDomain, "/spire/agent/x/suspect"), quarantine);
     await attest("recent", unixNow() - DAY / 2, true);
     await round();
-    expect(await left()).toEqual(["old", "once", "banned", "recent"]);
+    expect(await left()).toEqual(["old", "once", "banned", "suspect", "recent"]);
     await sweep(false);
-    expect(await left()).toEqual(["once", "banned", "recent"]);
+    expect(await left()).toEqual(["once", "banned", "suspect", "recent"]);
     await sweep(true);
-    expect(await left()).toEqual(["banned", "recent"]);
+    expect(await left()).toEqual(["banned", "suspect", "recent"]);
     expect(messagesOf(log)).toContain("Pruned expired agents");
   });
 });
