@@ -20,8 +20,10 @@ export const signing = scenario({
     await onServers({ anyStore: true, wireOnly: true }, async (server, report) => {
       const agent = await server.attest();
       using apis = server.connect(agent.tls);
-      const params = await requests(server, agent.id, batch);
+      const rounds = await requests(server, agent.id, batch);
+      let round = 0;
       const sign = async (): Promise<true> => {
+        const params = rounds[round++ % rounds.length] ?? [];
         const { results } = await apis.svid.BatchNewX509SVID({ params });
         const failed = results.find(({ status }) => status?.code !== 0);
         if (failed !== undefined || results.length !== batch) throw new Error(failed?.status?.message ?? "too few");
@@ -40,16 +42,22 @@ export const signing = scenario({
   },
 });
 
+/** More keys than a server remembers: each CSR comes with a key that it does not know, as in life. */
+const KEYS = 512;
+
+/** Rounds of requests for the same entries, each with keys of its own. */
 async function requests(server: MeasuredServer, parentId: string, count: number) {
-  const key = await generateKey("ec-p256");
   const spiffeIds = Array.from(
     { length: count },
     (_, at) => `spiffe://${server.trustDomain}/bench/${process.pid}/${at}`,
   );
-  return await Promise.all(
-    spiffeIds.map(async (spiffeId) => {
-      const { id } = await server.createEntry({ spiffeId, parentId });
-      return { entry_id: id, csr: Buffer.from(await createCertificateRequest({ signer: key, uris: [spiffeId] })) };
-    }),
+  const entries = await Promise.all(
+    spiffeIds.map(async (spiffeId) => ({ spiffeId, id: (await server.createEntry({ spiffeId, parentId })).id })),
   );
+  const request = async ({ id, spiffeId }: { id: string; spiffeId: string }) => {
+    const signer = await generateKey("ec-p256");
+    return { entry_id: id, csr: Buffer.from(await createCertificateRequest({ signer, uris: [spiffeId] })) };
+  };
+  const rounds = Array.from({ length: Math.ceil(KEYS / count) }, () => Promise.all(entries.map(request)));
+  return await Promise.all(rounds);
 }
