@@ -4,7 +4,7 @@ import type { EndpointAddress } from "./address.ts";
 import type { MtlsOptions } from "./tls.ts";
 import type { X509Svid } from "./x509-context.ts";
 
-/** Fewer than any endpoint allows on one connection. */
+/** What servers of gRPC allow on one connection at the least. */
 const MAX_CALLS = 100;
 
 interface Shared {
@@ -30,11 +30,6 @@ export class BrokerChannels implements Disposable {
   constructor(address: EndpointAddress, mtls: MtlsOptions) {
     this.#address = address;
     this.#mtls = mtls;
-  }
-
-  /** How many connections there are, for tests and metrics. */
-  get size(): number {
-    return this.#open.size;
   }
 
   [Symbol.dispose](): void {

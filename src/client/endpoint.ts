@@ -48,7 +48,7 @@ export async function firstOf<M>(open: OpenStream<M>, options: FetchOptions): Pr
   } finally {
     stop.abort();
   }
-  throw new Fault("unavailable", "the Workload API ended the stream", { code: "stream-ended" });
+  throw new Fault("unavailable", "the endpoint ended the stream", { code: "stream-ended" });
 }
 
 function dial(address: EndpointAddress): Channel {

@@ -5,13 +5,16 @@ import { join } from "node:path";
 import type { Certificate } from "../crypto/certificate.ts";
 import { encodePem } from "../crypto/pem.ts";
 import { type Clock, systemClock } from "../runtime/clock.ts";
-import { attempt, ensurePrivateDirectory, writePrivateFile } from "../runtime/files.ts";
+import { attempt, checkDirectory, ensurePrivateDirectory, writePrivateFile } from "../runtime/files.ts";
 import { trustDomainOf } from "../spiffe/id.ts";
 import type { X509Bundle, X509Context, X509Svid } from "./x509-context.ts";
 import type { X509Source } from "./x509-source.ts";
 
 export interface KeptFilesOptions {
-  /** Made when it is missing. What an earlier run left there is removed; other files are left alone. */
+  /**
+   * Made when it is missing; refused when others could change it. What an earlier run left there is removed, other files
+   * are left alone.
+   */
   readonly folder: string;
   /** Ends the keeping; the files are removed. */
   readonly signal: AbortSignal;
@@ -35,7 +38,7 @@ const MAX_NAME_BYTES = 200;
  * folder for each identity, by its hint, with `svid.pem`, `svid_key.pem` and `bundle.pem`; an identity without a hint
  * has its place in the order, `@0` for the first. Bundles of other trust domains lie in `federated`. What the source lets
  * go of is removed at once. Resolves when the source or the signal ends; throws `unavailable` when the files cannot be
- * written. Nothing stays behind in either case.
+ * written, and `precondition` for a folder that others could change. Nothing stays behind in either case.
  */
 export async function keepX509Files(source: X509Source, options: KeptFilesOptions): Promise<void> {
   const { signal, jitterMs = DEFAULT_JITTER_MS, clock = systemClock, onChange = () => undefined } = options;
@@ -103,7 +106,8 @@ class Files {
 
   /** Leaves nothing of ours. */
   async clear(): Promise<void> {
-    if (!existsSync(this.#folder)) {
+    if (existsSync(this.#folder)) await checkDirectory(this.#folder);
+    else {
       await ensurePrivateDirectory(this.#folder);
       await this.#open(this.#folder, 0o750);
     }

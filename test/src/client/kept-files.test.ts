@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, readlink, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, readFile, readlink, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { pidReference } from "../../../src/client/broker-reference.ts";
@@ -191,13 +191,19 @@ describe("files for a workload", () => {
     }
   });
 
-  test("that cannot be written are an error", async () => {
+  test("where others could change them, or nothing can be written, are an error", async () => {
     await using at = await brokerAt(world, {}, hold(svidMessage(world)));
     await using place = await temporaryDirectory();
-    const folder = join(place.path, "taken");
-    await writeFile(folder, "");
     await using source = await sourceAt(at);
-    const found = await faultFrom(keepX509Files(source, { folder, signal: new AbortController().signal }));
-    expect(found).toMatchObject(refusal("unavailable", "file-error"));
+    const { signal } = new AbortController();
+    const open = join(place.path, "open");
+    await mkdir(open);
+    await chmod(open, 0o777);
+    await writeFile(join(place.path, "taken"), "");
+    for (const folder of [open, join(place.path, "taken")])
+      expect(await faultFrom(keepX509Files(source, { folder, signal }))).toMatchObject(
+        refusal("precondition", "directory-unsafe"),
+      );
+    expect(await readdir(open)).toEqual([]);
   });
 });
