@@ -49,22 +49,26 @@ describe("an answer that is lost", () => {
     expect(await again.admin.agent.CountAgents({})).toEqual({ count: 1 });
     await again.admin.agent.DeleteAgent({ id: protoId(found.id) });
     expect(await refused(anonymous, { ...evidence, signer })).toEqual({ kind: "invalid", message: USED });
-  });
+  }, 180_000);
 });
 
 describe("T-N3 once means once", () => {
   test("1,000 at once on one server with the embedded store: exactly one attests", async () => {
     await using server = await startServer();
     await expectOne([server], 1000);
-  });
+  }, 180_000);
 
-  test.skipIf(withoutPostgres)("1,000 at once over three servers on one PostgreSQL: exactly one attests", async () => {
-    await using database = await createDatabase();
-    await using first = await startServer({ store: { url: database.url } });
-    await using second = await startServer({ store: { url: database.url } });
-    await using third = await startServer({ store: { url: database.url } });
-    await expectOne([first, second, third], 1000);
-  });
+  test.skipIf(withoutPostgres)(
+    "1,000 at once over three servers on one PostgreSQL: exactly one attests",
+    async () => {
+      await using database = await createDatabase();
+      await using first = await startServer({ store: { url: database.url } });
+      await using second = await startServer({ store: { url: database.url } });
+      await using third = await startServer({ store: { url: database.url } });
+      await expectOne([first, second, third], 1000);
+    },
+    180_000,
+  );
 });
 
 async function expectOne(servers: readonly [TestServer, ...TestServer[]], times: number): Promise<void> {

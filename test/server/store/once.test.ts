@@ -24,15 +24,19 @@ async function successes(
 }
 
 describe("T-N3 of 1,000 callers that use one join token at the same time, one succeeds", () => {
-  test.skipIf(withoutPostgres)("on three servers that share PostgreSQL", async () => {
-    await using database = await createDatabase();
-    await using one = await openTestStore(postgresConfig(database.url));
-    await using two = await openTestStore(postgresConfig(database.url));
-    await using three = await openTestStore(postgresConfig(database.url));
-    await one.tokens.create(TOKEN);
-    expect(await successes([one, two, three])).toEqual([TOKEN]);
-    expect(await successes([three, two, one], "second")).toEqual([]);
-  });
+  test.skipIf(withoutPostgres)(
+    "on three servers that share PostgreSQL",
+    async () => {
+      await using database = await createDatabase();
+      await using one = await openTestStore(postgresConfig(database.url));
+      await using two = await openTestStore(postgresConfig(database.url));
+      await using three = await openTestStore(postgresConfig(database.url));
+      await one.tokens.create(TOKEN);
+      expect(await successes([one, two, three])).toEqual([TOKEN]);
+      expect(await successes([three, two, one], "second")).toEqual([]);
+    },
+    180_000,
+  );
 
   test("on the embedded database", async () => {
     const directory = await mkdtemp(join(tmpdir(), "steeple-once-"));
@@ -43,5 +47,5 @@ describe("T-N3 of 1,000 callers that use one join token at the same time, one su
       expect(await successes([store], "second")).toEqual([]);
     }
     await rm(directory, { recursive: true });
-  });
+  }, 180_000);
 });
