@@ -349,6 +349,19 @@ export function rebootstrapping(log: Log): void {
   log.warn("Trust Bundle and Server don't agree, rebootstrapping");
 }
 
+export function bundlesFollowed(log: Log, from: bigint, to: bigint): void {
+  log.warn("Trust Bundle was out of date; its authorities vouch for the present one", {
+    sequence_number: from,
+    new_sequence_number: to,
+  });
+}
+
+export function bundlesNotFollowed(log: Log, error: unknown): void {
+  log.warn("Trust Bundle and Server don't agree, and no authority of the bundle vouches for the server's", {
+    error: messageOf(error),
+  });
+}
+
 export function rebootstrapFailed(log: Log, error: unknown): void {
   log.error("Rebootstrapping failed", { error: Fault.from(error) });
 }

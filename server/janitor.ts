@@ -10,7 +10,7 @@ import * as events from "./events.ts";
 import type { NodeFilter, Store } from "./store/store.ts";
 
 export interface JanitorOptions {
-  readonly store: Pick<Store, "entries" | "nodes" | "tokens" | "bundles" | "authorities" | "changes" | "leases">;
+  readonly store: Pick<Store, "entries" | "nodes" | "tokens" | "bundles" | "authorities" | "links" | "changes" | "leases">;
   readonly trustDomain: TrustDomain;
   /** Which nodes are pruned; absent: none. */
   readonly nodes?: NodePruning | undefined;
@@ -111,6 +111,7 @@ export async function tidy(options: JanitorOptions, isHeld: () => Promise<boolea
         pruneAuthorities(store, { trustDomain, before: ago(AUTHORITY_GRACE_MS), log }),
       ),
     "old journal records": () => store.authorities.prune(ago(JOURNAL_GRACE_MS)),
+    "old bundle links": () => store.links.prune(now),
     "old changes": () => store.changes.prune(ago(CHANGES_KEPT_MS)),
   };
   for (const [what, step] of Object.entries(steps)) {

@@ -10,6 +10,7 @@ import type { TrustDomain } from "../../src/spiffe/id.ts";
 import type { AgentConfig } from "../config.ts";
 import { bootstrapWent } from "../events.ts";
 import { downloadTrustBundle } from "./download.ts";
+import type { AgentData } from "./state.ts";
 
 /** How the agent learns whom to trust before it has met the server. Exactly one way. */
 export type TrustBundleSource = AgentConfig["trustBundle"];
@@ -17,6 +18,8 @@ type BundleFormat = Extract<TrustBundleSource, { readonly kind: "path" }>["forma
 
 /** `undefined` authorities mean that the first server to show the right SPIFFE ID is believed. */
 export type Trust = { readonly kind: "bundle"; readonly bundle: Bundle } | { readonly kind: "insecure" };
+
+type KeptBundle = Pick<AgentData, "bundle" | "bundleSequence" | "tainted">;
 
 export interface BootstrapOptions {
   readonly source: TrustBundleSource;
@@ -159,6 +162,30 @@ export function bundleOf(trustDomain: TrustDomain, ders: readonly Uint8Array[]):
     witAuthorities: [],
     refreshHint: 0,
     sequenceNumber: 0n,
+  };
+}
+
+/** What an agent keeps of its trust domain's bundle between runs. */
+export function keptOf({ x509Authorities, sequenceNumber }: Bundle): KeptBundle {
+  const tainted = x509Authorities.filter((authority) => authority.tainted);
+  return {
+    bundle: x509Authorities.map(({ asn1 }) => asn1),
+    bundleSequence: sequenceNumber,
+    tainted: tainted.map(({ asn1 }) => parseCertificate(asn1).subjectKeyId),
+  };
+}
+
+/** The other way round. */
+export function keptBundle(
+  trustDomain: TrustDomain,
+  { bundle, bundleSequence = 0n, tainted = [] }: KeptBundle,
+): Bundle {
+  const isTainted = (der: Uint8Array): boolean =>
+    tainted.length > 0 && tainted.includes(parseCertificate(der).subjectKeyId);
+  return {
+    ...bundleOf(trustDomain, bundle),
+    x509Authorities: bundle.map((asn1) => ({ asn1, tainted: isTainted(asn1) })),
+    sequenceNumber: bundleSequence,
   };
 }
 

@@ -9,7 +9,7 @@ import { type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
 import type { AgentConfig } from "../config.ts";
 import * as events from "../events.ts";
 import type { NodeAttestor } from "./attestor.ts";
-import { type Bootstrap, bundleOf, type Trust } from "./bootstrap.ts";
+import { type Bootstrap, keptBundle, keptOf, type Trust } from "./bootstrap.ts";
 import type { AgentIdentity, Credentials } from "./credentials.ts";
 import { msUntilDue, OVERDUE, refreshedBy } from "./rotation.ts";
 import type { ServerTrust } from "./server-trust.ts";
@@ -48,9 +48,13 @@ const EXPIRY_SKEW_MS = 1_000;
  */
 export class NodeIdentity {
   readonly #options: NodeIdentityOptions;
+  readonly #followBackoff: Backoff;
+  /** By the monotonic clock. */
+  #followNext = Number.NEGATIVE_INFINITY;
 
   constructor(options: NodeIdentityOptions) {
     this.#options = options;
+    this.#followBackoff = new Backoff(options.clock, RETRY);
   }
 
   /** Takes up the kept SVID, or attests. Throws `denied` when the server refuses this node for good. */
@@ -79,7 +83,9 @@ export class NodeIdentity {
     for (;;) {
       const current = this.#current();
       const left = msUntilDue(current.rotation, clock);
-      if (this.#mustRebootstrap()) {
+      if (await this.#followBundles(credentials.bundle.value, signal)) {
+        await this.#reattestUnder(current, signal);
+      } else if (this.#mustRebootstrap()) {
         if (await this.#tryRebootstrap(signal)) backoff.reset();
         else await clock.sleep(backoff.next(), signal);
       } else if (left > 0) {
@@ -102,7 +108,34 @@ export class NodeIdentity {
 
   async acceptBundle(bundle: Bundle): Promise<void> {
     this.#options.credentials.bundle.set(bundle);
-    await this.#store({ bundle: bundle.x509Authorities.map(({ asn1 }) => asn1) });
+    await this.#store(keptOf(bundle));
+  }
+
+  /**
+   * When the server's chain leads to none of the authorities of the bundle: true once those authorities have vouched for
+   * one that it leads to, and the agent trusts that one instead. Tried now and then.
+   */
+  async #followBundles(held: Bundle, signal: AbortSignal): Promise<boolean> {
+    const { upstream, serverTrust, clock, log } = this.#options;
+    if (serverTrust.strangerForMs === undefined || clock.monotonic() < this.#followNext) return false;
+    this.#followNext = clock.monotonic() + this.#followBackoff.next();
+    try {
+      const bundle = await upstream.followBundles(held, signal);
+      events.bundlesFollowed(log, held.sequenceNumber, bundle.sequenceNumber);
+      await this.acceptBundle(bundle);
+      serverTrust.regained();
+      this.#followBackoff.reset();
+      return true;
+    } catch (error) {
+      signal.throwIfAborted();
+      events.bundlesNotFollowed(log, error);
+      return false;
+    }
+  }
+
+  /** The authority of an SVID from before may have gone with the others. */
+  async #reattestUnder(current: AgentIdentity, signal: AbortSignal): Promise<void> {
+    if (current.reattestable) await this.#tryRotation(current, signal);
   }
 
   taint(authorityKeyIds: ReadonlySet<string>): void {
@@ -133,6 +166,10 @@ export class NodeIdentity {
 
   /** Before the first sync: true when there is a new SVID or bundle to try it with. */
   async healAtStart(error: unknown, signal: AbortSignal): Promise<boolean> {
+    if (await this.#followBundles(this.#options.credentials.bundle.value, signal)) {
+      await this.#reattestUnder(this.#current(), signal);
+      return true;
+    }
     if (this.#mustRebootstrap()) return await this.#tryRebootstrap(signal);
     const reason = denialReason(Fault.from(error));
     if (reason === undefined || reason === "banned") return false;
@@ -281,8 +318,7 @@ export class NodeIdentity {
     );
     this.#checkBundle(bundle);
     credentials.bundle.set(bundle);
-    const authorities = bundle.x509Authorities.map(({ asn1 }) => asn1);
-    return this.#adopt({ svid: chain, reattestable, bundle: authorities, attestingKey: undefined }, key);
+    return this.#adopt({ svid: chain, reattestable, ...keptOf(bundle), attestingKey: undefined }, key);
   }
 
   async #adopt(
@@ -323,9 +359,12 @@ export class NodeIdentity {
   async #trust(signal: AbortSignal): Promise<Trust> {
     const { state, trustDomain, bootstrap } = this.#options;
     const isKept = state.data.bundle.length > 0;
+    if (isKept) await this.#followBundles(keptBundle(trustDomain, state.data), signal);
     if (this.#mustRebootstrap()) events.rebootstrapping(this.#options.log);
-    else if (isKept) return { kind: "bundle", bundle: bundleOf(trustDomain, state.data.bundle) };
-    return bootstrap.trust(isKept ? "rebootstrap" : "bootstrap", signal);
+    else if (isKept) return { kind: "bundle", bundle: keptBundle(trustDomain, state.data) };
+    const trust = await bootstrap.trust(isKept ? "rebootstrap" : "bootstrap", signal);
+    if (trust.kind === "insecure" || !(await this.#followBundles(trust.bundle, signal))) return trust;
+    return { kind: "bundle", bundle: keptBundle(trustDomain, state.data) };
   }
 
   /** The kept SVID when it can still be used, and where its key lives in any case. */

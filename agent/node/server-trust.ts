@@ -18,6 +18,11 @@ export class ServerTrust {
     return this.#since === undefined ? undefined : this.#clock.monotonic() - this.#since;
   }
 
+  /** Other authorities are trusted from now on. */
+  regained(): void {
+    this.#since = undefined;
+  }
+
   /** Runs a verification of the server, and throws what it throws. */
   watch(verify: () => void): void {
     try {

@@ -12,6 +12,10 @@ export interface AgentData {
   readonly svid: readonly Uint8Array[];
   /** X.509 authorities of the own trust domain. */
   readonly bundle: readonly Uint8Array[];
+  /** Of that bundle; agents of SPIRE do not keep it. */
+  readonly bundleSequence?: bigint | undefined;
+  /** Subject key identifiers of the authorities in it that are tainted, hex; as above. */
+  readonly tainted?: readonly string[] | undefined;
   readonly reattestable: boolean;
   /** Fingerprint of the key that an attestation under way is for; a token may be bound to it. Not in SPIRE's file. */
   readonly attestingKey?: string | undefined;
@@ -41,6 +45,14 @@ const AgentFile = v.object({
   bundle: certificates,
   reattestable: v.optional(v.boolean(), false),
   attesting_key: v.optional(v.string()),
+  bundle_sequence: v.optional(
+    v.pipe(
+      v.string(),
+      v.regex(/^\d{1,20}$/),
+      v.transform((text) => BigInt(text)),
+    ),
+  ),
+  tainted: v.optional(v.array(v.string())),
   bootstrap_use: v.optional(v.number(), 0),
   bootstrap_start_time: v.optional(v.string(), NEVER),
   connection_attempts: v.optional(v.number(), 0),
@@ -68,8 +80,9 @@ export class AgentState {
     const text = await readCapped(path);
     if (text === undefined) return new AgentState(path, { svid: [], bundle: [], reattestable: false }, FRESH);
     try {
-      const { svid, bundle, reattestable, attesting_key, ...bootstrap } = v.parse(AgentFile, JSON.parse(text));
-      return new AgentState(path, { svid, bundle, reattestable, attestingKey: attesting_key }, bootstrap);
+      const { svid, bundle, reattestable, ...rest } = v.parse(AgentFile, JSON.parse(text));
+      const { attesting_key: attestingKey, bundle_sequence: bundleSequence, tainted, ...bootstrap } = rest;
+      return new AgentState(path, { svid, bundle, reattestable, attestingKey, bundleSequence, tainted }, bootstrap);
     } catch (error) {
       throw new Fault("precondition", `agent data file ${path} is damaged: ${messageOf(error)}`, {
         code: "agent-data-damaged",
@@ -97,7 +110,8 @@ export class AgentState {
   }
 }
 
-function encode({ svid, bundle, reattestable, attestingKey }: AgentData, bootstrap: BootstrapState): string {
+function encode(data: AgentData, bootstrap: BootstrapState): string {
+  const { svid, bundle, reattestable, attestingKey, bundleSequence, tainted } = data;
   const { bootstrap_use, bootstrap_start_time, connection_attempts } = bootstrap;
   const file = {
     svid: encodeAll(svid),
@@ -107,6 +121,8 @@ function encode({ svid, bundle, reattestable, attestingKey }: AgentData, bootstr
     bootstrap_start_time,
     connection_attempts,
     attesting_key: attestingKey,
+    bundle_sequence: bundleSequence?.toString(),
+    tainted: tainted?.length === 0 ? undefined : tainted,
   };
   return JSON.stringify(file);
 }

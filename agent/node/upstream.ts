@@ -7,7 +7,7 @@ import type { SyncAuthorizedEntriesResponse__Output } from "../../src/rpc/gen/sp
 import type { JWTSVID__Output } from "../../src/rpc/gen/spire/api/types/JWTSVID.ts";
 import type { WatchAuthorizedEntriesRequest } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesRequest.ts";
 import type { WatchAuthorizedEntriesResponse__Output } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesResponse.ts";
-import { AgentApi, BundleApi, EntryApi, PushApi, SvidApi } from "../../src/rpc/protos.ts";
+import { AgentApi, BundleApi, ContinuityApi, EntryApi, PushApi, SvidApi } from "../../src/rpc/protos.ts";
 import { faultFrom } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, isAbort, isFault } from "../../src/runtime/fault.ts";
@@ -16,7 +16,8 @@ import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
 import { insecureBootstrap } from "../events.ts";
 import type { NodeAttestor } from "./attestor.ts";
-import type { Trust } from "./bootstrap.ts";
+import { bundleOf, type Trust } from "./bootstrap.ts";
+import { followContinuity } from "./continuity.ts";
 import type { AgentIdentity, Credentials } from "./credentials.ts";
 import { Gate } from "./gate.ts";
 import { Outbox } from "./outbox.ts";
@@ -117,6 +118,30 @@ export class Upstream implements Disposable {
     using channel = dialTls({ address, port, verifyServer: (chain) => this.#verifyBy(request.trust, chain) });
     const { chain, reattestable } = await runAttestation(channel, request, signal);
     return { chain, reattestable, bundle: await this.#bundleAfterAttestation(channel, request.trust, signal) };
+  }
+
+  /**
+   * Asks the server, which nobody has vouched for yet, for the way from the bundle that is held to an authority that
+   * vouches for it. Nothing else is said on that connection. Throws `denied` when there is none.
+   */
+  async followBundles(held: Bundle, signal: AbortSignal): Promise<Bundle> {
+    const { address, port, clock } = this.#options;
+    let shown: readonly Certificate[] = [];
+    const remember = (chain: readonly Certificate[]): void => {
+      shown = chain;
+    };
+    using channel = dialTls({ address, port, verifyServer: remember });
+    const client = channel.client(ContinuityApi);
+    const now = clock.now();
+    const { x509Authorities, sequenceNumber } = await followContinuity({
+      ...{ held, now },
+      ask: async (ids) => {
+        const { links } = await client.GetBundleLinks({ authority_ids: [...ids] }, options(signal));
+        return links.map(({ statement, x509_authorities }) => ({ statement, x509Authorities: x509_authorities }));
+      },
+      suffices: (authorities) => isServer(shown, bundleOf(held.trustDomain, authorities.x509Authorities), now),
+    });
+    return { ...bundleOf(held.trustDomain, x509Authorities), sequenceNumber };
   }
 
   /** For use inside `exclusively`. Returns the new chain, DER, leaf first. */
@@ -291,6 +316,15 @@ export class Upstream implements Disposable {
     if (this.#connection === connection) this.#connection = undefined;
     connection.retired = true;
     closeIfUnused(connection);
+  }
+}
+
+function isServer(chain: readonly Certificate[], bundle: Bundle, at: Date): boolean {
+  try {
+    verifyServer({ chain, bundle, at });
+    return true;
+  } catch {
+    return false;
   }
 }
 

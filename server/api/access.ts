@@ -1,6 +1,7 @@
 import type {
   AgentApi,
   BundleApi,
+  ContinuityApi,
   EntryApi,
   HealthApi,
   LocalAuthorityApi,
@@ -105,6 +106,8 @@ export const pushRules: Rules<typeof PushApi> = {
   WatchAuthorizedEntries: ANY_AGENT,
   AwaitEntries: ADMIN,
 };
+
+export const continuityRules: Rules<typeof ContinuityApi> = { GetBundleLinks: ANY };
 
 export const quarantineRules: Rules<typeof QuarantineApi> = {
   QuarantineAgent: ADMIN,

@@ -1,6 +1,7 @@
 import {
   AgentApi,
   BundleApi,
+  ContinuityApi,
   EntryApi,
   HealthApi,
   LocalAuthorityApi,
@@ -19,6 +20,7 @@ import { Fault } from "../../src/runtime/fault.ts";
 import {
   agentRules,
   bundleRules,
+  continuityRules,
   debugRules,
   entryRules,
   healthRules,
@@ -35,6 +37,7 @@ import type { Authorization, Route } from "./admission.ts";
 import { type AgentServiceParts, agentService } from "./agent.ts";
 import { type Facts, factsOf } from "./audit-fields.ts";
 import { type BundleServiceParts, bundleService } from "./bundle.ts";
+import { type ContinuityServiceParts, continuityService } from "./continuity.ts";
 import { type DebugServiceParts, debugService } from "./debug.ts";
 import { type EntryServiceParts, entryService } from "./entry.ts";
 import { type FederatedBundleParts, federatedBundles } from "./federated-bundles.ts";
@@ -49,6 +52,7 @@ import { type TrustDomainServiceParts, trustDomainService } from "./trust-domain
 
 export type ServiceParts = AgentServiceParts &
   BundleServiceParts &
+  ContinuityServiceParts &
   DebugServiceParts &
   FederatedBundleParts &
   EntryServiceParts &
@@ -75,6 +79,7 @@ export function servedServices(parts: ServiceParts): {
   const everywhere = [
     served(AgentApi, agentRules, agentService(parts)),
     served(BundleApi, bundleRules, { ...bundleService(parts), ...federatedBundles(parts) }),
+    served(ContinuityApi, continuityRules, continuityService(parts)),
     served(EntryApi, entryRules, entryService(parts)),
     served(PushApi, pushRules, pushService(parts)),
     served(QuarantineApi, quarantineRules, quarantineService(parts)),

@@ -71,6 +71,8 @@ export class Authorities<A extends AnyAuthority> {
   /** Made for the next slot and not certified yet: kept, so that an outage does not make a key with every tick. */
   #spare: ManagedKey | undefined;
   #draft: Draft<A> | undefined;
+  /** The prepared authority that has been vouched for. */
+  #vouchedFor = "";
   #last: Promise<unknown> = Promise.resolve();
 
   private constructor(options: AuthoritiesOptions<A>) {
@@ -171,6 +173,7 @@ export class Authorities<A extends AnyAuthority> {
     } catch (error) {
       away = error;
     }
+    if (away === undefined) await this.#vouch();
     await this.#advance(away);
   }
 
@@ -220,9 +223,24 @@ export class Authorities<A extends AnyAuthority> {
     this.#draft = undefined;
     this.#slots = withPrepared(this.#slots, authority);
     await this.#save();
+    await this.#vouch();
     const selfSigned = authority.kind === "x509" ? { self_signed: authority.upstreamAuthorityId === "" } : {};
     log.info(`${type.words.noun} prepared`, { ...fieldsOf(this.#slots.next), ...selfSigned });
     return authority;
+  }
+
+  /** Tried again with every tick, for as long as the outgoing authority's key is here. */
+  async #vouch(): Promise<void> {
+    const { log, type } = this.#options;
+    const { current, next } = this.#slots;
+    if (type.vouch === undefined || this.#bundle === undefined) return;
+    if (current.state !== "active" || next.state !== "prepared" || next.authority.id === this.#vouchedFor) return;
+    try {
+      await type.vouch(current.authority, this.#bundle);
+      this.#vouchedFor = next.authority.id;
+    } catch (error) {
+      log.warn(`${type.words.noun} could not vouch for its successor`, { error: Fault.from(error) });
+    }
   }
 
   async #make(keyId: string, keys: Pick<KeyManager, "generate">, keyType: KeyType): Promise<Draft<A>> {

@@ -6,6 +6,7 @@ import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import type { AuthorityKind, AuthorityRecord } from "../store/store.ts";
 import { type BundleAccess, TOKEN_FIELD, type TokenKind, withRoots } from "./bundle-edits.ts";
+import type { BundleLinks } from "./continuity.ts";
 import { issueSelfSigned } from "./issue.ts";
 import type { TokenPublisher } from "./publish.ts";
 import type { Authority, Standing, TokenSigningAuthority, X509SigningAuthority } from "./slots.ts";
@@ -27,6 +28,8 @@ export interface AuthorityType<A extends Authority> {
   standing(authority: A, bundle: Bundle | undefined): Standing;
   /** Puts one that was published before into the bundle, unless it stands there. Absent where a new one does as well. */
   republish?(authority: A): Promise<Bundle>;
+  /** Has the authority that goes say which bundle comes next. Without it, nothing is said. */
+  vouch?(outgoing: A, next: Bundle): Promise<void>;
   /** From its row of the journal; undefined for a row that lacks what it needs. */
   restore(record: AuthorityRecord, key: ManagedKey): A | undefined;
 }
@@ -52,10 +55,11 @@ export const WORDS = {
 
 /** X.509 authorities that sign themselves: their certificates are the roots of the trust domain. */
 export function selfSignedKind(
-  options: KindOptions & { readonly subject: DistinguishedName },
+  options: KindOptions & { readonly subject: DistinguishedName; readonly links?: Pick<BundleLinks, "vouch"> },
 ): AuthorityType<X509SigningAuthority> {
-  const { trustDomain, ttlSeconds, subject, bundles } = options;
+  const { trustDomain, ttlSeconds, subject, bundles, links } = options;
   return {
+    ...(links === undefined ? {} : { vouch: (outgoing, next) => links.vouch(outgoing, next) }),
     kind: "x509",
     words: WORDS.x509,
     async make(key, now) {

@@ -9,6 +9,7 @@ import {
   TOKEN_FIELD,
   taintAuthority,
 } from "./bundle-edits.ts";
+import type { BundleLinks } from "./continuity.ts";
 import type { Slots, TokenSigningAuthority, X509SigningAuthority } from "./slots.ts";
 import type { AuthorityUsage, InUse } from "./usage.ts";
 
@@ -19,6 +20,7 @@ export interface LocalAuthorityOptions {
   readonly wit: Authorities<TokenSigningAuthority> | undefined;
   readonly bundles: BundleAccess;
   readonly hasUpstream: boolean;
+  readonly links: Pick<BundleLinks, "withdraw">;
   readonly usage: Pick<AuthorityUsage, "of">;
   /** Whose SVIDs matter still: not those of agents and entries that are gone. */
   readonly counts: Parameters<AuthorityUsage["of"]>[1];
@@ -54,9 +56,12 @@ export class LocalAuthority {
   async taint(kind: AuthorityKind, authorityId: string): Promise<AnyAuthority> {
     const authorities = this.#authorities(kind);
     if (kind === "x509") this.#mustBeRoot("local authority can't be tainted if there is an upstream authority");
-    const { bundles, trustDomain } = this.#options;
+    const { bundles, trustDomain, links } = this.#options;
     const authority = named(kind, authorityId);
-    return authorities.taint(authorityId, () => taintAuthority(bundles, { trustDomain, authority }));
+    return authorities.taint(authorityId, async () => {
+      if (kind === "x509") await links.withdraw(authorityId);
+      return taintAuthority(bundles, { trustDomain, authority });
+    });
   }
 
   /** Throws `precondition`, with what is in use, unless forced. */

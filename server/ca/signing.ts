@@ -11,6 +11,7 @@ import type { Store } from "../store/store.ts";
 import { type AnyAuthority, Authorities, type AuthoritiesOptions } from "./authorities.ts";
 import type { TokenKind } from "./bundle-edits.ts";
 import { BundleHistory } from "./bundle-history.ts";
+import { BundleLinks } from "./continuity.ts";
 import { followUpstream } from "./follow-upstream.ts";
 import { Issuer } from "./issue.ts";
 import { selfSignedKind, tokenKind } from "./kinds.ts";
@@ -40,7 +41,7 @@ export interface SigningConfig {
 export interface SigningOptions {
   readonly config: SigningConfig;
   readonly keys: Pick<KeyManager, "find" | "generate">;
-  readonly store: Pick<Store, "bundles" | "authorities">;
+  readonly store: Pick<Store, "bundles" | "authorities" | "links">;
   readonly upstream: UpstreamAuthority | undefined;
   readonly counts: LocalAuthorityOptions["counts"];
   readonly clock: Clock;
@@ -63,6 +64,7 @@ export interface Signing {
   readonly publisher: TokenPublisher;
   readonly usage: AuthorityUsage;
   readonly localAuthority: LocalAuthority;
+  readonly links: BundleLinks;
   /** Rotation. */
   readonly tasks: readonly Task[];
 }
@@ -76,7 +78,8 @@ export async function openSigning(options: SigningOptions): Promise<Signing> {
   const { trustDomain } = config;
   const { bundles } = store;
   const publisher = new TokenPublisher({ trustDomain, bundles, upstream, log });
-  const authorities = await openAuthorities(options, publisher);
+  const links = new BundleLinks(store.links, clock);
+  const authorities = await openAuthorities(options, publisher, links);
   const turns = new Turns(clock);
   const signed = (what: Parameters<typeof events.signed>[1]): void => events.signed(options.log, what);
   const issuer = new Issuer({
@@ -100,19 +103,20 @@ export async function openSigning(options: SigningOptions): Promise<Signing> {
   const all = [authorities.x509, authorities.jwt, authorities.wit].filter((kind) => kind !== undefined);
   const usage = new AuthorityUsage(clock);
   const { counts } = options;
-  const local = { ...authorities, trustDomain, bundles, hasUpstream: upstream !== undefined, usage, counts };
+  const local = { ...authorities, trustDomain, bundles, hasUpstream: upstream !== undefined, links, usage, counts };
   const localAuthority = new LocalAuthority(local);
   const tasks: Task[] = all.map((kind) => (stop) => kind.run(stop));
   if (upstream !== undefined) {
     const followed = { trustDomain, upstream, x509: authorities.x509, bundles, clock, log };
     tasks.push((stop) => followUpstream(followed, stop));
   }
-  return { authorities, issuer, tokenIssuer, publisher, usage, localAuthority, tasks };
+  return { authorities, issuer, tokenIssuer, publisher, usage, localAuthority, links, tasks };
 }
 
 async function openAuthorities(
   { config, keys, store, clock, log, upstream, signal }: SigningOptions,
   publisher: TokenPublisher,
+  links: BundleLinks,
 ): Promise<SigningAuthorities> {
   const { trustDomain, caTtlSeconds: ttlSeconds, caKeyType: keyType, caSubject: subject } = config;
   const { bundles, authorities: journal } = store;
@@ -126,7 +130,9 @@ async function openAuthorities(
     return open({ ...common, keyType: tokenKeyType, type: tokenKind(kind, { ttlSeconds, publisher }) });
   };
   const type =
-    upstream === undefined ? selfSignedKind({ ...common, subject }) : upstreamKind({ ...common, subject, upstream });
+    upstream === undefined
+      ? selfSignedKind({ ...common, subject, links })
+      : upstreamKind({ ...common, subject, upstream });
   const x509 = await open({ ...common, keyType, type });
   return { x509, jwt: await openToken("jwt"), wit: await openToken("wit") };
 }

@@ -197,7 +197,8 @@ const purge = serverCommand({
   async run({ flags, api }): Promise<Answer> {
     const request = { filter: { by_can_reattest: { value: true } }, output_mask: { x509svid_expires_at: true } };
     const agents = await listAgents(api, request, "failed to list agents");
-    const expired = agents.filter((agent) => isExpired(agent, flags.expiredFor, systemClock));
+    const free = await withQuarantine(api, agents, false);
+    const expired = free.filter((agent) => isExpired(agent, flags.expiredFor, systemClock));
     if (expired.length > 0 && !flags.dryRun) {
       await api.confirm(() => `purge ${plural(expired.length, "expired agent", "expired agents")}:\n${lines(expired)}`);
     }

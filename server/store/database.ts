@@ -2,6 +2,7 @@ import type { Pool } from "pg";
 import type { Clock } from "../../src/runtime/clock.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { SqlAuthorityStore } from "./authorities.ts";
+import { SqlBundleLinkStore } from "./bundle-links.ts";
 import { SqlBundleStore } from "./bundles.ts";
 import { SqlChangeStore } from "./changes.ts";
 import { EmbeddedServer } from "./embedded.ts";
@@ -91,6 +92,7 @@ export class SqlStore implements Store {
   readonly bundles: SqlBundleStore;
   readonly federation: SqlFederationStore;
   readonly authorities: SqlAuthorityStore;
+  readonly links: SqlBundleLinkStore;
   readonly changes: SqlChangeStore;
   readonly leases: SqlLeaseStore;
   /** For export and import, which go below the aggregates. */
@@ -107,6 +109,7 @@ export class SqlStore implements Store {
     this.bundles = new SqlBundleStore(session, now);
     this.federation = new SqlFederationStore(session);
     this.authorities = new SqlAuthorityStore(session);
+    this.links = new SqlBundleLinkStore(session);
     this.changes = new SqlChangeStore(session, waker);
     this.leases = new SqlLeaseStore(session);
     this.#resources = resources;

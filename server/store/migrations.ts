@@ -6,6 +6,7 @@ import { SCHEMA_V1 } from "./schema-v1.ts";
 import { SCHEMA_V2 } from "./schema-v2.ts";
 import { SCHEMA_V3 } from "./schema-v3.ts";
 import { SCHEMA_V4 } from "./schema-v4.ts";
+import { SCHEMA_V5 } from "./schema-v5.ts";
 
 interface Migration {
   /** Lowest schema version whose programs still work after it; lets servers of two releases share a database. */
@@ -19,6 +20,7 @@ const MIGRATIONS: readonly Migration[] = [
   { readableFrom: 1, sql: SCHEMA_V2 },
   { readableFrom: 1, sql: SCHEMA_V3 },
   { readableFrom: 1, sql: SCHEMA_V4 },
+  { readableFrom: 1, sql: SCHEMA_V5 },
 ];
 
 /** The schema that this program reads and writes. */

@@ -87,6 +87,15 @@ export interface AuthorityTable {
   upstream_authority_id: string;
 }
 
+export interface BundleLinkTable {
+  seq: Generated<string>;
+  signer_id: string;
+  statement: string;
+  authority_ids: string[];
+  x509_authorities: Buffer[];
+  expires_at: Date;
+}
+
 /** Written by triggers, in the transaction of the change itself. */
 interface ChangeLogTable {
   seq: Generated<string>;
@@ -125,6 +134,7 @@ export interface Schema {
   join_tokens: JoinTokenTable;
   federation_relationships: FederationRelationshipTable;
   authorities: AuthorityTable;
+  bundle_links: BundleLinkTable;
   change_log: ChangeLogTable;
   feed_state: FeedStateTable;
   leases: LeaseTable;

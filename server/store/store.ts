@@ -1,5 +1,6 @@
 import type { Fault } from "../../src/runtime/fault.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
+import type { BundleLink } from "../../src/spiffe/bundle-link.ts";
 import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
 import type { FederationRelationship } from "../../src/spiffe/federation.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
@@ -241,6 +242,24 @@ export interface AuthorityStore {
   prune(now: Date): Promise<number>;
 }
 
+/** What an X.509 authority said of the bundle that came after it. */
+export interface BundleLinkRecord extends BundleLink {
+  /** Hex subject key identifiers: of whose word it is, and of those whom it names. */
+  readonly signerId: string;
+  readonly authorityIds: readonly string[];
+  readonly expiresAt: Date;
+}
+
+export interface BundleLinkStore {
+  /** In place of what the same authority said before. */
+  save(link: BundleLinkRecord): Promise<void>;
+  list(): Promise<readonly BundleLinkRecord[]>;
+  /** All that the authority said, and all that names it. */
+  delete(authorityId: string): Promise<void>;
+  /** Deletes what ended before `now`; returns how many. */
+  prune(now: Date): Promise<number>;
+}
+
 /** Everything the directory holds, as of one snapshot of the database, in portions of a few thousand rows at most. */
 export interface Snapshot {
   readonly cursor: string;
@@ -295,6 +314,7 @@ export interface Store extends AsyncDisposable {
   readonly bundles: BundleStore;
   readonly federation: FederationStore;
   readonly authorities: AuthorityStore;
+  readonly links: BundleLinkStore;
   readonly changes: ChangeStore;
   readonly leases: LeaseStore;
   /** For logs and health: `embedded` or `postgres`. */

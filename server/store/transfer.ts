@@ -12,6 +12,7 @@ const TABLES = [
   "join_tokens",
   "federation_relationships",
   "authorities",
+  "bundle_links",
 ] as const;
 type Table = (typeof TABLES)[number];
 

@@ -45,6 +45,7 @@ import type {
 } from "./gen/spire/api/types/PermissionDeniedDetails.ts";
 import type { AttestationDefinition, AttestationHandlers } from "./gen/steeple/api/agent/attestation/v1/Attestation.ts";
 import type * as delegatedParts from "./gen/steeple/api/agent/delegatedidentity/v1/DelegatedIdentity.ts";
+import type { ContinuityDefinition, ContinuityHandlers } from "./gen/steeple/api/server/continuity/v1/Continuity.ts";
 import type { PushDefinition, PushHandlers } from "./gen/steeple/api/server/push/v1/Push.ts";
 import type { QuarantineDefinition, QuarantineHandlers } from "./gen/steeple/api/server/quarantine/v1/Quarantine.ts";
 import { once } from "./once.ts";
@@ -134,6 +135,10 @@ export const ServerLoggerApi = define<Methods<serverLogger.LoggerDefinition, ser
 export const ServerDebugApi = define<Methods<serverDebug.DebugDefinition, serverDebug.DebugHandlers>>(
   "spire.api.server.debug.v1.Debug",
   server("debug"),
+);
+export const ContinuityApi = define<Methods<ContinuityDefinition, ContinuityHandlers>>(
+  "steeple.api.server.continuity.v1.Continuity",
+  "steeple/api/server/continuity/v1/continuity.proto",
 );
 export const PushApi = define<Methods<PushDefinition, PushHandlers>>(
   "steeple.api.server.push.v1.Push",

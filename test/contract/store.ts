@@ -2,6 +2,7 @@ import { describe } from "vitest";
 import type { SqlStore } from "../../server/store/database.ts";
 import type { SteppedClock } from "../support/clock.ts";
 import { authorityContract } from "./store-authorities.ts";
+import { bundleLinkContract } from "./store-bundle-links.ts";
 import { bundleContract } from "./store-bundles.ts";
 import { changeContract } from "./store-changes.ts";
 import { entryContract } from "./store-entries.ts";
@@ -29,6 +30,7 @@ export function storeContract(engine: string, current: () => StoreUnderTest): vo
     describe("bundles", () => bundleContract(current));
     describe("federation relationships", () => federationContract(current));
     describe("authorities", () => authorityContract(current));
+    describe("bundle links", () => bundleLinkContract(current));
     describe("changes", () => changeContract(current));
     describe("leases", () => leaseContract(current));
     describe("values", () => valueContract(current));

@@ -146,6 +146,7 @@ describe("one round", () => {
         entries: store.entries,
         nodes: store.nodes,
         authorities: store.authorities,
+        links: store.links,
         changes: store.changes,
         leases: store.leases,
         tokens,

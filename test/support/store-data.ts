@@ -93,7 +93,8 @@ export async function emptyStore(store: SqlStore): Promise<void> {
   await store.session.write((db) =>
     sql`
       with a as (delete from entries), b as (delete from attested_nodes), c as (delete from bundles),
-        d as (delete from join_tokens), e as (delete from federation_relationships), f as (delete from authorities)
+        d as (delete from join_tokens), e as (delete from federation_relationships), f as (delete from authorities),
+        g as (delete from bundle_links)
       select 1`.execute(db),
   );
 }

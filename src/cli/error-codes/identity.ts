@@ -12,6 +12,7 @@ authority-unexpected | The authority ID is not the one that this step is about. 
 bearer-missing | Exactly one bearer token is needed. | Send one Authorization header.
 bearer-plaintext | A JWT-SVID is not sent without TLS. | Use https.
 bearer-wit | A WIT-SVID was sent as a bearer token. | Send it with a proof of possession of its key.
+bundle-chain | No chain of statements leads from the authorities that the agent trusts to the server's. | Check that it is the server of the trust domain; if so, give the agent the present bundle: rebootstrap_mode, or a new trust_bundle_path and an empty data_dir.
 bundle-delete-mode | The mode of bundle delete is unknown. | Choose restrict, delete or dissociate.
 bundle-endpoint-answer | The bundle endpoint's answer cannot be used. | Check the URL with the other trust domain.
 bundle-endpoint-bootstrap | There is no bundle yet to verify the endpoint with. | Set one with bundle set, or give it to federation create.
@@ -22,6 +23,7 @@ bundle-endpoint-url | The URL of the bundle endpoint cannot be used. | Write it 
 bundle-format | The bundle format is unknown. | Choose pem or spiffe.
 bundle-in-use | Entries federate with the bundle's trust domain. | Delete with -mode dissociate or -mode delete, or change the entries first.
 bundle-key | A key of the bundle cannot be used. | Ask the other trust domain for its current bundle.
+bundle-link | What an authority is said to have said of the next bundle is not believed. | Nothing: the agent looks for another way; its log has the reason.
 bundle-malformed | The bundle cannot be read. | Check file and format: PEM certificates, or a SPIFFE bundle document.
 bundle-missing | There is no bundle of the trust domain. | Set one with bundle set, or wait for the first update.
 bundle-not-found | No bundle of this trust domain is held. | bundle list shows them.

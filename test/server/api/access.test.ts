@@ -7,6 +7,7 @@ import type { Channel } from "../../../src/rpc/dial.ts";
 import {
   AgentApi,
   BundleApi,
+  ContinuityApi,
   EntryApi,
   HealthApi,
   LocalAuthorityApi,
@@ -32,6 +33,7 @@ const FOREIGN_ADMIN = "spiffe://other.test/foreign/admin";
 const SERVICES: readonly Service<object>[] = [
   AgentApi,
   BundleApi,
+  ContinuityApi,
   EntryApi,
   SvidApi,
   LocalAuthorityApi,

@@ -77,11 +77,12 @@ class Server {
   async start(): Promise<void> {
     this.#fuse = Number.POSITIVE_INFINITY;
     const keys = await openDiskKeys(join(opened.folder, this.#name));
-    const { bundles, authorities } = opened.store;
+    const { bundles, authorities, links } = opened.store;
     const store = {
       bundles: this.#fragile(bundles, ["change"]),
       authorities: this.#fragile(authorities, ["save"]),
-    } as Pick<Store, "bundles" | "authorities">;
+      links: this.#fragile(links, ["save"]),
+    } as Pick<Store, "bundles" | "authorities" | "links">;
     this.signing = await openSigning({
       config: {
         trustDomain: TD,

@@ -7,6 +7,7 @@ import type { SqlStore } from "../../../server/store/database.ts";
 import { SCHEMA_VERSION } from "../../../server/store/migrations.ts";
 import { exportStore, importStore } from "../../../server/store/transfer.ts";
 import { parseTrustDomain } from "../../../src/spiffe/id.ts";
+import { linkOf } from "../../contract/store-bundle-links.ts";
 import { faultFrom, refusal } from "../../support/faults.ts";
 import { createDatabase, withoutPostgres } from "../../support/postgres.ts";
 import {
@@ -34,6 +35,7 @@ async function fill(store: SqlStore): Promise<void> {
   await store.nodes.quarantine(id, { since: new Date("2029-01-01T00:00:00.123Z"), reason: "größe" });
   await store.tokens.create({ token: "secret", expiresAt: EXPIRES });
   await store.authorities.save([authorityOf("aa"), authorityOf("bb", { kind: "jwt", certificateChain: [] })]);
+  await store.links.save(linkOf("aa", { x509Authorities: [Uint8Array.of(0, 255), Uint8Array.of(1)] }));
   await store.session.write((db) =>
     sql`insert into federation_relationships (trust_domain, bundle_endpoint_url, bundle_endpoint_profile, endpoint_spiffe_id)
       values ('b.test', 'https://b.test/', 'https_web', '')`.execute(db),
@@ -50,6 +52,7 @@ async function contentOf(store: SqlStore): Promise<unknown> {
     entries: (await store.entries.list({})).items,
     nodes: (await store.nodes.list({})).items,
     authorities: [await store.authorities.list("x509"), await store.authorities.list("jwt")],
+    links: await store.links.list(),
     relationships: await relationships,
     tokens: await tokens,
   };
