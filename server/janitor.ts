@@ -10,7 +10,10 @@ import * as events from "./events.ts";
 import type { NodeFilter, Store } from "./store/store.ts";
 
 export interface JanitorOptions {
-  readonly store: Pick<Store, "entries" | "nodes" | "tokens" | "bundles" | "authorities" | "links" | "changes" | "leases">;
+  readonly store: Pick<
+    Store,
+    "entries" | "nodes" | "tokens" | "bundles" | "authorities" | "links" | "changes" | "leases"
+  >;
   readonly trustDomain: TrustDomain;
   /** Which nodes are pruned; absent: none. */
   readonly nodes?: NodePruning | undefined;

@@ -44,7 +44,7 @@ test("T-N12 a server with a new authority: the agent waits, fetches its first bu
   await agent.stop();
   await using again = await restartAgent(agent.folder);
   expect(again.logged("SVID loaded")).toHaveLength(1);
-});
+}, 180_000);
 
 test("rebootstrap_mode always refuses to run where the node cannot attest again", async () => {
   await using server = await startServer();

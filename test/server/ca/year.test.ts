@@ -194,7 +194,7 @@ test("T-F7 TDB-07 TDB-08 X509-30 a year of two servers with crashes at random po
   // What ended long ago has left: each server has three authorities of a kind at most, and a few from crashes.
   expect(before.x509Authorities.length).toBeLessThan(16);
   expect(before.jwtAuthorities.length).toBeLessThan(16);
-}, 120_000);
+}, 300_000);
 
 function contentOf({ sequenceNumber: _, ...content }: Bundle): string {
   return JSON.stringify(content);
