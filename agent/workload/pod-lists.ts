@@ -15,8 +15,8 @@ const FIRST_WAIT_MS = 25;
 const GROWTH = 1.5;
 /** The kubelet and we are busy with pod lists for a fifth of the time at most. */
 const IDLE_SHARE = 4;
-/** While every caller's container is known, for a hundredth; a list is good for longer the more it costs. */
-const KEPT_SHARE = 100;
+/** While every caller's container is known, for a two-hundredth; a list is good for longer the more it costs. */
+const KEPT_SHARE = 200;
 const MAX_AGE_MS = 5_000;
 
 interface Held {

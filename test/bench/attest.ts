@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { type Attestor, WorkloadAttestor } from "../../agent/workload/attest.ts";
 import { DockerAttestor } from "../../agent/workload/docker.ts";
 import { K8sAttestor } from "../../agent/workload/k8s.ts";
+import { KubeApi } from "../../agent/workload/kube-api.ts";
 import { SystemdAttestor } from "../../agent/workload/systemd.ts";
 import { UnixAttestor } from "../../agent/workload/unix.ts";
 import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
@@ -25,8 +26,12 @@ const CALLERS = 10;
 const COLD = 20;
 const WARM = 500;
 const STEADY_MS = 10_000;
-/** Each pod calls about once a minute; streams are attested once, when they open. */
-const STEADY_PER_SECOND = 5;
+/**
+ * Calls of all pods together, each second. A caller is attested once for a stream, which is held for days, and for each
+ * unary call: 5 are a call of every pod in 50 s, or of every one of ten callers in 8 minutes. At 0 they just hold their
+ * streams.
+ */
+const STEADY_PER_SECOND = [0, 5, 50];
 const CONTAINER = "c".repeat(64);
 const UNIT = "steeple-bench.service";
 
@@ -90,56 +95,75 @@ async function kubernetes(figure: Take, scope: AsyncDisposableStack): Promise<vo
   await writeFile(join(folder, "ca.crt"), node.ca);
   await writeFile(join(folder, "token"), node.token);
   const proc = scope.use(await ProcRoot.open());
-  const make = (): Attestor =>
-    new K8sAttestor({
-      kubelet: {
-        ...{ port: node.port, secure: true, caPath: join(folder, "ca.crt"), nodeName: undefined },
-        ...{ credentials: { type: "token", path: join(folder, "token") }, reloadIntervalMs: 60_000 },
-      },
-      ...{ maxPollAttempts: 60, pollRetryIntervalMs: 500, disableContainerSelectors: false },
-      ...{ enableNamespaceLabels: false, verboseContainerLocatorLogs: false, watches: false },
-      ...{ clock, log, signal, procRoot: proc.path },
-    });
+  const api = new KubeApi(clock, signal, { host: "127.0.0.1", port: node.apiPort, directory: folder });
+  const make =
+    (watches: boolean): (() => Attestor) =>
+    () =>
+      new K8sAttestor({
+        kubelet: {
+          ...{ port: node.port, secure: true, caPath: join(folder, "ca.crt"), nodeName: node.nodeName },
+          ...{ credentials: { type: "token", path: join(folder, "token") }, reloadIntervalMs: 60_000 },
+        },
+        ...{ maxPollAttempts: 60, pollRetryIntervalMs: 500, disableContainerSelectors: false },
+        ...{ enableNamespaceLabels: false, verboseContainerLocatorLogs: false, watches, api },
+        ...{ clock, log, signal, procRoot: proc.path },
+      });
   const callers = await Promise.all(
     node.pods.map(({ uid, containerId }) => proc.caller(`0::/kubepods/burstable/pod${uid}/${containerId}`)),
   );
   const [first] = callers;
   if (first === undefined) throw new Error("no pods");
-  await coldAndWarm(figure, { name: `k8s, ${PODS} pods`, make, peer: first });
-  await allAtOnce(figure, { attestor: make(), callers, node });
-  await steadily(figure, { attestor: make(), callers, node });
+  await coldAndWarm(figure, { name: `k8s, ${PODS} pods`, make: make(false), peer: first });
+  const kubelet = { name: `k8s, ${PODS} pods`, attestor: make(false)(), callers, node };
+  await allAtOnce(figure, kubelet);
+  const watch = { ...kubelet, name: `${kubelet.name} watched`, attestor: make(true)() };
+  await watch.attestor.attest(first, signal);
+  for (const many of [kubelet, watch]) for (const rate of STEADY_PER_SECOND) await steadily(figure, many, rate);
 }
 
 interface Many {
+  readonly name: string;
   readonly attestor: Attestor;
   readonly callers: readonly PeerProcess[];
   readonly node: Node;
 }
 
-async function allAtOnce(figure: Take, { attestor, callers, node }: Many): Promise<void> {
+async function allAtOnce(figure: Take, { attestor, callers, node, ...many }: Many): Promise<void> {
   const before = await node.answered();
   const all = Array.from({ length: CALLERS }, () => callers).flat();
   const each = { count: all.length, inFlight: all.length, pid: process.pid };
   const { ms, cpuUs } = await calls(each, (index) => attestor.attest(all[index] as PeerProcess, signal));
-  const name = `k8s, ${PODS} pods x ${CALLERS} callers at once`;
+  const name = `${many.name} x ${CALLERS} callers at once`;
   figure({ name, unit: "ms", values: ms });
   figure({ name: `${name}, CPU for one`, unit: "us", values: cpuUs ?? Number.NaN });
   figure({ name: `${name}, pod lists`, unit: "", values: (await node.answered()) - before });
 }
 
-async function steadily(figure: Take, { attestor, callers, node }: Many): Promise<void> {
-  await attestor.attest(callers[0] as PeerProcess, signal);
+/** What the attestor costs while nothing changes, beside what it costs to wake up as often. */
+async function steadily(figure: Take, { name, attestor, callers, node }: Many, perSecond: number): Promise<void> {
+  const waking = await shareOf(perSecond, async () => {});
   const before = await node.answered();
+  const values = await shareOf(perSecond, (count) =>
+    attestor.attest(callers[count % callers.length] as PeerProcess, signal),
+  );
+  const at = { "calls/s": perSecond };
+  const limit = { name: "waking up as often", value: waking };
+  figure({ name: `${name}, of one core`, unit: "%", values, at, limit });
+  const lists = (await node.answered()) - before;
+  figure({ name: `${name}, pod lists in ${STEADY_MS / 1000} s`, unit: "", values: lists, at });
+}
+
+/** CPU of this process while it works as often, in per cent of a core. */
+async function shareOf(perSecond: number, work: (count: number) => Promise<unknown>): Promise<number> {
   const [started, cpu] = [performance.now(), process.cpuUsage()];
-  for (let count = 0; performance.now() - started < STEADY_MS; count += 1) {
-    await attestor.attest(callers[count % callers.length] as PeerProcess, signal);
-    await clock.sleep(1000 / STEADY_PER_SECOND);
+  const end = started + STEADY_MS;
+  for (let count = 0; performance.now() < end; count += 1) {
+    if (perSecond > 0) await work(count);
+    const next = perSecond > 0 ? started + ((count + 1) * 1000) / perSecond : end;
+    await clock.sleep(next - performance.now());
   }
   const { user, system } = process.cpuUsage(cpu);
-  const share = (user + system) / 1000 / (performance.now() - started);
-  const name = `k8s, ${PODS} pods, ${STEADY_PER_SECOND} calls a second`;
-  figure({ name: `${name}, of one core`, unit: "%", values: share * 100 });
-  figure({ name: `${name}, pod lists in ${STEADY_MS / 1000} s`, unit: "", values: (await node.answered()) - before });
+  return (user + system) / 10 / STEADY_MS;
 }
 
 interface Node extends NodeFacts {
