@@ -26,23 +26,28 @@ function canMake(): boolean {
   }
 }
 
-/** Real control groups of this path in every hierarchy, for processes of a test; they go when it ends. */
+/**
+ * Real control groups for processes of a test; they go when it ends. Of several paths each hierarchy gets one, and those
+ * that are left get the last.
+ */
 export class Cgroup implements Disposable {
-  readonly #path: string;
+  readonly #groups: readonly { readonly mount: string; readonly folder: string }[];
   readonly #made: string[] = [];
 
-  constructor(path: string) {
-    this.#path = path;
-    for (const mount of hierarchies()) this.#make(join(mount, path), mount);
+  constructor(...paths: readonly string[]) {
+    const mounts = hierarchies();
+    if (paths.length > mounts.length) throw new Error(`there are ${mounts.length} hierarchies only`);
+    this.#groups = mounts.map((mount, at) => ({ mount, folder: join(mount, paths[at] ?? paths.at(-1) ?? "") }));
+    for (const { mount, folder } of this.#groups) this.#make(folder, mount);
   }
 
   /** Moves a process in. */
   add(pid: number): void {
-    for (const mount of hierarchies()) writeFileSync(join(mount, this.#path, "cgroup.procs"), String(pid));
+    for (const { folder } of this.#groups) writeFileSync(join(folder, "cgroup.procs"), String(pid));
   }
 
   [Symbol.dispose](): void {
-    for (const mount of hierarchies()) this.#evacuate(join(mount, this.#path), mount);
+    for (const { mount, folder } of this.#groups) this.#evacuate(folder, mount);
     for (const folder of this.#made.reverse()) {
       try {
         rmdirSync(folder);

@@ -396,6 +396,19 @@ const RESOURCES = [
   { name: "pods", singularName: "pod", namespaced: true, kind: "Pod", verbs: ["get", "list", "watch"] },
 ];
 
+const REVIEWS: Readonly<Record<string, object>> = {
+  "authentication.k8s.io": {
+    name: "tokenreviews",
+    singularName: "tokenreview",
+    kind: "TokenReview",
+    verbs: ["create"],
+  },
+  "authorization.k8s.io": {
+    ...{ name: "subjectaccessreviews", singularName: "subjectaccessreview" },
+    ...{ kind: "SubjectAccessReview", verbs: ["create"] },
+  },
+};
+
 const DISCOVERY: Readonly<Record<string, object>> = {
   "GET /api": { kind: "APIVersions", versions: ["v1"] },
   "GET /apis/apps": {
@@ -410,6 +423,18 @@ const DISCOVERY: Readonly<Record<string, object>> = {
       { name: "deployments/scale", singularName: "", namespaced: true, kind: "Scale", verbs: ["get"] },
     ],
   },
-  "GET /apis": { kind: "APIGroupList", apiVersion: "v1", groups: [] },
+  "GET /apis": {
+    ...{ kind: "APIGroupList", apiVersion: "v1" },
+    groups: Object.keys(REVIEWS).map((name) => {
+      const version = { groupVersion: `${name}/v1`, version: "v1" };
+      return { name, versions: [version], preferredVersion: version };
+    }),
+  },
+  ...Object.fromEntries(
+    Object.entries(REVIEWS).map(([name, resource]) => [
+      `GET /apis/${name}/v1`,
+      { kind: "APIResourceList", groupVersion: `${name}/v1`, resources: [{ ...resource, namespaced: false }] },
+    ]),
+  ),
   "GET /api/v1": { kind: "APIResourceList", groupVersion: "v1", resources: RESOURCES },
 };

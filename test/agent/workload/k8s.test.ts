@@ -1,9 +1,7 @@
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { readFile } from "node:fs/promises";
-import { join } from "node:path";
-import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { locateContainer } from "../../../agent/workload/container.ts";
 import type { K8sAttestor, K8sAttestorOptions } from "../../../agent/workload/k8s.ts";
@@ -24,11 +22,10 @@ let node: K8sNode;
 let apiserver: KubeApiServer;
 let kubelet: Kubelet;
 let proc: ProcRoot;
-let folder: string;
 
 beforeAll(async () => {
   node = await K8sNode.open();
-  ({ apiserver, kubelet, proc, folder } = node);
+  ({ apiserver, kubelet, proc } = node);
 });
 
 afterAll(() => node[Symbol.asyncDispose]());
@@ -339,23 +336,5 @@ describe.skipIf(!hasCgroups)("T-W4 processes in real control groups", () => {
     expect(locateContainer({ cgroup: "0::/\n", mountinfo })).toMatchObject({ containerId: victim.id });
     const peer: PeerProcess = { ...victim.peer, pid: child.pid ?? 0 };
     expect(await valuesOf(attestor({ procRoot: "/proc" }), peer)).toEqual([]);
-  });
-});
-
-describe("the doubles", () => {
-  test("are Kubernetes enough for kubectl", async () => {
-    const version = await promisify(execFile)("kubectl", ["version", "--client"]).catch(() => undefined);
-    if (version === undefined) return;
-    apiserver.rules.push({ user: AGENT, verb: "get", resource: "namespaces" });
-    const kubeconfig = await node.file("config", "apiVersion: v1\nkind: Config\n");
-    const args = ["get", "namespace", "default", "-o", "name", "--server", `https://127.0.0.1:${apiserver.port}`];
-    const credentials = [
-      "--certificate-authority",
-      join(folder, "ca.crt"),
-      "--token",
-      apiserver.token("spire", "spire-agent"),
-    ];
-    const { stdout } = await promisify(execFile)("kubectl", ["--kubeconfig", kubeconfig, ...args, ...credentials]);
-    expect(stdout.trim()).toBe("namespace/default");
   });
 });
