@@ -1,7 +1,8 @@
 import { isUtf8 } from "node:buffer";
 import { closeSync, constants, openSync, readSync } from "node:fs";
-import { type FileHandle, open, readlink, stat } from "node:fs/promises";
+import { type FileHandle, open, readlink } from "node:fs/promises";
 import { join } from "node:path";
+import { libc } from "../../src/rpc/libc.ts";
 import { type PeerProcess, parseIds, parseStat, statusNumbers } from "../../src/rpc/peer-credentials.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 
@@ -26,12 +27,14 @@ export interface ProcessStatus {
 export async function verifyCaller(peer: PeerProcess, procRoot = PROC): Promise<void> {
   if (peer.pid <= 0) throw gone("its PID is not visible here");
   await readCallerStatus(peer, procRoot);
-  const { startTime, image } = await seen(readProcText(peer, "stat", procRoot).then(parseStat));
+  const { startTime, image } = parseStat(await readProcText(peer, "stat", procRoot));
   if (startTime !== peer.startTime) throw gone("its PID means another process now");
   if (image !== peer.image) throw gone("it runs another program now");
   if (peer.executable !== undefined) {
-    const { dev, ino } = await seen(stat(procPath(procRoot, peer, "exe"), { bigint: true }));
-    if (dev !== peer.executable.device || ino !== peer.executable.inode) throw gone("it runs another program now");
+    const now = libc().fileOf(procPath(procRoot, peer, "exe"));
+    if (now === undefined) throw gone("its program cannot be seen any more");
+    if (now.device !== peer.executable.device || now.inode !== peer.executable.inode)
+      throw gone("it runs another program now");
   }
   if (!peer.isAlive()) throw gone("it has exited");
 }
@@ -74,8 +77,9 @@ export interface Executable extends AsyncDisposable {
 export async function openExecutable(peer: PeerProcess, procRoot = PROC): Promise<Executable> {
   await using scope = new AsyncDisposableStack();
   const file = scope.use(await pathLookup(open(procPath(procRoot, peer, "exe"), O_PATH)));
-  const { dev, ino } = await file.stat({ bigint: true });
-  if (dev !== peer.executable?.device || ino !== peer.executable.inode) throw gone("it runs another program now");
+  const opened = libc().fileOf(`/proc/self/fd/${file.fd}`);
+  if (opened === undefined || opened.device !== peer.executable?.device || opened.inode !== peer.executable.inode)
+    throw gone("it runs another program now");
   const path = await pathLookup(readlink(`/proc/self/fd/${file.fd}`, { encoding: "buffer" }));
   if (!isUtf8(path)) throw new Fault("unavailable", "path lookup: path is not UTF-8", { code: "path-lookup" });
   const held = scope.move();
@@ -110,14 +114,6 @@ function readBounded(path: string): string {
 
 function procPath(procRoot: string, peer: PeerProcess, name: string): string {
   return join(procRoot, String(peer.pid), name);
-}
-
-async function seen<T>(work: Promise<T>): Promise<T> {
-  try {
-    return await work;
-  } catch (error) {
-    throw error instanceof Fault ? error : gone(messageOf(error));
-  }
 }
 
 async function pathLookup<T>(work: Promise<T>): Promise<T> {

@@ -14,10 +14,25 @@ export interface Libc {
   haveExited(pidfds: readonly number[]): readonly boolean[];
   /** Sends bytes and a copy of an open file over a Unix socket without waiting: how many bytes, or the errno negated. */
   sendDescriptor(socket: number, bytes: Buffer, descriptor: number): number;
+  /**
+   * Which file a path leads to, links followed; undefined when there is none that we may see. Does not wait for a file
+   * system that does not answer, as stat(2) does: what the kernel knows is enough. statx(2).
+   */
+  fileOf(path: string): FileIdentity | undefined;
   /** Takes an exclusive lock without waiting; false when another open file holds it. */
   tryLock(fd: number): boolean;
 }
 
+/** As stat(2) gives them. */
+export interface FileIdentity {
+  readonly device: bigint;
+  readonly inode: bigint;
+}
+
+const AT_FDCWD = -100;
+const AT_STATX_DONT_SYNC = 0x4000;
+const STATX_INO = 0x100;
+const STATX_BYTES = 256;
 const SOL_SOCKET = 1;
 const SYS_PIDFD_OPEN = 434;
 const POLLIN = 1;
@@ -43,6 +58,9 @@ function load(): Libc {
     ...{ control: "const uint8_t *", controlSize: "size_t", flags: "int" },
   });
   const sendmsg = library.func("sendmsg", "long", ["int", koffi.pointer(message), "int"]);
+  const statx = library.func(
+    "int statx(int folder, const char *path, int flags, unsigned int mask, _Out_ uint8_t *found)",
+  );
   const flock = library.func("int flock(int fd, int operation)");
   const haveExited = (pidfds: readonly number[]): readonly boolean[] => {
     const entries = Buffer.alloc(pidfds.length * POLLFD_BYTES);
@@ -81,8 +99,21 @@ function load(): Libc {
       const sent = Number(sendmsg(socket, header, MSG_DONTWAIT | MSG_NOSIGNAL));
       return sent < 0 ? -koffi.errno() : sent;
     },
+    fileOf(path) {
+      const found = Buffer.alloc(STATX_BYTES);
+      return statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_INO, found) === 0 ? identityOf(found) : undefined;
+    },
     tryLock: (fd) => flock(fd, LOCK_EX_NB) === 0,
   };
+}
+
+/** Of a `struct statx`: stx_ino, stx_dev_major, stx_dev_minor; the device's number is made as makedev(3) does. */
+function identityOf(found: Buffer): FileIdentity {
+  const view = new DataView(found.buffer, found.byteOffset, STATX_BYTES);
+  const isLittle = endianness() === "LE";
+  const [major, minor] = [136, 140].map((at) => BigInt(view.getUint32(at, isLittle))) as [bigint, bigint];
+  const device = ((major & ~0xfffn) << 32n) | ((major & 0xfffn) << 8n) | ((minor & ~0xffn) << 12n) | (minor & 0xffn);
+  return { device, inode: view.getBigUint64(32, isLittle) };
 }
 
 /** One control message, cmsg(3): its length as size_t, level, type, and the descriptor, padded. 64 bits. */

@@ -1,7 +1,7 @@
-import { closeSync, readFileSync, statSync } from "node:fs";
+import { closeSync, readFileSync } from "node:fs";
 import type { Socket } from "node:net";
 import { Fault } from "../runtime/fault.ts";
-import { type Libc, libc } from "./libc.ts";
+import { type FileIdentity, type Libc, libc } from "./libc.ts";
 
 /**
  * The process at the other end of a Unix socket, pinned since the connection was accepted: its pid cannot come to mean
@@ -23,16 +23,11 @@ export interface PeerProcess {
   /** Where the kernel placed the program in memory, anew at each exec; zeros when we may not see it. */
   readonly image: string;
   /** The program it ran when accepted; another one later means that it called exec. Absent when not readable. */
-  readonly executable: Executable | undefined;
+  readonly executable: FileIdentity | undefined;
   /** For asking others about the process; closed with the connection, and undefined from then on. */
   readonly pidfd: number | undefined;
   /** False once it has exited, as a zombie too, and for ever after the connection has closed. */
   isAlive(): boolean;
-}
-
-interface Executable {
-  readonly device: bigint;
-  readonly inode: bigint;
 }
 
 interface Credentials {
@@ -108,7 +103,7 @@ function pinned(credentials: Credentials, { pidfd, system, before }: Opened): Pe
   const { startTime, image } = readStat(pid);
   if (before !== undefined && before !== startTime) throw gone();
   const { realUid, realGid } = checkedIds(credentials);
-  const executable = readExecutable(pid);
+  const executable = libc().fileOf(`/proc/${pid}/exe`);
   const cgroup = readCgroup(pid);
   if (system.hasExited(pidfd)) throw gone();
   let open = true;
@@ -224,15 +219,6 @@ function readCgroup(pid: number): string | undefined {
 }
 
 /** Follows the link in the kernel, so that a file replaced under the same name is told apart. */
-function readExecutable(pid: number): Executable | undefined {
-  try {
-    const { dev, ino } = statSync(`/proc/${pid}/exe`, { bigint: true });
-    return { device: dev, inode: ino };
-  } catch {
-    return undefined;
-  }
-}
-
 /** Node keeps the descriptor out of its public interface. Throws `denied` when the socket is closed. */
 export function descriptorOf(socket: Socket): number {
   const fd = (socket as unknown as { readonly _handle?: { readonly fd?: number } })._handle?.fd;

@@ -25,8 +25,15 @@ const script = (name: string): string => new URL(name, import.meta.url).pathname
 export async function canStorm(): Promise<boolean> {
   const [major = 0, minor = 0] = release().split(".").map(Number);
   if (!isRoot || major < 6 || (major === 6 && minor < 14)) return false;
-  const perl = await promisify(execFile)("perl", ["-MSocket", "-e", "1"]).catch(() => undefined);
-  return perl !== undefined;
+  return canRun("perl", "-MSocket", "-e", "1");
+}
+
+/** Whether this ends well. */
+export async function canRun(program: string, ...args: readonly string[]): Promise<boolean> {
+  return promisify(execFile)(program, args).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** Attacks the attestor that many times in a PID namespace of its own. Only root may. */
