@@ -90,7 +90,9 @@ describe("docker selectors", () => {
     const before = docker.requests.length;
     const refused = attestor().attest(await proc.caller(`0::/docker/${id()}`), never);
     await expect(refused).rejects.toMatchObject({ kind: "unavailable", code: "container-unknown" });
-    expect(docker.requests.length - before).toBe(4);
+    const asked = docker.requests.length - before;
+    expect(asked).toBeGreaterThan(1);
+    expect(asked).toBeLessThanOrEqual(4);
   });
 
   test("an engine that is away is a reason", async () => {
