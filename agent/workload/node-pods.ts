@@ -25,30 +25,32 @@ export class NodePods implements PodSource {
   }
 
   search(): PodSearch {
-    const { watch, kubelet } = this.#options;
+    const { watch, kubelet, clock, patienceMs } = this.#options;
     const asked = kubelet.search();
     let seen: ReadonlyMap<string, Pod> | undefined;
-    let wasWatched = false;
+    let askAt = Number.POSITIVE_INFINITY;
     return {
       next: async (signal) => {
-        if (wasWatched) {
-          wasWatched = false;
+        if (seen !== undefined && watch.objects === seen) await this.#changed(seen, askAt - clock.monotonic(), signal);
+        const { objects } = watch;
+        if (objects === undefined || objects === seen || clock.monotonic() >= askAt) {
+          askAt = clock.monotonic() + patienceMs;
           return await asked.next(signal);
         }
-        if (seen !== undefined && watch.objects === seen) await this.#changed(seen, signal);
-        const { objects } = watch;
-        if (objects === undefined || objects === seen) return await asked.next(signal);
-        wasWatched = seen === undefined;
+        if (seen === undefined) askAt = clock.monotonic();
         seen = objects;
         return this.#listOf(objects);
       },
     };
   }
 
-  async #changed(seen: ReadonlyMap<string, Pod>, signal: AbortSignal): Promise<void> {
-    const { watch, clock, patienceMs } = this.#options;
+  /** Waits for others than those, for so long at most. */
+  async #changed(seen: ReadonlyMap<string, Pod>, ms: number, signal: AbortSignal): Promise<void> {
+    if (ms <= 0) return;
     try {
-      await withDeadline({ ms: patienceMs, clock, signal }, (limit) => watch.changed(seen, limit));
+      await withDeadline({ ms, clock: this.#options.clock, signal }, (limit) =>
+        this.#options.watch.changed(seen, limit),
+      );
     } catch {
       signal.throwIfAborted();
     }

@@ -100,6 +100,21 @@ describe("the pods of a node by a watch of the API server's", () => {
     await expect(attestor.attest(peer, node.signal)).rejects.toMatchObject({ code: "container-unknown" });
   });
 
+  test("do not keep the caller in a static pod from being found, however many events there are", async () => {
+    await using held = new AsyncDisposableStack();
+    const attestor = await watching(held, { pollRetryIntervalMs: 50, maxPollAttempts: 200 });
+    await eventually("it is watched", () => apiserver.pods.watchers > 0);
+    const { pod, peer } = await node.pod({ name: "static" });
+    const other = await node.pod();
+    const pump = setInterval(() => node.publish(other.pod), 20);
+    held.defer(() => clearInterval(pump));
+    const asked = node.kubelet.answered;
+    const waiting = node.valuesOf(attestor, peer);
+    await eventually("the kubelet was asked", () => node.kubelet.answered > asked);
+    node.kubelet.set(pod);
+    expect(await waiting).toContain("pod-name:static");
+  });
+
   test("T-W4 leave static pods to the kubelet, and believe nobody who looks like one", async () => {
     await using held = new AsyncDisposableStack();
     const attestor = await watching(held, { disableContainerSelectors: true });
