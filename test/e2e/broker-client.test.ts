@@ -56,8 +56,9 @@ describe.skipIf(!isRoot)("a broker at a whole agent", () => {
       bundle: [{ trust_domain: B, x509_authorities: [{ asn1: Buffer.from(rootB.der) }] }],
     });
     const parentId = agent.id();
+    // Of entries made in one second the one with the lesser ID is the older.
     const grant = (name: string, selector: string, more: object = {}) =>
-      server.createEntry({ parentId, spiffeId: id(name), selectors: [selector], ...more });
+      server.createEntry({ id: name, parentId, spiffeId: id(name), selectors: [selector], ...more });
     await grant("broker", OWN_SELECTOR);
     await grant("w1", `unix:uid:${UID1}`, { hint: "internal", federates_with: [B] });
     await grant("w1-ext", `unix:uid:${UID1}`, { hint: "external" });
