@@ -1,6 +1,7 @@
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
 import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { bundleFromData } from "../../../server/cli/trust-bundle.ts";
 import { fetchBundle } from "../../../server/federation/fetch.ts";
 import { systemClock } from "../../../src/runtime/clock.ts";
 import { type Bundle, encodeBundleDocument } from "../../../src/spiffe/bundle.ts";
@@ -101,6 +102,28 @@ describe("https_spiffe", () => {
     });
     expect(endpoint.requests).toEqual([]);
   });
+
+  test.each([
+    { ids: "FED-39", format: "spiffe", write: (roots: readonly TestCa[]) => encodeBundleDocument(bundleOf(...roots)) },
+    { ids: "FED-40", format: "pem", write: (roots: readonly TestCa[]) => roots.map(({ pem }) => pem).join("") },
+  ] as const)(
+    "$ids the first bundle may come as a file of format $format: each of its roots vouches for the endpoint",
+    async ({ format, write }) => {
+      const roots = [ca, await createCa({ trustDomain: PARTNER })];
+      const { x509_authorities = [] } = bundleFromData({ text: write(roots), format, id: PARTNER });
+      const x509Authorities = (x509_authorities ?? []).map(({ asn1 }) => ({
+        asn1: Buffer.from(asn1 ?? ""),
+        tainted: false,
+      }));
+      const held = { ...served, x509Authorities };
+      for (const root of roots) {
+        endpoint.show(await root.issue({ id: ENDPOINT_ID }));
+        expect(await fetched(SPIFFE, held)).toEqual(served);
+      }
+      endpoint.show(await (await createCa({ trustDomain: PARTNER })).issue({ id: ENDPOINT_ID }));
+      expect((await faultFrom(fetched(SPIFFE, held))).message).toMatch(/unknown authority/);
+    },
+  );
 
   test("FED-46 what was fetched last verifies the endpoint next time", async () => {
     const next = await createCa({ trustDomain: PARTNER });
