@@ -1,4 +1,5 @@
-import { type FileHandle, open } from "node:fs/promises";
+import type { Stats } from "node:fs";
+import { type FileHandle, open, stat } from "node:fs/promises";
 import { Fault, messageOf } from "./fault.ts";
 
 export interface ReloadedOptions<T> {
@@ -10,6 +11,8 @@ export interface ReloadedOptions<T> {
 }
 
 const MAX_BYTES = 4 * 1024 * 1024;
+/** Read at least, for files that do not tell their size. */
+const MIN_BYTES = 4096;
 
 interface Content {
   readonly mark: string;
@@ -38,6 +41,7 @@ export class Reloaded<T> {
 
   async #current(): Promise<T> {
     const { paths, read, rejected } = this.#options;
+    if (this.#kept !== undefined && (await marksOf(paths)) === this.#mark) return this.#kept.value;
     const contents = await Promise.all(paths.map(readContent));
     const mark = contents.map((content) => (content instanceof Fault ? content.message : content.mark)).join("\n");
     if (this.#kept !== undefined && mark === this.#mark) return this.#kept.value;
@@ -61,20 +65,32 @@ function textOf(content: Content | Fault): string {
 async function readContent(path: string): Promise<Content | Fault> {
   try {
     await using file = await open(path, "r");
-    return { mark: await markOf(file), text: await readCapped(path, file) };
+    const found = await file.stat();
+    return { mark: markOf(found), text: await readCapped(path, file, found.size) };
   } catch (error) {
     if (error instanceof Fault) return error;
     return new Fault("invalid", `unable to read ${path}: ${messageOf(error)}`, { code: "file-error", cause: error });
   }
 }
 
-async function markOf(file: FileHandle): Promise<string> {
-  const { dev, ino, size, mtimeMs, ctimeMs } = await file.stat();
+/** Without a look inside: an attestation asks each time. Undefined when one of the files is not there. */
+async function marksOf(paths: readonly string[]): Promise<string | undefined> {
+  try {
+    return (await Promise.all(paths.map(async (path) => markOf(await stat(path))))).join("\n");
+  } catch {
+    return undefined;
+  }
+}
+
+function markOf({ dev, ino, size, mtimeMs, ctimeMs }: Stats): string {
   return [dev, ino, size, mtimeMs, ctimeMs].join(":");
 }
 
-async function readCapped(path: string, file: FileHandle): Promise<string> {
-  const { buffer, bytesRead } = await file.read(Buffer.alloc(MAX_BYTES + 1), 0, MAX_BYTES + 1, 0);
+async function readCapped(path: string, file: FileHandle, size: number): Promise<string> {
+  const room = Math.min(Math.max(size, MIN_BYTES), MAX_BYTES) + 1;
+  const { buffer, bytesRead } = await file.read(Buffer.alloc(room), 0, room, 0);
+  // It has grown meanwhile, or is no ordinary file.
+  if (bytesRead === room && room <= MAX_BYTES) return readCapped(path, file, MAX_BYTES);
   if (bytesRead > MAX_BYTES) throw new Fault("invalid", `${path} is larger than 4 MiB`, { code: "file-too-large" });
   return buffer.toString("utf8", 0, bytesRead);
 }
