@@ -5,7 +5,7 @@ import { encodePem } from "../../src/crypto/pem.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
 import { scrapeMetrics } from "../support/metrics.ts";
-import { startServer, type TestServer } from "../support/server.ts";
+import { protoId, startServer, type TestServer } from "../support/server.ts";
 import { freePort } from "../support/server-process.ts";
 
 let server: TestServer;
@@ -40,6 +40,19 @@ describe("the metrics of an agent, under SPIRE's names", () => {
     const values = await scrapeMetrics(port);
     expect(values.get('spire_agent_rpc_workload_api_fetch_x509svid{status="PermissionDenied"}')).toBeGreaterThan(0);
     expect([...values.keys()].filter((name) => name.includes("fetch_x509_bundles"))).toEqual([]);
+  });
+
+  test("tell whether the server has quarantined the agent", async () => {
+    const id = protoId(agent.id());
+    const shown = async (value: number) =>
+      eventually(`quarantined ${value}`, async () => {
+        return (await scrapeMetrics(port)).get("spire_agent_quarantined") === value;
+      });
+    await agent.untilLogged("Changes are pushed by the server");
+    await server.admin.quarantine.QuarantineAgent({ id });
+    await shown(1);
+    await server.admin.quarantine.ReleaseAgent({ id });
+    await shown(0);
   });
 
   test("tell how the node came to its SVID", async () => {

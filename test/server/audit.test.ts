@@ -73,9 +73,22 @@ describe("one audit record for each call", () => {
       () => server.createToken({ ttl: 600, agentId: "spiffe://example.org/alias" }),
       { ttl: 600, spiffe_id: "spiffe://example.org/alias" },
     ],
+    [
+      "steeple.api.server.quarantine.v1.Quarantine",
+      "QuarantineAgent",
+      () => server.admin.quarantine.QuarantineAgent({ id: protoId(agent.id), reason: "why not" }),
+      { spiffe_id: "AGENT", reason: "why not" },
+    ],
+    [
+      "steeple.api.server.quarantine.v1.Quarantine",
+      "ReleaseAgent",
+      () => server.admin.quarantine.ReleaseAgent({ id: protoId(agent.id), x509svid_serial_number: agent.serialNumber }),
+      { spiffe_id: "AGENT", serial_num: "SERIAL" },
+    ],
     ["bundle.v1.Bundle", "CountBundles", () => server.admin.bundle.CountBundles({}), {}],
   ])("%s %s, as SPIRE writes it", async (service, method, work, fields) => {
-    const shown = "spiffe_id" in fields && fields.spiffe_id === "AGENT" ? { ...fields, spiffe_id: agent.id } : fields;
+    const known: Readonly<Record<string, string>> = { AGENT: agent.id, SERIAL: agent.serialNumber };
+    const shown = Object.fromEntries(Object.entries(fields).map(([name, value]) => [name, known[value] ?? value]));
     expect(await records(method, work)).toEqual([{ ...ok, ...LOCAL, service, method, ...shown }]);
   });
 

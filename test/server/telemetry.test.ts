@@ -97,6 +97,11 @@ describe("the metrics of a server, under SPIRE's names", () => {
     expect(await grown("spire_server_entry_entries_by_entryid_cache_count", create)).toBe(1);
     expect(await grown("spire_server_node_agents_by_id_cache_count", () => server.attest())).toBe(1);
     expect((await scrape()).get('spire_server_entry_cache_reload{status="OK"}')).toBeGreaterThan(1);
+    const id = protoId((await server.attest()).id);
+    const quarantine = () => server.admin.quarantine.QuarantineAgent({ id });
+    expect(await grown("spire_server_node_quarantined_agents_count", quarantine)).toBe(1);
+    const release = () => server.admin.quarantine.ReleaseAgent({ id });
+    expect(await grown("spire_server_node_quarantined_agents_count", release)).toBe(-1);
   });
 
   test("fill the server's panels of SPIRE's Grafana board", async () => {
