@@ -14,7 +14,7 @@ import { openPkcs11Keys } from "../../src/keys/pkcs11.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
 import { id, TD } from "../server/ca/support.ts";
 import { scenario } from "./scenario.ts";
-import { perSecondInFlight } from "./stats.ts";
+import { perCpuSecond } from "./stats.ts";
 
 const run = promisify(execFile);
 const SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so";
@@ -22,7 +22,7 @@ const TTL = 86_400;
 
 /** Signatures per second of each kind, by the authority's key type and key manager, beside `openssl speed` of one core. */
 export const keyTypes = scenario({
-  summary: "signing in one process by key type and key manager, 16 in flight",
+  summary: "signing by key type and key manager, per second of CPU of one process, 16 in flight",
   async run({ limits, of, note }) {
     const folder = await mkdtemp(join(tmpdir(), "steeple-bench-keys-"));
     await using scope = new AsyncDisposableStack();
@@ -65,10 +65,10 @@ async function ratesOf(keys: KeyManager, type: KeyType): Promise<{ readonly x509
   const { publicKey } = await generateKey("ec-p256");
   const svid = { id: id("/web"), publicKey, ttlSeconds: 60, dnsNames: [], subject: {} };
   return {
-    x509: await perSecondInFlight(() => issuer.mint(svid), 16),
-    jwt: await perSecondInFlight(
+    x509: await perCpuSecond(() => issuer.mint(svid), { inFlight: 16 }),
+    jwt: await perCpuSecond(
       () => tokens.issueJwt({ id: id("/web"), audience: ["a"], ttlSeconds: 60, withJti: false }),
-      16,
+      { inFlight: 16 },
     ),
   };
 }
