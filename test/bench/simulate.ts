@@ -5,7 +5,7 @@ import { generateKey } from "../../src/crypto/key.ts";
 import { AgentApi, SvidApi } from "../../src/rpc/protos.ts";
 import { eventually } from "../support/eventually.ts";
 import { entryMessage } from "../support/server.ts";
-import { SimulatedAgent } from "../support/simulated-agent.ts";
+import { COMPARE_MS, SimulatedAgent } from "../support/simulated-agent.ts";
 import type { Figure, Limit } from "./figures.ts";
 import { type MeasuredServer, type Report, scenario } from "./scenario.ts";
 import { calls, cpuMs, rssMb, timed } from "./stats.ts";
@@ -17,7 +17,7 @@ const PER_ADDRESS = 1_500;
 const JOINING = 8;
 const ENTRY_BATCH = 500;
 const RENEWALS = 200;
-const PATIENCE_MS = 120_000;
+const PATIENCE_MS = 300_000;
 
 /** A fleet of agents at one server: what it costs at several sizes, and how long changes take to reach it. */
 export const simulate = scenario({
@@ -94,12 +94,13 @@ class Fleet implements AsyncDisposable {
     await this.#fill(this.#agents.slice(first));
   }
 
-  /** Nothing happens. */
+  /** Nothing happens. Long enough for each agent to compare its state with the server once. */
   async rest({ figure }: Report): Promise<void> {
     const { pid } = this.#server;
     if (pid === undefined) return;
     const [before, own] = [cpuMs(pid), cpuMs(process.pid)];
-    const ms = await timed(() => delay(this.#options.seconds * 1000));
+    const restMs = Math.max(this.#options.seconds * 1000, this.#server.isOurs ? COMPARE_MS : 2 * POLL_MS);
+    const ms = await timed(() => delay(restMs));
     const used = cpuMs(pid) - before;
     figure({ name: "server CPU while nothing changes, of one core", unit: "%", values: (used / ms) * 100 });
     figure({ name: "the simulator's own, of one core", unit: "%", values: ((cpuMs(process.pid) - own) / ms) * 100 });

@@ -28,7 +28,7 @@ type Home = Pick<ServerClient, "address" | "port" | "verifyServer">;
 /** As a real agent's, but for the longest. */
 const RETRY = { firstMs: 100, maxMs: 2_000, jitter: 0.5 } as const;
 /** As often as a real agent compares what it holds with the server. */
-const COMPARE_MS = 60_000;
+export const COMPARE_MS = 60_000;
 const ENTRY_MASK = { revision_number: true, created_at: true, spiffe_id: true, selectors: true };
 
 /** One connection for several agents, made again when it is lost. */
