@@ -11,10 +11,11 @@ import * as events from "../events.ts";
 import type { NodeAttestor } from "./attestor.ts";
 import { type Bootstrap, keptBundle, keptOf, type Trust } from "./bootstrap.ts";
 import type { AgentIdentity, Credentials } from "./credentials.ts";
+import { isExpired, loadKeptSvid } from "./kept-svid.ts";
 import { msUntilDue, OVERDUE, refreshedBy } from "./rotation.ts";
 import type { ServerTrust } from "./server-trust.ts";
 import type { AgentData, AgentState } from "./state.ts";
-import { csrOf, findKey, fingerprintOf, type KeyAndCsr, nextKeyId, readSvid } from "./svid.ts";
+import { csrOf, fingerprintOf, type KeyAndCsr, nextKeyId, readSvid } from "./svid.ts";
 import type { Upstream } from "./upstream.ts";
 import { wait } from "./wait.ts";
 
@@ -39,8 +40,6 @@ const CHECK_MS = 5_000;
 const RETRY = { firstMs: CHECK_MS, maxMs: 24 * CHECK_MS } as const;
 /** The server has not answered, so that it is asked again. */
 const TRANSIENT: ReadonlySet<FaultKind> = new Set(["unavailable", "timeout", "aborted", "exhausted", "cancelled"]);
-/** As SPIRE: what expires within the second is no good any more. */
-const EXPIRY_SKEW_MS = 1_000;
 
 /**
  * The agent's own identity: found on disk or gained by attestation, renewed in time, given up when the server says so.
@@ -62,7 +61,7 @@ export class NodeIdentity {
     const { clock, log, credentials, trustDomain } = this.#options;
     const trust = await this.#trust(signal);
     events.bundleLoaded(log, trust.kind === "bundle" ? trustDomainId(trustDomain) : undefined);
-    const { kept, keyId } = await this.#loadKept();
+    const { kept, keyId } = await loadKeptSvid(this.#options);
     if (kept === undefined) {
       events.attestationStarting(log);
       const identity = await this.#attest({ trust, keyId }, signal);
@@ -206,14 +205,14 @@ export class NodeIdentity {
 
   /** True when the agent has a new SVID. */
   async #tryRotation(current: AgentIdentity, signal: AbortSignal): Promise<boolean> {
-    const { log } = this.#options;
+    const { clock, log } = this.#options;
     try {
       await this.#rotate(current.reattestable ? "reattested" : "renewed", signal);
     } catch (error) {
       signal.throwIfAborted();
       events.rotationFailed(log, current.reattestable, error);
       await this.recover(Fault.from(error), signal);
-      if (this.#current() === current && this.#isExpired(current)) await this.#startOver(current, error, signal);
+      if (this.#current() === current && isExpired(current, clock)) await this.#startOver(current, error, signal);
     }
     return this.#current() !== current;
   }
@@ -365,45 +364,6 @@ export class NodeIdentity {
     const trust = await bootstrap.trust(isKept ? "rebootstrap" : "bootstrap", signal);
     if (trust.kind === "insecure" || !(await this.#followBundles(trust.bundle, signal))) return trust;
     return { kind: "bundle", bundle: keptBundle(trustDomain, state.data) };
-  }
-
-  /** The kept SVID when it can still be used, and where its key lives in any case. */
-  async #loadKept(): Promise<{ readonly kept: AgentIdentity | undefined; readonly keyId: string | undefined }> {
-    const { state, keys, log } = this.#options;
-    const all = await keys.list();
-    const key = findKey(all, state.data.svid);
-    if (state.data.svid.length === 0) {
-      if (all.length > 0) events.svidUnusable(log, "Keys recovered, but no SVID found");
-      return { kept: undefined, keyId: undefined };
-    }
-    if (key === undefined) {
-      events.svidUnusable(
-        log,
-        all.length === 0 ? "SVID recovered, but no keys found" : "SVID recovered, but no SVID key found",
-      );
-      return { kept: undefined, keyId: undefined };
-    }
-    const kept = await this.#readKept(key);
-    if (!this.#isExpired(kept)) return { kept, keyId: key.id };
-    events.svidUnusable(log, "SVID key recovered, but SVID is expired", { expiry: events.rfc3339(kept.leaf.notAfter) });
-    return { kept: undefined, keyId: key.id };
-  }
-
-  async #readKept(key: ManagedKey): Promise<AgentIdentity> {
-    const { state, trustDomain } = this.#options;
-    try {
-      return await readSvid({ ...state.data, key, from: "disk" }, this.#options);
-    } catch (error) {
-      throw new Fault("precondition", `the kept SVID cannot be used: ${messageOf(error)}`, {
-        code: "kept-svid-unusable",
-        hint: `use a data_dir of its own for trust domain ${trustDomain}, or remove agent-data.json from this one`,
-        cause: error,
-      });
-    }
-  }
-
-  #isExpired({ leaf }: AgentIdentity): boolean {
-    return this.#options.clock.now().getTime() + EXPIRY_SKEW_MS >= leaf.notAfter.getTime();
   }
 
   #checkBundle(bundle: Bundle): void {
