@@ -160,6 +160,7 @@ export class SqlNodeStore implements NodeStore {
     return this.#session.transaction(async (db) => {
       const node = await lockNode(db, id);
       if (node.quarantine === undefined) throw notQuarantined();
+      if (serialNumber !== undefined && node.serialNumber === "") throw bannedAlready();
       const ended = { quarantined_at: null, quarantine_reason: "" };
       return updateNode(
         db,
@@ -173,7 +174,11 @@ export class SqlNodeStore implements NodeStore {
     return this.#session.transaction(async (db) => {
       const one = db.deleteFrom("attested_nodes").where("spiffe_id", "=", id);
       const ended =
-        expiredBefore === undefined ? one : one.where(sql`greatest(expires_at, new_expires_at)`, "<", expiredBefore);
+        expiredBefore === undefined
+          ? one
+          : one
+              .where(sql`greatest(expires_at, new_expires_at)`, "<", expiredBefore)
+              .where(conditions({ banned: false, quarantined: false }));
       const row = await ended.returningAll().executeTakeFirst();
       if (row === undefined) return undefined;
       if (row.attestation_type === "join_token") await deleteToken(db, id);

@@ -140,7 +140,8 @@ export interface NodeStore {
   release(id: SpiffeId, serialNumber?: string): Promise<AttestedNode>;
   /**
    * Deletes the node, and its join token with the alias entries that it made. With `expiredBefore` only while every SVID of it
-   * had ended then, so that one that renews meanwhile stays. Undefined when there is none such.
+   * had ended then and it is neither banned nor in quarantine, whatever it was when it was listed. Undefined when there is
+   * none such.
    */
   delete(id: SpiffeId, expiredBefore?: Date): Promise<AttestedNode | undefined>;
 }

@@ -109,8 +109,32 @@ export function nodeContract(current: () => StoreUnderTest): void {
     await nodes().ban(id);
     const banned = refusal("precondition", "agent-banned");
     expect(await faultFrom(nodes().quarantine(id, { since, reason: "" }))).toMatchObject(banned);
+    expect(await nodes().release(id)).toMatchObject({ serialNumber: "", quarantine: undefined });
     await nodes().delete(id);
     expect(await nodes().attest(nodeOf("one"))).toMatchObject({ quarantine: undefined });
+  });
+
+  test("T-N13 a release that chooses a serial brings no banned node back", async () => {
+    const { id } = await nodes().attest(nodeOf("one"));
+    await nodes().renew(id, renewal);
+    await nodes().activate(id, "1002");
+    await nodes().quarantine(id, { since, reason: "" });
+    const banned = await nodes().ban(id);
+    expect(banned.superseded).toContain("1001");
+    expect(await faultFrom(nodes().release(id, "1001"))).toMatchObject(refusal("precondition", "agent-banned"));
+    expect(await nodes().find(id)).toEqual(banned);
+  });
+
+  test("a node that is banned or quarantined after it was listed as expired is not pruned", async () => {
+    const one = nodeOf("one");
+    const later = new Date(one.expiresAt.getTime() + 1000);
+    const { id } = await nodes().attest(one);
+    await nodes().quarantine(id, { since, reason: "" });
+    expect(await nodes().delete(id, later)).toBeUndefined();
+    await nodes().ban(id);
+    await nodes().release(id);
+    expect(await nodes().delete(id, later)).toBeUndefined();
+    expect(await nodes().find(id)).toMatchObject({ serialNumber: "" });
   });
 
   test("a renewal is pending until its serial is used; both serials are accepted meanwhile", async () => {
