@@ -1,3 +1,4 @@
+import type { Fault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { Entry } from "../../src/spiffe/entry.ts";
 import type { SpiffeId } from "../../src/spiffe/id.ts";
@@ -26,5 +27,23 @@ export async function entitledEntry(
   await lookAgain();
   const found = directory.authorizedEntry(agent, entryId);
   if (found !== undefined) return found;
-  throw failure(log.child({ entry_id: entryId.slice(0, 255) }), "not_found", "entry not found or not authorized");
+  throw notEntitled(entryId, log);
+}
+
+/**
+ * What `sign` makes for the entry, when the agent is entitled to it still: a ban, a quarantine or a deletion may have come
+ * while the signature waited for its turn. Throws `not_found`.
+ */
+export async function whileEntitled<T>(
+  { directory }: Pick<EntitlementParts, "directory">,
+  { agent, entry, log }: { readonly agent: SpiffeId; readonly entry: Entry; readonly log: Log },
+  sign: () => Promise<T>,
+): Promise<T> {
+  const signed = await sign();
+  if (directory.authorizedEntry(agent, entry.id) === undefined) throw notEntitled(entry.id, log);
+  return signed;
+}
+
+function notEntitled(entryId: string, log: Log): Fault {
+  return failure(log.child({ entry_id: entryId.slice(0, 255) }), "not_found", "entry not found or not authorized");
 }

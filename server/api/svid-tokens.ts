@@ -14,7 +14,7 @@ import type { AuthorityUsage } from "../ca/usage.ts";
 import * as events from "../events.ts";
 import type { Authorization } from "./admission.ts";
 import { newSvidFields } from "./audit-fields.ts";
-import { type EntitlementParts, entitledEntry } from "./entitled.ts";
+import { type EntitlementParts, entitledEntry, whileEntitled } from "./entitled.ts";
 import { attempt, checked, failure } from "./fail.ts";
 import { type ProtoId, workloadId } from "./ids.ts";
 import { inOrder, itemFailure, OK } from "./results.ts";
@@ -42,10 +42,13 @@ export function tokenSvids(parts: TokenServiceParts): Pick<HandlersOf<typeof Svi
     NewJWTSVID: unary(async ({ entry_id, audience }, call) => {
       const { log } = call.auth;
       mustBeEnabled(log, tokenIssuer.jwtEnabled, "JWT");
-      const entry = await entitledEntry(parts, agentOf(call).id, entry_id, log);
+      const agent = agentOf(call).id;
+      const entry = await entitledEntry(parts, agent, entry_id, log);
       const { spiffeId, jwtSvidTtl, jwtSvidIncludeJti } = entry;
       const request = { id: spiffeId, audience, ttlSeconds: jwtSvidTtl, withJti: jwtSvidIncludeJti };
-      return { svid: await signJwt(parts, request, { log: log.child({ entry_id: entry.id }), turn: call.auth.turn }) };
+      const asking = { log: log.child({ entry_id: entry.id }), turn: call.auth.turn };
+      const sign = () => signJwt(parts, request, asking);
+      return { svid: await whileEntitled(parts, { agent, entry, log }, sign) };
     }),
     MintWITSVID: unary(async (request, { auth }) => {
       mustBeEnabled(auth.log, tokenIssuer.witEnabled, "WIT");
@@ -129,11 +132,13 @@ async function newWit(
   try {
     if (param.entry_id === "") throw failure(log, "invalid", "missing entry ID");
     if (param.public_key.length === 0) throw failure(log, "invalid", "missing public key");
-    const { id: entryId, spiffeId, x509SvidTtl } = await entitledEntry(parts, agent, param.entry_id, log);
-    const entryLog = log.child({ entry_id: entryId });
+    const entry = await entitledEntry(parts, agent, param.entry_id, log);
+    const entryLog = log.child({ entry_id: entry.id });
     const key = witKey(entryLog, param, "malformed public key");
-    const svid = await attempt(entryLog, "failed to sign WIT-SVID", () =>
-      parts.tokenIssuer.issueWit({ id: spiffeId, ...key, ttlSeconds: x509SvidTtl }, turn),
+    const svid = await whileEntitled(parts, { agent, entry, log }, () =>
+      attempt(entryLog, "failed to sign WIT-SVID", () =>
+        parts.tokenIssuer.issueWit({ id: entry.spiffeId, ...key, ttlSeconds: entry.x509SvidTtl }, turn),
+      ),
     );
     parts.usage.token({ authorityId: svid.authorityId, notAfter: svid.expiresAt });
     events.witSvidSigned(entryLog, svid);

@@ -12,7 +12,7 @@ import * as events from "../events.ts";
 import type { Authorization } from "./admission.ts";
 import { newSvidFields } from "./audit-fields.ts";
 import { publicKeyOf, readCsr } from "./csr.ts";
-import { type EntitlementParts, entitledEntry } from "./entitled.ts";
+import { type EntitlementParts, entitledEntry, whileEntitled } from "./entitled.ts";
 import { attempt, checked, failure } from "./fail.ts";
 import { inOrder, itemFailure, OK } from "./results.ts";
 import { agentOf, type HandlersOf, svidMessage } from "./shapes.ts";
@@ -83,8 +83,11 @@ async function signForEntry(
   const entry = await entitledEntry(parts, agent, param.entry_id, log);
   const entryLog = log.child({ entry_id: entry.id, spiffe_id: entry.spiffeId });
   const publicKey = await publicKeyOf(entryLog, param.csr, "malformed CSR");
-  const svid = await attempt(entryLog, "failed to sign X509-SVID", () =>
-    parts.issuer.issueWorkload({ entry, publicKey }, { ...turn, endsAt: parts.usage.endOf(agent, entry.id) }),
+  const endsAt = parts.usage.endOf(agent, entry.id);
+  const svid = await whileEntitled(parts, { agent, entry, log }, () =>
+    attempt(entryLog, "failed to sign X509-SVID", () =>
+      parts.issuer.issueWorkload({ entry, publicKey }, { ...turn, endsAt }),
+    ),
   );
   parts.usage.workloadSvid(agent, entry.id, svid);
   events.entrySvidSigned(log, svid, entry);
