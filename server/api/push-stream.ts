@@ -34,6 +34,7 @@ const PAGE = 500;
 const REMOVED_PAGE = 10_000;
 /** More is held by no agent that could be served. */
 const MOST_REVISIONS = 1_000_000;
+const MAX_ID_CHARACTERS = 255;
 
 /**
  * One agent's stream. `#sent` is what the agent holds once it has applied everything that was sent: it begins as what
@@ -43,7 +44,8 @@ export class PushStream {
   readonly agent: SpiffeId;
   readonly #parts: PushStreamParts;
   readonly #wake = new Feed(0);
-  readonly #requests: WatchAuthorizedEntriesRequest__Output[] = [];
+  /** The one that waits to be answered. */
+  readonly #request = new Feed<WatchAuthorizedEntriesRequest__Output | undefined>(undefined);
   #mask: EntryMask__Output | null | undefined;
   #current: ReadonlyMap<string, Entry> | undefined;
   #compared: ReadonlyMap<string, Entry> | undefined;
@@ -78,7 +80,7 @@ export class PushStream {
     const stop = new AbortController();
     const until = AbortSignal.any([signal, stop.signal]);
     const failed = new AbortController();
-    const sources = [this.#receive(requests), this.#followEntries(until), this.#followBundles(until)];
+    const sources = [this.#receive(requests, until), this.#followEntries(until), this.#followBundles(until)];
     for (const source of sources) source.catch((error: unknown) => failed.abort(error));
     this.#parts.closing.addEventListener("abort", () => this.#tick(), { once: true, signal: until });
     try {
@@ -104,10 +106,12 @@ export class PushStream {
     this.#wake.set(this.#wake.value + 1);
   }
 
-  async #receive(requests: AsyncIterable<WatchAuthorizedEntriesRequest__Output>): Promise<void> {
+  /** One at a time: whoever sends and does not read is held back by flow control. */
+  async #receive(requests: AsyncIterable<WatchAuthorizedEntriesRequest__Output>, signal: AbortSignal): Promise<void> {
     for await (const request of requests) {
-      this.#requests.push(request);
+      this.#request.set(request);
       this.#tick();
+      await this.#request.until((waiting) => waiting === undefined, signal);
     }
     this.#ended = true;
     this.#tick();
@@ -128,13 +132,15 @@ export class PushStream {
   *#events(): Generator<Event> {
     const current = this.#current;
     if (current === undefined) return;
-    for (let request = this.#requests.shift(); request !== undefined; request = this.#requests.shift()) {
+    yield* this.#quarantineChange();
+    const request = this.#request.value;
+    if (request !== undefined) {
+      this.#request.set(undefined);
       if (request.step === "applied") this.#take(Number(request.applied));
       else if (request.held) yield* this.#compare(request.held, current);
       else throw new Fault("invalid", "request says neither what is held nor what was applied");
     }
     if (this.#sent === undefined) return;
-    yield* this.#quarantineChange();
     yield* this.#bundleChanges(current);
     if (this.#compared === current) return;
     this.#compared = current;
@@ -165,8 +171,10 @@ export class PushStream {
 
   #takeRevisions({ revisions, more }: Revisions__Output): void {
     this.#received ??= new Map();
-    for (const { id, revision_number, created_at } of revisions)
+    for (const { id, revision_number, created_at } of revisions) {
+      if (id.length > MAX_ID_CHARACTERS) throw new Fault("invalid", "entry ID is too long");
       this.#received.set(id, { id, revisionNumber: Number(revision_number), createdAt: Number(created_at) });
+    }
     if (this.#received.size > MOST_REVISIONS) throw new Fault("exhausted", "too many entry revisions");
     if (more) return;
     this.#sent = this.#received;
@@ -196,6 +204,7 @@ export class PushStream {
     sent.set(id, next);
   }
 
+  /** Ahead of every answer: an agent that comes back takes the first one about entries for a release otherwise. */
   *#quarantineChange(): Generator<Event> {
     const quarantined = this.#parts.directory.node(this.agent)?.quarantine !== undefined;
     if (quarantined === this.#quarantined) return;

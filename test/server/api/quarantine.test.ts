@@ -135,6 +135,14 @@ describe("a quarantined agent", () => {
     expect(await untilEntries()).toEqual(["quarantined false", "entries", "1/0"]);
   });
 
+  test("that comes back is told so before anything about entries, which it would take for a release", async () => {
+    await quarantine(agent);
+    using apis = server.connect(agent.tls);
+    const answers = apis.push.WatchAuthorizedEntries(open({ held: { digest: Buffer.alloc(32) } }));
+    const first = (await answers[Symbol.asyncIterator]().next()).value;
+    expect([first?.event, first?.quarantine?.quarantined]).toEqual(["quarantine", true]);
+  });
+
   test("is listed with the time and the reason, and banned or evicted as any other", async () => {
     const before = Math.floor(Date.now() / 1000);
     const { agent: answered } = await quarantine(agent, "found on two machines");
