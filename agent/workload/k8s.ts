@@ -124,7 +124,9 @@ export class K8sAttestor implements Attestor {
   async #find(pods: PodSource, place: ContainerPlace, signal: AbortSignal): Promise<Found> {
     const { clock, log, maxPollAttempts, pollRetryIntervalMs } = this.#options;
     const giveUpAt = clock.monotonic() + maxPollAttempts * pollRetryIntervalMs;
-    const seeker = new Seeker(place, this.#options.disableContainerSelectors);
+    // Without its container a caller has no image whose signature could be looked at.
+    const podIsEnough = this.#options.disableContainerSelectors && this.#options.images === undefined;
+    const seeker = new Seeker(place, podIsEnough);
     const search = pods.search();
     for (let attempt = 0; ; attempt += 1) {
       const found = await seeker.look(() => search.next(signal));

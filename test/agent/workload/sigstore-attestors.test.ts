@@ -113,6 +113,16 @@ describe("k8s with sigstore", () => {
     await expect(attest("app:1")).rejects.toMatchObject({ kind: "invalid", code: "image-name" });
   });
 
+  test("T-W8 is not satisfied with a pod whose container, and so whose image, the kubelet does not know yet", async () => {
+    const data = `kubelet_read_only_port = ${kubelet.readOnlyPort} disable_container_selectors = true
+      max_poll_attempts = 2 poll_retry_interval = "50ms"`;
+    const attestor = await theOne("k8s", data);
+    const uid = randomUUID();
+    kubelet.set({ uid, name: "web", containers: [{ name: "web", image: "app:1", imageID: newImage().name }] });
+    const early = attestor.attest(await proc.caller(`0::/kubepods/pod${uid}/${containerId()}`), stop.signal);
+    await expect(early).rejects.toMatchObject({ code: "container-unknown" });
+  });
+
   test("asks nothing of images that are skipped", async () => {
     const { name } = newImage();
     const selectors = await attest(name, `skipped_images = ["${name}"]`);
