@@ -21,6 +21,8 @@ export interface RegistryOptions {
 }
 
 const REQUEST_MS = 10_000;
+/** Of an answer that only says where to ask, or whom for a token; it may be longer than the blob that is asked for. */
+const MAX_WORDS_BYTES = 64 * 1024;
 /** What a registry accepts at most, by the distribution specification. */
 const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
 const MAX_TOKEN_BYTES = 256 * 1024;
@@ -56,7 +58,8 @@ export class Repository {
 
   /** Exactly the bytes that the digest names. Throws `unavailable`; `denied` when they are others. */
   async blob(digest: string, size: number, signal: AbortSignal): Promise<Buffer> {
-    const body = this.#whole(await this.#get(`blobs/${digest}`, "*/*", size, signal));
+    const maxBytes = Math.max(size, MAX_WORDS_BYTES);
+    const body = this.#whole(await this.#get(`blobs/${digest}`, "*/*", maxBytes, signal));
     if (body.length === size && digest === `sha256:${createHash("sha256").update(body).digest("hex")}`) return body;
     throw new Fault("denied", `${this.#peer} sent other bytes than ${digest} names`, { code: "registry-content" });
   }

@@ -161,6 +161,31 @@ describe("a registry", () => {
     expect(seen).toEqual([undefined, undefined]);
   });
 
+  test("may say more about a blob than the blob holds: on the way to a token, and to where it is kept", async () => {
+    await using registry = await RegistryDouble.open({ login: { scheme: "token", ...LOGIN } });
+    const { name, blob } = await signedIn(registry);
+    const body = registry.blobOf(blob);
+    const words = "x".repeat(2 * body.length);
+    const refused: string[] = [];
+    registry.override = (request, response) => {
+      const { url = "" } = request;
+      if (url === "/elsewhere") response.writeHead(200).end(body);
+      else if (!url.endsWith(blob)) return false;
+      else if (request.headers.authorization !== undefined && refused.length > 0)
+        response.writeHead(307, { location: "/elsewhere" }).end(`<a href="${words}">Temporary Redirect</a>`);
+      else {
+        refused.push(url);
+        const realm = `${registry.origin}/token`;
+        response.writeHead(401, { "www-authenticate": `Bearer realm="${realm}",service="registry.test"` }).end(words);
+      }
+      return true;
+    };
+    const registryCredentials = new Map([[registry.host, LOGIN]]);
+    const selectors = await (await verifier({ registryCredentials })).verify(name);
+    expect(selectors).toContain("image-signature:verified");
+    expect(refused).toHaveLength(1);
+  });
+
   test("that redirects in circles, or to another host without TLS, is not followed", async () => {
     await using registry = await RegistryDouble.open();
     const { name } = await signedIn(registry);
@@ -201,7 +226,8 @@ describe("a registry", () => {
       /sent other bytes than/,
     ],
     ["sends fewer bytes", (registry, { blob }) => registry.corrupt(blob, Buffer.from("{}")), /sent other bytes than/],
-    ["sends more bytes", (registry, { blob }) => registry.corrupt(blob, Buffer.alloc(10_000)), /longer than/],
+    ["sends more bytes", (registry, { blob }) => registry.corrupt(blob, Buffer.alloc(10_000)), /sent other bytes than/],
+    ["sends far more bytes", (registry, { blob }) => registry.corrupt(blob, Buffer.alloc(100_000)), /longer than/],
     ["has no such blob", (registry, { blob }) => registry.corrupt(blob, undefined), /status 404/],
     [
       "sends a manifest without end",
