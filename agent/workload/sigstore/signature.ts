@@ -124,6 +124,8 @@ function checkSimpleSigning(payload: Buffer, { key, signature, digest }: Claim):
 }
 
 const IN_TOTO = "application/vnd.in-toto+json";
+/** Each takes a look at the whole statement; cosign makes one. */
+const MAX_SIGNATURES = 10;
 
 /** An in-toto statement in a DSSE envelope (v1) with one signature at least that holds. */
 function checkAttestation(envelope: Buffer, { key, digest }: Claim): void {
@@ -131,7 +133,9 @@ function checkAttestation(envelope: Buffer, { key, digest }: Claim): void {
   if (payloadType !== IN_TOTO) throw denied("the envelope holds no in-toto statement");
   const statement = Buffer.from(textOf(payload), "base64");
   const signed = Buffer.concat([Buffer.from(`DSSEv1 ${IN_TOTO.length} ${IN_TOTO} ${statement.length} `), statement]);
-  if (!listOf(signatures).some(({ sig }) => holds(key, signed, Buffer.from(textOf(sig), "base64"))))
+  const given = listOf(signatures);
+  if (given.length > MAX_SIGNATURES) throw denied(`the envelope has more than ${MAX_SIGNATURES} signatures`);
+  if (!given.some(({ sig }) => holds(key, signed, Buffer.from(textOf(sig), "base64"))))
     throw denied("the envelope's signature does not verify");
   const subjects = listOf(objectOf(parsed(statement))["subject"]);
   const isAbout = subjects.some((subject) => `sha256:${objectOf(subject["digest"])["sha256"]}` === digest);

@@ -406,6 +406,23 @@ describe("image attestations", () => {
     await expect(refused).rejects.toMatchObject({ kind: "denied", message: /envelope's signature does not verify/ });
   });
 
+  test("T-N5 with more signatures than anybody makes are not looked at", async () => {
+    const attesting = await verifier({ ignoreAttestations: false, ignoreTlog: true });
+    const now = systemClock.now();
+    const withCopies = async (copies: number): Promise<string> => {
+      const { digest, name } = await signed({ at: now, lifetimeMs: 3_600_000, log: null });
+      const altered = (envelope: Buffer): Buffer => {
+        const { signatures, ...rest } = JSON.parse(envelope.toString()) as { readonly signatures: readonly unknown[] };
+        return Buffer.from(JSON.stringify({ ...rest, signatures: Array(copies).fill(signatures[0]) }));
+      };
+      const made = await sigstore.attestation(digest, { at: now, lifetimeMs: 3_600_000, log: null, altered });
+      publish(registry, { repository: REPOSITORY, digest, suffix: "att" }, [made]);
+      return name;
+    };
+    expect(await attesting.verify(await withCopies(10))).toContain("image-attestations:verified");
+    await expect(attesting.verify(await withCopies(11))).rejects.toMatchObject({ message: /more than 10 signatures/ });
+  });
+
   test("are needed unless they are ignored, as in SPIRE", async () => {
     const { name } = await signed({});
     const refused = (await verifier({ ignoreAttestations: false })).verify(name);
