@@ -131,8 +131,10 @@ class Target implements AsyncDisposable {
     if (!identities.ready.value) throw notReady();
     const asking = { broker: call.auth.id, signal: call.signal };
     const workload = await reference.open(asking).catch((error) => failed(call, error));
-    const target = new Target(options, call, workload);
+    await using scope = new AsyncDisposableStack();
+    const target = scope.use(new Target(options, call, workload));
     await pull?.(workload.selectors, call.signal);
+    scope.move();
     void target.#watch();
     return target;
   }

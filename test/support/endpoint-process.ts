@@ -46,6 +46,8 @@ export interface EndpointOrders {
   readonly sds?: Partial<SdsSettings>;
   /** Serves the Broker API too, with this SVID of the agent. */
   readonly broker?: BrokerConfig & { readonly svid: BrokerSvid };
+  /** Waits for a server that never answers before it looks at what brokers may have. */
+  readonly serverIsSilent?: boolean;
   /** Attests pods too, as the proc file system at this place shows them. */
   readonly k8s?: Pick<K8sAttestorConfig, "kubelet" | "broker"> & { readonly procRoot: string; readonly api: InCluster };
   /** Serves the admin APIs too, at this path, for these delegates. */
@@ -156,7 +158,9 @@ async function serve(orders: EndpointOrders): Promise<void> {
     const verify = (chain: readonly Certificate[]) => validateX509Svid({ chain, authorities, at: clock.now() });
     const processes = new BrokerProcessReferences(new ProcessReferences(attestor, clock), k8s?.references);
     const resolvers = { processes, objects: k8s?.references };
-    const options = { ...local, broker, identity, verify, resolvers, maxStreamsPerConnection: 1000, log };
+    const pull = (_: unknown, stop: AbortSignal): Promise<void> => clock.sleep(600_000, stop);
+    const waiting = orders.serverIsSilent === true ? { pull } : {};
+    const options = { ...local, ...waiting, broker, identity, verify, resolvers, maxStreamsPerConnection: 1000, log };
     void openBroker(options, new AsyncDisposableStack())(signal);
   }
   process.on("message", (message) => {

@@ -24,6 +24,7 @@ import {
   web,
 } from "../../support/broker-endpoint.ts";
 import { bundlesOf, cachedEntry, Endpoint } from "../../support/endpoint.ts";
+import { eventually } from "../../support/eventually.ts";
 import { tlsIdentity } from "../../support/scripted-server.ts";
 import { isRoot, startWorkload } from "../../support/workload.ts";
 
@@ -222,6 +223,26 @@ describe("references", () => {
     await strict.replace([web], bundlesOf(root));
     const unattested = { kind: "unavailable", message: "workload attestation failed" };
     await expectAll({ reference: ownReference }, unattested, undefined, { over });
+  });
+
+  test("T-W2 calls that are given up while the server is asked leave no descriptor behind", async () => {
+    await using waiting = await Endpoint.start({
+      bundles: bundlesOf(root),
+      serverIsSilent: true,
+      broker: { svid: broker, brokers: [{ id: BROKER, allowed: ANY }] },
+    });
+    await waiting.brokerPort();
+    await waiting.replace([web], bundlesOf(root));
+    using over = dialBroker(waiting.brokerPath, { identity: tlsIdentity(broker) });
+    const giveUp = async (): Promise<void> => {
+      const { attestations } = await waiting.look();
+      using _ = streams({ over }).svids({ reference: ownReference });
+      await eventually("an attestation", async () => (await waiting.look()).attestations > attestations);
+    };
+    await giveUp();
+    const before = (await waiting.look()).descriptors;
+    for (let round = 0; round < 10; round += 1) await giveUp();
+    await eventually("all are closed", async () => (await waiting.look()).descriptors <= before);
   });
 });
 
