@@ -41,7 +41,9 @@ async function step(trusted: TrustedAuthorities, { ask, now }: ContinuityOptions
   const ids = trusted.x509Authorities.map((der) => parseCertificate(der).subjectKeyId).filter((id) => id !== "");
   let newest: TrustedAuthorities | undefined;
   let reason = "the server knows of nothing that they said";
-  for (const link of await ask(ids.slice(-MOST_IDS))) {
+  const links = await ask(ids.slice(-MOST_IDS));
+  if (links.length > MOST_IDS) throw broken("the server says more than was asked for");
+  for (const link of links) {
     try {
       const next = await followBundleLink(link, trusted, now);
       if (newest === undefined || next.sequenceNumber > newest.sequenceNumber) newest = next;

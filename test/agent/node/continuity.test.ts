@@ -182,6 +182,16 @@ describe("T-N12 the chain of bundles", () => {
     );
   });
 
+  test("T-F4 in more pieces than were asked for is refused before any is looked at", async () => {
+    const given = new Map([[idOf(root(0)), links.get(idOf(root(0)))!]]);
+    const flooded = followContinuity({
+      ...{ held: bundleOf(9, [root(0)]), now: NOW },
+      ask: async (ids) => Array.from({ length: 65 }, () => ids.flatMap((id) => given.get(id) ?? [])).flat(),
+      suffices: () => true,
+    });
+    await expectRefused(flooded, "more than was asked for");
+  });
+
   test("that never arrives is given up", async () => {
     let sequence = 99;
     const endless = followContinuity({
