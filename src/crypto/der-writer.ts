@@ -84,7 +84,7 @@ function base128(arc: bigint): number[] {
 /** UTCTime through 2049, GeneralizedTime after; whole seconds, rounded down. RFC 5280, section 4.1.2.5. */
 export function encodeTime(time: Date): Buffer {
   const year = time.getUTCFullYear();
-  if (year < 1950 || year > 9999) throw derFault("time is outside the years of X.509");
+  if (!(year >= 1950 && year <= 9999)) throw derFault("time is outside the years of X.509");
   const utc = year < 2050;
   const parts = [time.getUTCMonth() + 1, time.getUTCDate(), time.getUTCHours(), time.getUTCMinutes()];
   let digits = utc ? twoDigits(year % 100) : `${year}`;

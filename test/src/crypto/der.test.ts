@@ -135,6 +135,7 @@ describe("what is DER is read", () => {
   test("times outside the years of X.509 are not written", () => {
     expect(faultOf(() => encodeTime(new Date("1949-12-31T23:59:59Z")))).toMatchObject(MALFORMED);
     expect(faultOf(() => encodeTime(new Date("+010000-01-01T00:00:00Z")))).toMatchObject(MALFORMED);
+    expect(faultOf(() => encodeTime(new Date(Number.NaN)))).toMatchObject(MALFORMED);
   });
 
   test("milliseconds are cut off", () => {
