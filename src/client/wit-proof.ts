@@ -32,6 +32,8 @@ export const WIMSE_DRAFTS = {
 } as const;
 
 const PROOF_HEADER = "workload-proof-token";
+/** Servers remember as many as they let in. */
+const MAX_JTI_CHARACTERS = 256;
 
 export interface ProofOptions {
   /** How long the proof counts, at most five minutes. Default: one minute. */
@@ -86,7 +88,8 @@ export function verifyProof(request: ReceivedRequest, context: VerifyOptions & T
     checkAudience(aud, request, context);
     if (wth !== hashOf(wit.token)) throw refused("the proof is for another token", "proof-wth");
     checkCovered(jws.payload, request);
-    if (typeof jti !== "string" || jti === "") throw refused("the proof has no jti", "proof-jti");
+    if (typeof jti !== "string" || jti === "" || jti.length > MAX_JTI_CHARACTERS)
+      throw refused("the proof has no jti of at most 256 characters", "proof-jti");
     checkUnused(`${wit.id} ${jti}`, exp, context);
   });
 }

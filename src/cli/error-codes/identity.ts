@@ -90,7 +90,7 @@ proof-aud | The proof is for another audience. | Make one for the service that i
 proof-created | The proof was made in the future. | Compare the clocks of both machines.
 proof-exp | The proof has no expiry. | Make one for each request.
 proof-expired | The proof has expired. | Make one for each request, and compare the clocks.
-proof-jti | The proof has no identifier. | Give each proof its own jti.
+proof-jti | The proof has no identifier, or one of more than 256 characters. | Give each proof its own jti.
 proof-lifetime | The proof lives longer than is accepted. | Make one for each request.
 proof-oth | The proof does not cover another token of the request. | Make one over all tokens that are sent.
 proof-replayed | The proof was used before. | Make one for each request.

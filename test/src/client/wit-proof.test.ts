@@ -221,6 +221,7 @@ describe("checking a proof", () => {
       code: "proof-lifetime",
     },
     { id: "WITX-11", what: "no jti", headers: () => forged({}, { jti: undefined }), code: "proof-jti" },
+    { id: "T-F4", what: "an endless jti", headers: () => forged({}, { jti: "j".repeat(257) }), code: "proof-jti" },
   ])("$id refused: $what", async ({ headers, code }) => {
     await refused(headers(), code);
   });
