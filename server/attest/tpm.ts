@@ -19,7 +19,16 @@ import { Fault, isFault } from "../../src/runtime/fault.ts";
 import { agentId, type TrustDomain } from "../../src/spiffe/id.ts";
 import { makeCredential } from "../../src/tpm/credential.ts";
 import { makerOf } from "../../src/tpm/endorsement.ts";
-import { parseEventLog, replay, secureBoot } from "../../src/tpm/event-log.ts";
+import {
+  BOOT_PROGRAM_PCR,
+  bootPrograms,
+  type MeasuredEvent,
+  parseEventLog,
+  replay,
+  SECURE_BOOT_PCR,
+  secureBoot,
+  secureBootAuthorities,
+} from "../../src/tpm/event-log.ts";
 import { verifyQuote } from "../../src/tpm/quote.ts";
 import {
   ALG,
@@ -57,8 +66,6 @@ export interface TpmOptions extends TpmConfig {
 }
 
 const MAX_CA_FILES = 1000;
-/** Secure boot is measured here: TCG PC Client Platform Firmware Profile, section 3.3.4.8. */
-const SECURE_BOOT_PCR = 7;
 
 /**
  * The node shows the endorsement key of its TPM, which is known by its hash or by its maker, and in what state it was
@@ -141,17 +148,42 @@ export class TpmAttestor implements NodeAttestor {
 
 /** What the event log says, where the quoted registers bear it out; a log that is absent or wrong says nothing. */
 function measured(log: Uint8Array, quoted: ReadonlyMap<number, string>): readonly string[] {
-  if (log.length === 0 || !quoted.has(SECURE_BOOT_PCR)) return [];
+  if (log.length === 0) return [];
   try {
     const events = parseEventLog(log);
-    if (replay(events).get(SECURE_BOOT_PCR) !== quoted.get(SECURE_BOOT_PCR)) return [];
-    const isOn = secureBoot(events);
-    return isOn === undefined ? [] : [`secureboot:${isOn ? "enabled" : "disabled"}`];
+    const replayed = replay(events);
+    return TOLD.flatMap(({ pcr, selectors }) => {
+      const value = quoted.get(pcr);
+      return value !== undefined && replayed.get(pcr) === value ? selectors(events) : [];
+    });
   } catch (error) {
     if (isFault(error, "invalid")) return [];
     throw error;
   }
 }
+
+interface Told {
+  readonly pcr: number;
+  readonly selectors: (events: readonly MeasuredEvent[]) => readonly string[];
+}
+
+/** By the register that bears it out. */
+const TOLD: readonly Told[] = [
+  {
+    pcr: BOOT_PROGRAM_PCR,
+    selectors: (events) => bootPrograms(events).map((digest) => `boot:program:sha256:${digest}`),
+  },
+  {
+    pcr: SECURE_BOOT_PCR,
+    selectors: (events) => {
+      const isOn = secureBoot(events);
+      return [
+        ...(isOn === undefined ? [] : [`secureboot:${isOn ? "enabled" : "disabled"}`]),
+        ...secureBootAuthorities(events).map((digest) => `secureboot:authority:sha256:${digest}`),
+      ];
+    },
+  },
+];
 
 /** The attestation key was made in a TPM as what it says, and has signed that itself. */
 function checkAttestation(evidence: TpmEvidence): TpmPublic {

@@ -11,8 +11,16 @@ export interface MeasuredEvent {
   readonly data: Uint8Array;
 }
 
+/** Where firmware measures the programs that it boots, and its secure boot policy. */
+export const BOOT_PROGRAM_PCR = 4;
+export const SECURE_BOOT_PCR = 7;
+
 const NO_ACTION = 0x3;
 const VARIABLE_DRIVER_CONFIG = 0x80000001;
+const BOOT_SERVICES_APPLICATION = 0x80000003;
+const VARIABLE_AUTHORITY = 0x800000e0;
+/** EFI_SIGNATURE_DATA begins with the GUID of its owner. */
+const OWNER_BYTES = 16;
 const MAX_EVENTS = 4096;
 const SIGNATURE = "Spec ID Event03\0";
 const STARTUP_LOCALITY = "StartupLocality\0";
@@ -72,17 +80,51 @@ export function replay(events: readonly MeasuredEvent[]): ReadonlyMap<number, st
  * what its own digest covers is believed (T-N11).
  */
 export function secureBoot(events: readonly MeasuredEvent[]): boolean | undefined {
-  for (const { pcr, type, digest, data } of events) {
-    if (pcr !== 7 || type !== VARIABLE_DRIVER_CONFIG) continue;
-    if (!createHash("sha256").update(data).digest().equals(digest)) continue;
-    const variable = readVariable(data);
-    if (variable?.name === "SecureBoot") return variable.value.length === 1 && variable.value[0] === 1;
-  }
-  return undefined;
+  const variable = variablesOf(events, VARIABLE_DRIVER_CONFIG).find(({ name }) => name === "SecureBoot");
+  return variable === undefined ? undefined : variable.value.length === 1 && variable.value[0] === 1;
+}
+
+/**
+ * SHA-256, hex, of the certificates (DER) of the firmware's `db` by which booted programs were let in, as measured into
+ * PCR 7. Only what its own digest covers is believed (T-N11).
+ */
+export function secureBootAuthorities(events: readonly MeasuredEvent[]): readonly string[] {
+  const authorities = variablesOf(events, VARIABLE_AUTHORITY).filter(
+    ({ name, value }) => name === "db" && value.length > OWNER_BYTES,
+  );
+  return distinct(authorities.map(({ value }) => sha256(value.subarray(OWNER_BYTES))));
+}
+
+/** Authenticode digests (SHA-256, hex) of the programs that the firmware started to boot, as measured into PCR 4. */
+export function bootPrograms(events: readonly MeasuredEvent[]): readonly string[] {
+  const started = events.filter(({ pcr, type }) => pcr === BOOT_PROGRAM_PCR && type === BOOT_SERVICES_APPLICATION);
+  return distinct(started.map(({ digest }) => Buffer.from(digest).toString("hex")));
+}
+
+/** Variables measured into PCR 7 whose digest covers what stands there. */
+function variablesOf(events: readonly MeasuredEvent[], type: number): readonly Variable[] {
+  const measured = events.filter((event) => event.pcr === SECURE_BOOT_PCR && event.type === type);
+  return measured.flatMap(({ data, digest }) => {
+    const variable = sha256(data) === Buffer.from(digest).toString("hex") ? readVariable(data) : undefined;
+    return variable === undefined ? [] : [variable];
+  });
+}
+
+function sha256(data: Uint8Array): string {
+  return createHash("sha256").update(data).digest("hex");
+}
+
+function distinct(values: readonly string[]): readonly string[] {
+  return [...new Set(values)];
+}
+
+interface Variable {
+  readonly name: string;
+  readonly value: Uint8Array;
 }
 
 /** UEFI_VARIABLE_DATA: a GUID, two lengths, a name in UTF-16 and the value. */
-function readVariable(data: Uint8Array): { readonly name: string; readonly value: Uint8Array } | undefined {
+function readVariable(data: Uint8Array): Variable | undefined {
   const reader = new LogReader(data);
   try {
     reader.take(16);

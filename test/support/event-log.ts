@@ -27,10 +27,28 @@ export function eventLog(...events: readonly Event[]): Buffer {
   return Buffer.concat([opening, ...others]);
 }
 
+/** UEFI_VARIABLE_DATA, as firmware measures it. */
+export function variable(name: string, value: Buffer): Buffer {
+  const text = Buffer.from(name, "utf16le");
+  return Buffer.concat([Buffer.alloc(16, 0x61), u64(name.length), u64(value.length), text, value]);
+}
+
 /** A log in which the firmware measured its SecureBoot variable, and that measurement's digest. */
 export function secureBootLog(value: number): { readonly log: Buffer; readonly digest: Buffer } {
-  const name = Buffer.from("SecureBoot", "utf16le");
-  const data = Buffer.concat([Buffer.alloc(16, 0x61), u64(10), u64(1), name, Buffer.of(value)]);
+  const data = variable("SecureBoot", Buffer.of(value));
   const digest = createHash("sha256").update(data).digest();
   return { log: eventLog({ pcr: 7, type: 0x80000001, data }), digest };
+}
+
+/** A log of a machine that let a program boot by a certificate, and the digests that went into PCR 4 and 7. */
+export function bootLog(options: { readonly certificate: Buffer; readonly program: Buffer }) {
+  const owner = Buffer.alloc(16, 0x62);
+  const data = variable("db", Buffer.concat([owner, options.certificate]));
+  const authority = createHash("sha256").update(data).digest();
+  const path = Buffer.from("a device path, which no digest covers");
+  const events: readonly Event[] = [
+    { pcr: 7, type: 0x800000e0, data },
+    { pcr: 4, type: 0x80000003, data: path, digest: options.program },
+  ];
+  return { log: eventLog(...events), authority, program: options.program };
 }

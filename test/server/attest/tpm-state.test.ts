@@ -1,7 +1,8 @@
+import { createHash } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { OWN_SELECTOR, startAgent } from "../../support/agent.ts";
 import { attestWith, refused, selectorsOf } from "../../support/attest.ts";
-import { secureBootLog } from "../../support/event-log.ts";
+import { bootLog, secureBootLog } from "../../support/event-log.ts";
 import { eventually } from "../../support/eventually.ts";
 import { withoutPostgres } from "../../support/postgres.ts";
 import { type Apis, protoId, startServer, type TestServer } from "../../support/server.ts";
@@ -23,7 +24,7 @@ const tpmAgent = (of: Simulator) => tpmAgentOf(of);
 describe.skipIf(withoutSwtpm)("the state in which a node was booted", () => {
   beforeAll(async () => {
     maker = scope.use(await openTpmMaker());
-    const tpm = { ...maker.config, pcrs: [7, 16, 23] };
+    const tpm = { ...maker.config, pcrs: [4, 7, 16, 23] };
     const golden = { pcrs: [`16:${ZERO}`, `7:${ZERO}`] };
     [server, strict] = await Promise.all([
       startServer({ nodeAttestors: { tpm } }).then((started) => scope.use(started)),
@@ -54,6 +55,28 @@ describe.skipIf(withoutSwtpm)("the state in which a node was booted", () => {
     expect(await attest(log.subarray(0, -1))).toEqual([]);
   });
 
+  test("T-N11 what was booted becomes selectors register by register, where the quote bears it out", async () => {
+    await using machine = await startSimulator();
+    await maker.register(machine);
+    const certificate = Buffer.from("a certificate of db");
+    const booted = bootLog({ certificate, program: createHash("sha256").update("a boot loader").digest() });
+    const attest = async (): Promise<readonly string[]> => {
+      const EventLog = booted.log.toString("base64");
+      const bend: Bend = { answer: ({ Secret, Quote }) => ({ Secret, Quote: { ...(Quote as object), EventLog } }) };
+      const { id } = await withAgent(tpmAgent(machine), bend, (evidence) => attestWith(anonymous, evidence));
+      return (await selectorsOf(server, id)).filter((selector) => /:(?:boot|secureboot):/.test(selector));
+    };
+    const program = `tpm:boot:program:sha256:${booted.program.toString("hex")}`;
+    const authority = `tpm:secureboot:authority:sha256:${createHash("sha256").update(certificate).digest("hex")}`;
+    expect(await attest()).toEqual([]);
+    await machine.use((tpm) => tpm.pcrExtend(4, booted.program));
+    expect(await attest()).toEqual([program]);
+    await machine.use((tpm) => tpm.pcrExtend(7, booted.authority));
+    expect(await attest()).toEqual([program, authority]);
+    await machine.use((tpm) => tpm.pcrExtend(4, booted.program));
+    expect(await attest()).toEqual([authority]);
+  });
+
   test("T-N11 a node that leaves the required states is refused, and what it has is withdrawn at once", async () => {
     await using machine = await startSimulator();
     await maker.register(machine);
@@ -77,7 +100,7 @@ describe.skipIf(withoutSwtpm)("the state in which a node was booted", () => {
     // A state of its own for each store: registers only ever grow.
     for (const [at, store] of stores.entries()) {
       const pcr = [16, 23][at] ?? 0;
-      const tpm = { ...maker.config, pcrs: [7, 16, 23] };
+      const tpm = { ...maker.config, pcrs: [4, 7, 16, 23] };
       await using server = await startServer({ store, nodeAttestors: { tpm } });
       using apis = server.connect();
       const [alias, web] = ["spiffe://example.org/good-boot", "spiffe://example.org/web"];

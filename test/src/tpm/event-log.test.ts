@@ -2,8 +2,8 @@ import { createHash } from "node:crypto";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { Fault } from "../../../src/runtime/fault.ts";
-import { parseEventLog, replay, secureBoot } from "../../../src/tpm/event-log.ts";
-import { eventLog, secureBootLog } from "../../support/event-log.ts";
+import { bootPrograms, parseEventLog, replay, secureBoot, secureBootAuthorities } from "../../../src/tpm/event-log.ts";
+import { bootLog, eventLog, secureBootLog, variable } from "../../support/event-log.ts";
 import { faultOf } from "../../support/faults.ts";
 
 const extended = (before: Buffer, digest: Buffer) => createHash("sha256").update(before).update(digest).digest();
@@ -41,6 +41,31 @@ test("T-N11 what the digest of its event does not cover is not believed", () => 
     ...(digest && { digest: Buffer.from(digest) }),
   });
   expect(secureBoot(parseEventLog(elsewhere))).toBeUndefined();
+});
+
+const sha256 = (data: Buffer) => createHash("sha256").update(data).digest();
+
+test("T-N11 tells the programs that were booted by their digests, and the certificates that let them, each once", () => {
+  const [certificate, program] = [Buffer.from("a certificate"), sha256(Buffer.from("a boot loader"))];
+  const { log } = bootLog({ certificate, program });
+  const twice = parseEventLog(log).concat(parseEventLog(log));
+  expect(bootPrograms(twice)).toEqual([program.toString("hex")]);
+  expect(secureBootAuthorities(twice)).toEqual([sha256(certificate).toString("hex")]);
+});
+
+test("T-N11 an authority is not believed without its digest, of another list, or from another register", () => {
+  const value = Buffer.concat([Buffer.alloc(16), Buffer.from("a certificate")]);
+  const rows = [
+    { pcr: 7, type: 0x800000e0, data: variable("db", value), digest: Buffer.alloc(32, 1) },
+    { pcr: 7, type: 0x800000e0, data: variable("MokList", value) },
+    { pcr: 7, type: 0x800000e0, data: variable("db", Buffer.alloc(16)) },
+    { pcr: 6, type: 0x800000e0, data: variable("db", value) },
+    { pcr: 7, type: 0x80000001, data: variable("db", value) },
+    { pcr: 7, type: 0x800000e0, data: variable("db", value).subarray(0, -1) },
+  ];
+  for (const row of rows) expect(secureBootAuthorities(parseEventLog(eventLog(row)))).toEqual([]);
+  const elsewhere = { pcr: 5, type: 0x80000003, data: value };
+  expect(bootPrograms(parseEventLog(eventLog(elsewhere, { ...elsewhere, pcr: 4, type: 0x80000004 })))).toEqual([]);
 });
 
 test("T-N11 a log that is cut anywhere inside an event is malformed, and whatever the bytes, reading ends", () => {
