@@ -106,7 +106,7 @@ export class IdentityCache {
     signal: AbortSignal,
   ): AsyncGenerator<WorkloadUpdate, void, undefined> {
     const texts = new Set(selectors.map(formatSelector));
-    const key = [...texts].sort().join("\0");
+    const key = JSON.stringify([...texts].sort());
     const audience = this.#audiences.get(key) ?? {
       texts,
       feed: new Feed(undefined),

@@ -37,6 +37,22 @@ describe("a subscription", () => {
     await reader.stop();
   });
 
+  test("is shared with nobody whose selectors only look alike when they stand side by side", async () => {
+    const { cache, sign, listen } = setUp();
+    const web = entry("web", { selectors: ["docker:label:a:b", "unix:uid:0"] });
+    cache.replace(entryMap(web), bundles());
+    sign(web);
+    const entitled = listen("docker:label:a:b", "unix:uid:0");
+    expect(await entitled.news()).toEqual(["web"]);
+    for (const separator of ["\0", ",", '","']) {
+      const value = `label:a:b${separator}unix:uid:0`;
+      const forger = new Reader((signal) => cache.subscribe([{ type: "docker", value }], signal));
+      expect(await forger.news()).toEqual(["nothing"]);
+      await forger.stop();
+    }
+    await entitled.stop();
+  });
+
   test("waits for the first sync, and then for the SVID, and asks for it", async () => {
     const { cache, sign, listen, dueIds } = setUp();
     const reader = listen("unix:uid:1000");
