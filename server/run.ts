@@ -158,6 +158,10 @@ async function openState(
     ...{ upstream, signal },
     ...{ config, keys, store, clock, log: part(log, "ca_manager") },
     counts: (holder, entryId) => isServed(directory, holder, entryId),
+    async replaced() {
+      await follower.caughtUp();
+      return follower.replaced;
+    },
   });
   const identity = await ServerIdentity.open({
     issuer: signing.issuer,

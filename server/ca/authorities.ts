@@ -177,18 +177,28 @@ export class Authorities<A extends AnyAuthority> {
     await this.#advance(away);
   }
 
-  /** A database that was restored knows nothing of newer authorities, while agents and workloads go on using them. */
+  /**
+   * A database that was restored knows nothing of newer authorities, while agents and workloads go on using them; nor of
+   * a taint, or of what was said of a successor.
+   */
   async #republish(bundle: Bundle | undefined): Promise<Bundle | undefined> {
     const { type, history, log, clock } = this.#options;
     const { rewinds } = history;
     let last = bundle;
     for (const slot of [this.#slots.current, this.#slots.next]) {
-      if (slot.state === "empty" || slot.state === "tainted" || type.republish === undefined) continue;
-      if (slot.authority.notAfter <= clock.now()) continue;
-      last = await type.republish(slot.authority);
-      log.warn(`The bundle in the datastore is older than before; ${type.words.noun} published again`, fieldsOf(slot));
+      if (slot.state === "empty" || slot.authority.notAfter <= clock.now()) continue;
+      const { noun } = type.words;
+      const standing = type.standing(slot.authority, last);
+      if (slot.state === "tainted" && standing === "published" && type.taint !== undefined) {
+        last = await type.taint(slot.authority);
+        log.warn(`The bundle in the datastore is older than before; ${noun} tainted again`, fieldsOf(slot));
+      } else if (slot.state !== "tainted" && standing === "not published" && type.republish !== undefined) {
+        last = await type.republish(slot.authority);
+        log.warn(`The bundle in the datastore is older than before; ${noun} published again`, fieldsOf(slot));
+      }
     }
     this.#rewinds = rewinds;
+    this.#vouchedFor = "";
     this.#unsaved = true;
     return last;
   }
@@ -234,10 +244,12 @@ export class Authorities<A extends AnyAuthority> {
     const { log, type } = this.#options;
     const { current, next } = this.#slots;
     if (type.vouch === undefined || this.#bundle === undefined) return;
-    if (current.state !== "active" || next.state !== "prepared" || next.authority.id === this.#vouchedFor) return;
+    if (current.state !== "active" || (next.state !== "prepared" && next.state !== "old")) return;
+    const [outgoing, successor] = next.state === "prepared" ? [current, next] : [next, current];
+    if (successor.authority.id === this.#vouchedFor) return;
     try {
-      await type.vouch(current.authority, this.#bundle);
-      this.#vouchedFor = next.authority.id;
+      await type.vouch(outgoing.authority, this.#bundle);
+      this.#vouchedFor = successor.authority.id;
     } catch (error) {
       log.warn(`${type.words.noun} could not vouch for its successor`, { error: Fault.from(error) });
     }

@@ -2,31 +2,41 @@ import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import type { BundleAccess } from "./bundle-edits.ts";
 
+export interface BundleHistoryOptions {
+  readonly bundles: Pick<BundleAccess, "find">;
+  readonly trustDomain: TrustDomain;
+  /** How often the database was found to be another one than before, up to the moment of the question. */
+  readonly replaced: () => Promise<number>;
+}
+
 /**
  * Notices that the server's own bundle has gone back: sequence numbers only grow, unless an older copy of the database
- * was put in its place. All kinds of authorities of one server share it.
+ * was put in its place. Another server may have published in that copy meanwhile, and its number is the highest then; so
+ * whoever follows the database is asked too. All kinds of authorities of one server share it.
  */
 export class BundleHistory {
-  readonly #bundles: Pick<BundleAccess, "find">;
-  readonly #trustDomain: TrustDomain;
+  readonly #options: BundleHistoryOptions;
   #highest = -1n;
-  #rewinds = 0;
+  #lower = 0;
+  #replaced = 0;
 
-  constructor({ bundles, trustDomain }: { bundles: Pick<BundleAccess, "find">; trustDomain: TrustDomain }) {
-    this.#bundles = bundles;
-    this.#trustDomain = trustDomain;
+  constructor(options: BundleHistoryOptions) {
+    this.#options = options;
   }
 
-  /** How often the bundle has gone back so far. */
+  /** How often the bundle has gone back so far, or may have. */
   get rewinds(): number {
-    return this.#rewinds;
+    return this.#lower + this.#replaced;
   }
 
   async read(): Promise<Bundle | undefined> {
     const before = this.#highest;
-    const bundle = await this.#bundles.find(this.#trustDomain);
+    const { bundles, trustDomain, replaced } = this.#options;
+    const bundle = await bundles.find(trustDomain);
     const found = bundle?.sequenceNumber ?? -1n;
-    if (found < before) this.#rewinds += 1;
+    // After the bundle: what it shows of a replacement has been noticed then.
+    if (found !== before) this.#replaced = await replaced();
+    if (found < before) this.#lower += 1;
     if (found < before) this.#highest = found;
     return this.saw(bundle);
   }

@@ -5,7 +5,7 @@ import type { ManagedKey } from "../../src/keys/keys.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import type { AuthorityKind, AuthorityRecord } from "../store/store.ts";
-import { type BundleAccess, TOKEN_FIELD, type TokenKind, withRoots } from "./bundle-edits.ts";
+import { type BundleAccess, TOKEN_FIELD, type TokenKind, taintAuthority, withRoots } from "./bundle-edits.ts";
 import type { BundleLinks } from "./continuity.ts";
 import { issueSelfSigned } from "./issue.ts";
 import type { TokenPublisher } from "./publish.ts";
@@ -28,6 +28,8 @@ export interface AuthorityType<A extends Authority> {
   standing(authority: A, bundle: Bundle | undefined): Standing;
   /** Puts one that was published before into the bundle, unless it stands there. Absent where a new one does as well. */
   republish?(authority: A): Promise<Bundle>;
+  /** Marks it in the bundle as no longer to be trusted for long. Absent where another server above does. */
+  taint?(authority: A): Promise<Bundle>;
   /** Has the authority that goes say which bundle comes next. Without it, nothing is said. */
   vouch?(outgoing: A, next: Bundle): Promise<void>;
   /** From its row of the journal; undefined for a row that lacks what it needs. */
@@ -55,7 +57,10 @@ export const WORDS = {
 
 /** X.509 authorities that sign themselves: their certificates are the roots of the trust domain. */
 export function selfSignedKind(
-  options: KindOptions & { readonly subject: DistinguishedName; readonly links?: Pick<BundleLinks, "vouch"> },
+  options: KindOptions & {
+    readonly subject: DistinguishedName;
+    readonly links?: Pick<BundleLinks, "vouch" | "withdraw">;
+  },
 ): AuthorityType<X509SigningAuthority> {
   const { trustDomain, ttlSeconds, subject, bundles, links } = options;
   return {
@@ -72,6 +77,10 @@ export function selfSignedKind(
     },
     republish: ({ certificate: { raw } }) =>
       bundles.change(trustDomain, (current) => withRoots(current, [{ asn1: raw, tainted: false }])),
+    async taint({ id: subjectKeyId }) {
+      await links?.withdraw(subjectKeyId);
+      return taintAuthority(bundles, { trustDomain, authority: { kind: "x509", subjectKeyId } });
+    },
     standing(authority, bundle) {
       const { raw } = authority.certificate;
       return standingOf(bundle?.x509Authorities.find(({ asn1 }) => sameBytes(asn1, raw)));
@@ -83,9 +92,9 @@ export function selfSignedKind(
 /** JWT or WIT keys: the kind is data. */
 export function tokenKind(
   kind: TokenKind,
-  options: { readonly ttlSeconds: number; readonly publisher: Pick<TokenPublisher, "publish"> },
+  options: KindOptions & { readonly publisher: Pick<TokenPublisher, "publish"> },
 ): AuthorityType<TokenSigningAuthority> {
-  const { ttlSeconds, publisher } = options;
+  const { trustDomain, ttlSeconds, bundles, publisher } = options;
   const publish = ({ id: keyId, key: { publicKey }, notAfter }: TokenSigningAuthority): Promise<Bundle> =>
     publisher.publish(kind, { keyId, publicKey, expiresAt: notAfter.getTime() / 1000, tainted: false });
   return {
@@ -97,6 +106,7 @@ export function tokenKind(
       return { authority, publish: () => publish(authority) };
     },
     republish: publish,
+    taint: ({ id: keyId }) => taintAuthority(bundles, { trustDomain, authority: { kind, keyId } }),
     standing(authority, bundle) {
       const keys = bundle?.[TOKEN_FIELD[kind]] ?? [];
       return standingOf(

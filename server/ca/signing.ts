@@ -10,7 +10,7 @@ import * as events from "../events.ts";
 import type { Store } from "../store/store.ts";
 import { type AnyAuthority, Authorities, type AuthoritiesOptions } from "./authorities.ts";
 import type { TokenKind } from "./bundle-edits.ts";
-import { BundleHistory } from "./bundle-history.ts";
+import { BundleHistory, type BundleHistoryOptions } from "./bundle-history.ts";
 import { BundleLinks } from "./continuity.ts";
 import { followUpstream } from "./follow-upstream.ts";
 import { Issuer } from "./issue.ts";
@@ -44,6 +44,7 @@ export interface SigningOptions {
   readonly store: Pick<Store, "bundles" | "authorities" | "links">;
   readonly upstream: UpstreamAuthority | undefined;
   readonly counts: LocalAuthorityOptions["counts"];
+  readonly replaced: BundleHistoryOptions["replaced"];
   readonly clock: Clock;
   readonly log: Log;
   readonly signal: AbortSignal;
@@ -114,20 +115,20 @@ export async function openSigning(options: SigningOptions): Promise<Signing> {
 }
 
 async function openAuthorities(
-  { config, keys, store, clock, log, upstream, signal }: SigningOptions,
+  { config, keys, store, clock, log, upstream, replaced, signal }: SigningOptions,
   publisher: TokenPublisher,
   links: BundleLinks,
 ): Promise<SigningAuthorities> {
   const { trustDomain, caTtlSeconds: ttlSeconds, caKeyType: keyType, caSubject: subject } = config;
   const { bundles, authorities: journal } = store;
-  const history = new BundleHistory({ bundles, trustDomain });
+  const history = new BundleHistory({ bundles, trustDomain, replaced });
   const common = { trustDomain, history, keys, ttlSeconds, bundles, journal, clock, log };
   const open = <A extends AnyAuthority>(options: AuthoritiesOptions<A>): Promise<Authorities<A>> =>
     retry(clock, waiting(log, options.type.words.noun), () => Authorities.open(options), signal);
   const openToken = async (kind: TokenKind): Promise<Authorities<TokenSigningAuthority> | undefined> => {
     const tokenKeyType = kind === "jwt" ? config.jwtKeyType : config.witKeyType;
     if (tokenKeyType === undefined) return undefined;
-    return open({ ...common, keyType: tokenKeyType, type: tokenKind(kind, { ttlSeconds, publisher }) });
+    return open({ ...common, keyType: tokenKeyType, type: tokenKind(kind, { ...common, publisher }) });
   };
   const type =
     upstream === undefined

@@ -27,10 +27,16 @@ export class Follower {
   readonly #steps: Coalesced;
   #cursor: string | undefined;
   #away = false;
+  #replaced = 0;
 
   constructor(options: FollowerOptions) {
     this.#options = options;
     this.#steps = new Coalesced(() => this.#step());
+  }
+
+  /** How often the database was found to be another one than before. */
+  get replaced(): number {
+    return this.#replaced;
   }
 
   /** Loads everything. Throws when the database does not answer: a server starts only with a whole directory. */
@@ -83,6 +89,7 @@ export class Follower {
       return { cursor: snapshot.cursor, content, loss };
     });
     if (why === "other") events.datastoreReplaced(this.#options.log, loss.count());
+    if (why === "other") this.#replaced += 1;
     this.#options.directory.replace(content);
     this.#cursor = cursor;
     const { counts } = this.#options.directory;

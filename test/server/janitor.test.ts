@@ -47,7 +47,7 @@ async function addEntry(path: string, expiresAt: number): Promise<string> {
 function openAuthorities(): ReturnType<typeof openX509> {
   return openX509({
     trustDomain,
-    history: new BundleHistory({ bundles: store.bundles, trustDomain }),
+    history: new BundleHistory({ bundles: store.bundles, trustDomain, replaced: async () => 0 }),
     keys: openMemoryKeys(),
     keyType: "ec-p256",
     ttlSeconds: DAY,

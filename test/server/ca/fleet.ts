@@ -43,6 +43,8 @@ export function openX509(options: TestServer): Promise<X509Authorities> {
 /** Servers of one trust domain on one database; each test takes a trust domain of its own. */
 export class Fleet implements AsyncDisposable {
   readonly store: Store;
+  /** How often an older copy of the database took its place. */
+  replaced = 0;
   readonly #folder: string;
   readonly #close: () => Promise<void>;
   #trustDomain = parseTrustDomain("td-0.test");
@@ -78,7 +80,7 @@ export class Fleet implements AsyncDisposable {
       ttlSeconds: DAY,
       subject: {},
       bundles,
-      history: new BundleHistory({ bundles, trustDomain: this.#trustDomain }),
+      history: new BundleHistory({ bundles, trustDomain: this.#trustDomain, replaced: async () => this.replaced }),
       journal: this.store.authorities,
       clock: new ManualClock(),
       log: new RecordingLog(),

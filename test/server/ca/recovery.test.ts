@@ -1,5 +1,8 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { taintAuthority } from "../../../server/ca/bundle-edits.ts";
+import { BundleLinks } from "../../../server/ca/continuity.ts";
 import { openMemoryKeys } from "../../../src/keys/memory.ts";
+import type { Bundle } from "../../../src/spiffe/bundle.ts";
 import { eventually } from "../../support/eventually.ts";
 import { DAY, Fleet, openTokens, openX509, type TestServer } from "./fleet.ts";
 import { messagesOf } from "./support.ts";
@@ -101,8 +104,67 @@ test("a bundle that goes back, as a restored database's does, gets what the serv
   expect([x509.signing().id, jwt.signing().id]).toEqual([prepared.id, key]);
   expect(await fleet.roots()).toEqual([old, prepared.id]);
   expect((await bundles.find(fleet.trustDomain))?.jwtAuthorities.map(({ keyId }) => keyId)).toEqual([key]);
-  expect(messagesOf(options.log, "warn")).toHaveLength(3);
+  expect(messagesOf(options.log, "warn")).toHaveLength(2);
   await fleet.expectIssues(x509, options);
+});
+
+describe("a database that was restored", () => {
+  /** The copy of before, in which other servers have published more since than there ever was. */
+  async function restore(backup: Bundle | undefined): Promise<void> {
+    const last = await fleet.store.bundles.find(fleet.trustDomain);
+    if (backup === undefined || last === undefined) throw new Error("no bundle");
+    const sequenceNumber = last.sequenceNumber + 10n;
+    await fleet.store.bundles.changeForeign(fleet.trustDomain, () => ({ ...backup, sequenceNumber }));
+    fleet.replaced += 1;
+  }
+
+  test("gets the authorities again also when another server has published in it first", async () => {
+    const { bundles } = fleet.store;
+    await openX509(await fleet.server({ keysFile: "other.json" }));
+    const backup = await bundles.find(fleet.trustDomain);
+    const options = await fleet.server();
+    const links = new BundleLinks(fleet.store.links, options.clock);
+    const linked = { ...options, links };
+    const x509 = await openX509(linked);
+    const jwt = await openTokens("jwt", options);
+    const [id, key] = [x509.signing().id, jwt.signing().id];
+    await x509.prepare();
+    await restore(backup);
+    await links.withdraw(id);
+
+    await x509.catchUp();
+    await jwt.catchUp();
+    expect([x509.signing().id, jwt.signing().id]).toEqual([id, key]);
+    expect(await fleet.roots()).toContain(id);
+    expect((await bundles.find(fleet.trustDomain))?.jwtAuthorities.map(({ keyId }) => keyId)).toEqual([key]);
+    expect(await links.of([id])).toHaveLength(1);
+  });
+
+  test("does not bring trust back to an authority that was tainted since", async () => {
+    const { bundles } = fleet.store;
+    const { trustDomain } = fleet;
+    const options = await fleet.server();
+    const jwt = await openTokens("jwt", options);
+    const old = jwt.signing().id;
+    const prepared = await jwt.prepare();
+    const activated = jwt.activate(prepared.id);
+    await eventually("it gives agents time to learn of it", () => options.clock.sleepers > 0);
+    options.clock.move(DAY / 100);
+    await activated;
+    const backup = await bundles.find(trustDomain);
+    await jwt.taint(old, () => taintAuthority(bundles, { trustDomain, authority: { kind: "jwt", keyId: old } }));
+    await restore(backup);
+
+    await jwt.catchUp();
+    const keys = (await bundles.find(trustDomain))?.jwtAuthorities.map(({ keyId, tainted }) => [keyId, tainted]);
+    expect(keys).toEqual([
+      [old, true],
+      [prepared.id, false],
+    ]);
+    expect(messagesOf(options.log, "warn")).toEqual([
+      "The bundle in the datastore is older than before; JWT key tainted again",
+    ]);
+  });
 });
 
 describe("a crash at any point of the first start", () => {

@@ -94,6 +94,7 @@ class Server {
       store,
       ...{ upstream: undefined, signal: new AbortController().signal },
       counts: () => true,
+      replaced: async () => 0,
       clock: this.#clock,
       log: new RecordingLog(),
     });

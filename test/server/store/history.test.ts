@@ -28,6 +28,7 @@ const SPEND_NUMBERS = `do $$ begin for n in 1..500 loop perform pg_current_xact_
 class Holder implements AsyncDisposable {
   readonly log = new RecordingLog();
   readonly directory: Directory;
+  readonly follower: Follower;
   readonly #stop = new AbortController();
   readonly #running: Promise<void>;
 
@@ -35,14 +36,14 @@ class Holder implements AsyncDisposable {
     const trustDomain = parseTrustDomain("a.test");
     this.directory = new Directory({ trustDomain, clock: systemClock });
     const { changes } = store;
-    const follower = new Follower({
+    this.follower = new Follower({
       changes,
       directory: this.directory,
       trustDomain,
       clock: systemClock,
       log: this.log,
     });
-    this.#running = follower.load(this.#stop.signal).then(() => follower.run(this.#stop.signal));
+    this.#running = this.follower.load(this.#stop.signal).then(() => this.follower.run(this.#stop.signal));
   }
 
   replaced = (): readonly unknown[] => this.log.lines.filter(({ message }) => message === REPLACED);
@@ -117,6 +118,7 @@ describe.skipIf(withoutPostgres)("a database with another history than the one o
       expect(holder.directory.entry("lost")).toBeUndefined();
       expect(holder.directory.entry("kept")).toMatchObject({ hint: "", revisionNumber: 0 });
       expect(holder.replaced()).toMatchObject([{ level: "warn", fields: { entries_gone: 1, entries_older: 1 } }]);
+      expect(holder.follower.replaced).toBe(1);
     },
   );
 
