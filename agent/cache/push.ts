@@ -80,7 +80,7 @@ export class PushFollower {
     }
   }
 
-  /** Returns for how long to stay away once the server has ended the stream in order. */
+  /** Returns for how long to stay away once the server, or this agent, has ended the stream in order. */
   async #follow(open: PushStream, signal: AbortSignal, settled: () => void): Promise<number> {
     const { clock, synchronizer, log } = this.#options;
     const outbox = new Outbox<Request>();
@@ -101,6 +101,8 @@ export class PushFollower {
       }
       return RETRY.firstMs;
     } catch (error) {
+      // The agent's SVID is about to be replaced, or the program ends.
+      if (signal.aborted) return 0;
       throw stop.signal.aborted ? stop.signal.reason : error;
     } finally {
       outbox.end();

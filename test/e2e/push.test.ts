@@ -132,6 +132,7 @@ describe("changes reach an agent without being asked for", () => {
     });
     await other.untilLogged("Entry created", { entry: entry.id });
     expect(other.logged("Agent needs to re-attest; will attempt to re-attest")).toEqual([]);
+    expect(other.logged("Changes are not pushed by the server any more; asking for them")).toEqual([]);
   });
 
   test("T-C5 a ban ends the agent, which would not have asked for an hour", async () => {
