@@ -183,7 +183,10 @@ function malformed(where: string, wanted: string): Fault {
   return new Fault("invalid", `${where} must be ${wanted}`, { code: "entry-data", hint: DATA_HINT });
 }
 
-/** In the order in which SPIRE shows entries: by SPIFFE ID, parent, lifetimes, selectors. */
+/**
+ * In the order in which SPIRE shows entries: by SPIFFE ID, parent, lifetimes, selectors, and the selectors of each by
+ * type and value, in whatever order a server holds them.
+ */
 export function sortEntries(entries: readonly Entry__Output[]): Entry__Output[] {
   const keys = (entry: Entry__Output): readonly (string | number)[] => [
     entry.spiffe_id?.trust_domain ?? "",
@@ -192,12 +195,18 @@ export function sortEntries(entries: readonly Entry__Output[]): Entry__Output[] 
     entry.parent_id?.path ?? "",
     entry.x509_svid_ttl,
     entry.jwt_svid_ttl,
-    entry.selectors.map(({ type, value }) => `${type}:${value}`).join("\0"),
+    entry.selectors.length,
+    ...entry.selectors.flatMap(({ type, value }) => [type, value]),
   ];
   return entries
+    .map((entry) => ({ ...entry, selectors: entry.selectors.toSorted(bySelector) }))
     .map((entry) => ({ entry, keys: keys(entry) }))
     .sort((a, b) => compare(a.keys, b.keys))
     .map(({ entry }) => entry);
+}
+
+function bySelector(a: Entry__Output["selectors"][number], b: Entry__Output["selectors"][number]): number {
+  return compare([a.type, a.value], [b.type, b.value]);
 }
 
 function compare(a: readonly (string | number)[], b: readonly (string | number)[]): number {

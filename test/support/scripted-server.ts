@@ -94,7 +94,8 @@ export function tlsIdentity({ chain, privateKey }: Pick<Issued, "chain" | "priva
   return { chain, privateKey: privateKeyFromPkcs8(privateKey) };
 }
 
-function complete<M extends object>(
+/** Methods that are left out answer `unimplemented`. */
+export function complete<M extends object>(
   definition: Service<M>,
   given: Partial<Handlers<M, undefined>> = {},
 ): ServiceImplementation<undefined> {
