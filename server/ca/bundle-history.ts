@@ -17,6 +17,8 @@ export interface BundleHistoryOptions {
 export class BundleHistory {
   readonly #options: BundleHistoryOptions;
   #highest = -1n;
+  /** Of the bundle that was read last, by whichever kind. */
+  #read = -1n;
   #lower = 0;
   #replaced = 0;
 
@@ -34,8 +36,9 @@ export class BundleHistory {
     const { bundles, trustDomain, replaced } = this.#options;
     const bundle = await bundles.find(trustDomain);
     const found = bundle?.sequenceNumber ?? -1n;
-    // After the bundle: what it shows of a replacement has been noticed then.
-    if (found !== before) this.#replaced = await replaced();
+    // After the bundle: what it shows of a replacement has been noticed then. What was stored may have hidden one.
+    if (found !== this.#read) this.#replaced = await replaced();
+    this.#read = found;
     if (found < before) this.#lower += 1;
     if (found < before) this.#highest = found;
     return this.saw(bundle);

@@ -109,8 +109,10 @@ test("a bundle that goes back, as a restored database's does, gets what the serv
 });
 
 describe("a database that was restored", () => {
+  const EMPTY = { x509Authorities: [], jwtAuthorities: [], witAuthorities: [], refreshHint: 0, sequenceNumber: 0n };
+
   /** The copy of before, in which other servers have published more since than there ever was. */
-  async function restore(backup: Bundle | undefined): Promise<void> {
+  async function restore(backup: Omit<Bundle, "trustDomain"> | undefined): Promise<void> {
     const last = await fleet.store.bundles.find(fleet.trustDomain);
     if (backup === undefined || last === undefined) throw new Error("no bundle");
     const sequenceNumber = last.sequenceNumber + 10n;
@@ -138,6 +140,17 @@ describe("a database that was restored", () => {
     expect(await fleet.roots()).toContain(id);
     expect((await bundles.find(fleet.trustDomain))?.jwtAuthorities.map(({ keyId }) => keyId)).toEqual([key]);
     expect(await links.of([id])).toHaveLength(1);
+  });
+
+  test("gets them again also when a new one was asked for and published before anybody looked", async () => {
+    const backup = await fleet.store.bundles.find(fleet.trustDomain);
+    const x509 = await openX509(await fleet.server());
+    const { id } = x509.signing();
+    await restore(backup ?? EMPTY);
+    await x509.prepare();
+    await x509.catchUp();
+    expect(x509.signing().id).toBe(id);
+    expect(await fleet.roots()).toContain(id);
   });
 
   test("does not bring trust back to an authority that was tainted since", async () => {
