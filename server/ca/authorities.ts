@@ -71,7 +71,7 @@ export class Authorities<A extends AnyAuthority> {
   /** Made for the next slot and not certified yet: kept, so that an outage does not make a key with every tick. */
   #spare: ManagedKey | undefined;
   #draft: Draft<A> | undefined;
-  /** The prepared authority that has been vouched for. */
+  /** Who has been vouched for, and in which bundle. */
   #vouchedFor = "";
   #last: Promise<unknown> = Promise.resolve();
 
@@ -246,10 +246,12 @@ export class Authorities<A extends AnyAuthority> {
     if (type.vouch === undefined || this.#bundle === undefined) return;
     if (current.state !== "active" || (next.state !== "prepared" && next.state !== "old")) return;
     const [outgoing, successor] = next.state === "prepared" ? [current, next] : [next, current];
-    if (successor.authority.id === this.#vouchedFor) return;
+    // With each bundle anew: what names an authority that was tainted is gone, whichever server said it.
+    const subject = `${successor.authority.id} in ${this.#bundle.sequenceNumber}`;
+    if (subject === this.#vouchedFor) return;
     try {
       await type.vouch(outgoing.authority, this.#bundle);
-      this.#vouchedFor = successor.authority.id;
+      this.#vouchedFor = subject;
     } catch (error) {
       log.warn(`${type.words.noun} could not vouch for its successor`, { error: Fault.from(error) });
     }

@@ -1,5 +1,8 @@
 import { parseCertificate } from "../../src/crypto/certificate.ts";
+import { jwsHolds, parseJws } from "../../src/crypto/jws.ts";
+import { checkPublicKey } from "../../src/crypto/public-key.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
+import { Fault } from "../../src/runtime/fault.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import { type BundleLink, LINK_GRACE_MS, signBundleLink } from "../../src/spiffe/bundle-link.ts";
 import type { BundleLinkStore } from "../store/store.ts";
@@ -26,13 +29,17 @@ export class BundleLinks {
 
   /**
    * The outgoing authority says which bundle comes next, while its key is at hand; also when it has ended meanwhile. One
-   * that is tainted, or no longer in the bundle without having ended, says nothing.
+   * that is tainted, or no longer in the bundle without having ended, says nothing. Throws `precondition` when the key is
+   * another one.
    */
   async vouch({ id, key, certificate, notAfter }: X509SigningAuthority, bundle: Bundle): Promise<void> {
     const now = this.#clock.now();
     const standing = bundle.x509Authorities.find(({ asn1 }) => Buffer.compare(asn1, certificate.raw) === 0);
     if (standing?.tainted === true || (standing === undefined && now <= notAfter)) return;
     const link = await signBundleLink(bundle, { id, key }, now);
+    // The key of one that goes may have been replaced already; what was said before stays then.
+    if (!(await jwsHolds(parseJws(link.statement), checkPublicKey(certificate.publicKey))))
+      throw new Fault("precondition", "the authority's key is not at hand any more", { code: "bundle-link-key" });
     const authorityIds = link.x509Authorities.map((der) => parseCertificate(der).subjectKeyId);
     const expiresAt = new Date(notAfter.getTime() + LINK_GRACE_MS);
     await this.#store.save({ signerId: id, ...link, authorityIds, expiresAt });

@@ -24,6 +24,7 @@ bundle-format | The bundle format is unknown. | Choose pem or spiffe.
 bundle-in-use | Entries federate with the bundle's trust domain. | Delete with -mode dissociate or -mode delete, or change the entries first.
 bundle-key | A key of the bundle cannot be used. | Ask the other trust domain for its current bundle.
 bundle-link | What an authority is said to have said of the next bundle is not believed. | Nothing: the agent looks for another way; its log has the reason.
+bundle-link-key | An authority that goes cannot say which bundle comes next: its key has been replaced already. | Nothing: what it said before stays.
 bundle-malformed | The bundle cannot be read. | Check file and format: PEM certificates, or a SPIFFE bundle document.
 bundle-missing | There is no bundle of the trust domain. | Set one with bundle set, or wait for the first update.
 bundle-not-found | No bundle of this trust domain is held. | bundle list shows them.

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { taintAuthority } from "../../../server/ca/bundle-edits.ts";
 import { BundleLinks } from "../../../server/ca/continuity.ts";
 import type { BundleLinkStore } from "../../../server/store/store.ts";
 import { parseCertificate } from "../../../src/crypto/certificate.ts";
@@ -6,6 +7,7 @@ import { parseJws } from "../../../src/crypto/jws.ts";
 import { openMemoryKeys } from "../../../src/keys/memory.ts";
 import { Fault } from "../../../src/runtime/fault.ts";
 import { followBundleLink } from "../../../src/spiffe/bundle-link.ts";
+import { faultFrom, refusal } from "../../support/faults.ts";
 import { DAY, Fleet, openX509 } from "./fleet.ts";
 import { ManualClock, messagesOf } from "./support.ts";
 
@@ -93,6 +95,37 @@ describe("T-N12 the outgoing authority says which bundle comes next", () => {
     expect(await links.of([first.id])).toHaveLength(1);
     await links.withdraw(first.id);
     expect(await links.of([first.id])).toEqual([]);
+  });
+
+  test("again when an authority of another server was tainted, which took with it what named that one", async () => {
+    const { links, options } = await scene();
+    const other = await openX509(await fleet.server({ keys: openMemoryKeys() }));
+    const authorities = await openX509(options);
+    const first = authorities.signing();
+    const next = await authorities.prepare();
+    const { trustDomain } = fleet;
+    const named = { kind: "x509", subjectKeyId: other.signing().id } as const;
+    await links.withdraw(named.subjectKeyId);
+    await taintAuthority(fleet.store.bundles, { trustDomain, authority: named });
+    expect(await links.of([first.id])).toEqual([]);
+    await authorities.catchUp();
+    const [link] = await links.of([first.id]);
+    const ids = link?.x509Authorities.map((der) => parseCertificate(der).subjectKeyId);
+    expect(ids).toEqual([first.id, next.id]);
+  });
+
+  test("but never with another key than its own", async () => {
+    const { links, options } = await scene();
+    const authorities = await openX509(options);
+    const first = authorities.signing();
+    await authorities.prepare();
+    const said = await links.of([first.id]);
+    const { key } = (await openX509(await fleet.server({ keys: openMemoryKeys() }))).signing();
+    const bundle = (await fleet.store.bundles.find(fleet.trustDomain)) ?? expect.fail("no bundle");
+    expect(await faultFrom(links.vouch({ ...first, key }, bundle))).toMatchObject(
+      refusal("precondition", "bundle-link-key"),
+    );
+    expect(await links.of([first.id])).toEqual(said);
   });
 
   test("strangers who ask again and again do not reach the store", async () => {
