@@ -217,6 +217,15 @@ function openServers({ config, log, clock }: RunServerOptions, state: State, par
   return { admin: serve([...services.everywhere, ...services.local]), tcp: serve(services.everywhere), peers };
 }
 
+/** Reads the files that node attestors judge by, and throws where they would keep a server from starting. */
+export async function checkNodeAttestors({
+  config: { nodeAttestors, trustDomain },
+  ...parts
+}: Pick<RunServerOptions, "config" | "log" | "clock">): Promise<void> {
+  const tokens = { consume: async () => undefined };
+  await openNodeAttestors(nodeAttestors, { trustDomain, tokens, ...parts, ownAuthorities: () => [] });
+}
+
 async function serviceParts(
   { config, clock, log, logger, signal: closing }: RunServerOptions,
   store: Store,

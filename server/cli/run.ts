@@ -1,3 +1,4 @@
+import { PassThrough } from "node:stream";
 import { command } from "../../src/runtime/cli.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
 import { Fault, isFault } from "../../src/runtime/fault.ts";
@@ -52,8 +53,11 @@ export const validate = command({
   async run({ flags, io }) {
     if (flags.explain) return void io.stdout.write(serverReference());
     try {
-      const { warnings } = load(flags, io);
-      for (const warning of warnings) io.stderr.write(`Warning: ${warning}\n`);
+      const config = load(flags, io);
+      const { checkNodeAttestors } = await import("../run.ts");
+      await using log = createLog({ ...config.log, stream: new PassThrough().resume() });
+      await checkNodeAttestors({ config, log, clock: systemClock });
+      for (const warning of config.warnings) io.stderr.write(`Warning: ${warning}\n`);
     } catch (error) {
       const fault = Fault.from(error);
       io.stderr.write(`SPIRE server configuration file is invalid: ${fault.message}\n`);
