@@ -115,11 +115,12 @@ function programs() {
 /** Tests that start whole programs, and a few that take as long: `npm test` runs them, `check` does not wait for them. */
 const STARTS_PROGRAMS = /\b(startServer|startAgent|startCluster)\(/;
 const SLOW = [
-  "agent/api/{broker,broker-k8s,delegated-identity}",
-  "agent/{health,workload/attest,workload/docker}",
-  "server/ca/year",
-  "server/store/{embedded-directory,feed,kill}",
-  "src/client/watch",
+  "agent/api/{broker,delegated}*",
+  "agent/{health,workload/attest,workload/docker,workload/kube-watch}",
+  "server/ca/{recovery,year}",
+  "server/janitor-lease",
+  "server/store/{embedded-directory,feed,kill,migrations}",
+  "src/client/{broker,watch}",
   "src/rpc/{tcp-door,unix}",
 ].map((path) => `test/${path}.test.ts`);
 
