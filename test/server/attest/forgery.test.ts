@@ -101,13 +101,16 @@ describe.each(challenged)("T-N8 the answer to a challenge of %s", (name) => {
     });
     expect(await server.admin.agent.CountAgents({})).toEqual({ count });
   });
+});
 
-  test.skipIf(name === "http_challenge")("is taken in its own form alone", async () => {
-    await using evidence = await show(name);
-    for (const [what, change] of Object.entries(MISFORMED)) {
-      const respond = async (challenge: Buffer): Promise<Uint8Array> =>
-        change(Buffer.from((await evidence.respond?.(challenge)) ?? ""));
-      await expectRefused(what, { ...evidence, respond });
-    }
-  });
+/** What http_challenge's agent answers says nothing: the server then asks the node's address. */
+const answered = challenged.filter((name) => name !== "http_challenge");
+
+test.each(answered)("T-N8 the answer to a challenge of %s is taken in its own form alone", async (name) => {
+  await using evidence = await show(name);
+  for (const [what, change] of Object.entries(MISFORMED)) {
+    const respond = async (challenge: Buffer): Promise<Uint8Array> =>
+      change(Buffer.from((await evidence.respond?.(challenge)) ?? ""));
+    await expectRefused(what, { ...evidence, respond });
+  }
 });
