@@ -12,7 +12,7 @@ const HOME = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const MODULES = join(HOME, "node_modules");
 const CACHE = join(MODULES, ".cache", "steeple");
 const DEBIAN_PROGRAMS = [
-  { package: "postgresql", path: "/usr/lib/postgresql" },
+  { package: "postgresql", path: "/usr/lib/postgresql/*/bin/initdb" },
   { package: "softhsm2", path: "/usr/lib/softhsm/libsofthsm2.so" },
   { package: "openssh-client", path: "/usr/bin/ssh-keygen" },
   { package: "dbus", path: "/usr/bin/dbus-daemon" },
@@ -94,12 +94,19 @@ function build() {
   });
 }
 
+/** A star stands for any one name. */
+function isThere(path) {
+  const [folder, rest] = path.split("*");
+  if (rest === undefined) return existsSync(folder);
+  return existsSync(folder) && readdirSync(folder).some((name) => existsSync(join(folder, name, rest)));
+}
+
 /**
  * The tests use real programs of Debian's. As root on Debian the missing ones are installed; elsewhere their tests say
  * why they skip.
  */
 function programs() {
-  const missing = DEBIAN_PROGRAMS.filter(({ path }) => !existsSync(path)).map((program) => program.package);
+  const missing = DEBIAN_PROGRAMS.filter(({ path }) => !isThere(path)).map((program) => program.package);
   if (missing.length === 0 || process.getuid?.() !== 0 || !existsSync("/usr/bin/apt-get")) return;
   say(`Installing ${missing.join(", ")} for the tests (once)...`);
   const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
