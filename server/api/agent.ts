@@ -6,7 +6,7 @@ import type { AgentApi } from "../../src/rpc/protos.ts";
 import { unary } from "../../src/rpc/service.ts";
 import { agentDenied } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
-import { isFault } from "../../src/runtime/fault.ts";
+import { Fault, isFault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { EntryDraft } from "../../src/spiffe/entry.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
@@ -158,7 +158,10 @@ async function createJoinToken(
   log: Log,
 ): Promise<{ readonly value: string; readonly expires_at: number }> {
   const { trustDomain, tokens, clock } = parts;
-  if (request.ttl < 1) throw failure(log, "invalid", "ttl is required, you must provide one");
+  if (request.ttl < 1) {
+    const message = "ttl is required, you must provide one";
+    throw failure(log, "invalid", message, new Fault("invalid", message, { code: "join-token-ttl" }));
+  }
   const alias =
     request.agent_id == null
       ? undefined

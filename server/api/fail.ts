@@ -9,9 +9,10 @@ const HIDING: ReadonlySet<FaultKind> = new Set(["not_found", "internal"]);
  */
 export function failure(log: Log, kind: FaultKind, message: string, cause?: unknown): Fault {
   const reason = cause === undefined ? undefined : Fault.from(cause);
-  const fields = reason === undefined || kind === "not_found" ? {} : { error: reason.message };
+  const said = reason === undefined || reason.message === message;
+  const fields = said || kind === "not_found" ? {} : { error: reason.message };
   log.error(kind === "invalid" ? `Invalid argument: ${message}` : capitalized(message), fields);
-  const hidden = reason === undefined || HIDING.has(kind) || reason.kind === "internal" || reason.message === message;
+  const hidden = said || HIDING.has(kind) || reason.kind === "internal";
   return new Fault(kind, hidden ? message : `${message}: ${reason.message}`, {
     code: reason?.code ?? kind,
     cause: reason,

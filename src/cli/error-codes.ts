@@ -9,14 +9,16 @@ export interface ErrorCode {
   readonly fix: string;
 }
 
+const NO_ADVICE = "Mend what the message names.";
+
 /** The kinds of error, for one that has no code of its own or comes from another server. */
 const KIND_CODES = `
-invalid | Something in the request is not right. | The message names it.
+invalid | Something in the request is not right. | Mend what the message names.
 not_found | There is no such thing. | The list commands show what there is.
 already_exists | It exists. | Update it, or choose another name.
 denied | This caller may not do this, or has no identity here. | A workload needs an entry whose selectors it has; an operator the admin socket, or an identity that is an admin.
 unauthenticated | The caller showed no identity that is accepted. | Show a valid SVID.
-precondition | The state does not allow this step now. | The message says what comes first.
+precondition | The state does not allow this step now. | Do first what the message says.
 exhausted | There were too many calls, or a message was too large. | Wait, or ask for less.
 aborted | Another change came between. | Try again.
 unavailable | The other side cannot be reached. | Check the address, and that the program behind it runs.
@@ -42,7 +44,8 @@ function read(table: string): readonly ErrorCode[] {
     });
 }
 
-/** What to do about an error that brings no advice of its own. */
+/** What to do about an error that brings no advice of its own; nothing where its message already says all there is. */
 export function fixOf(code: string): string | undefined {
-  return ERROR_CODES.find((known) => known.code === code)?.fix;
+  const fix = ERROR_CODES.find((known) => known.code === code)?.fix;
+  return fix === NO_ADVICE ? undefined : fix;
 }

@@ -37,6 +37,7 @@ join-token-characters | The join token has characters that are not allowed. | Us
 join-token-exists | The join token exists. | Leave it out, and one is made.
 join-token-expired | The join token has expired. | Make a new one with token generate.
 join-token-missing | No join token was given. | Add -joinToken; token generate makes one.
+join-token-ttl | The join token has no lifetime. | Give it one of a second or more, with -ttl.
 join-token-used | The join token is unknown or was used. | Make a new one with token generate: each is good once.
 k8s-psat-evidence | The service account token is malformed. | Project a token into the agent's pod.
 k8s-psat-refused | The service account, cluster or pod is not accepted. | See the clusters of the k8s_psat attestor.

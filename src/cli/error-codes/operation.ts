@@ -94,7 +94,7 @@ listen-failed | The address cannot be listened on. | Free the port or path, or c
 lock-failed | The data folder cannot be locked. | Use a file system that has locks.
 log-file-unavailable | The log file cannot be opened. | Check its folder and mode.
 log-level-unknown | The log level is unknown. | Choose panic, fatal, error, warn, info, debug or trace.
-malformed | Something in the request cannot be read. | The message names it.
+malformed | Something in the request cannot be read. | Mend what the message names.
 match-behavior | The way to match is unknown. | Choose exact, subset, superset or any.
 metrics-certificate | The certificate of the metrics endpoint cannot be read. | See telemetry.Prometheus.tls.
 migration-denied | The database user may not create tables. | Grant it, or let an owner run the first start.
