@@ -75,7 +75,7 @@ export class AttestedCall {
     if (!isAgent) log.error("No identity issued", { registered: false, ...this.#loggable() });
     return new Fault("denied", "no identity issued", {
       code: "no-identity-issued",
-      hint: "create a registration entry whose selectors this process has, below this agent",
+      hint: "create a registration entry whose selectors this process has, below this agent; if there is one, see the agent's log",
     });
   }
 

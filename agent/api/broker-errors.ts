@@ -24,7 +24,7 @@ export function notEntitled(): Fault {
   return new Fault("denied", "no identity issued", {
     code: "workload-not-entitled",
     details: [spiffeReason("WORKLOAD_NOT_ENTITLED")],
-    hint: "create a registration entry whose selectors the referenced workload has, below this agent",
+    hint: "create a registration entry whose selectors the referenced workload has, below this agent; if there is one, see the agent's log",
   });
 }
 
