@@ -9,6 +9,7 @@ import { parseSpiffeId } from "../../../src/spiffe/id.ts";
 import { eventually } from "../../support/eventually.ts";
 import { FakeAgent, hold, type Step } from "../../support/fake-agent.ts";
 import type { CertificateOptions } from "../../support/pki.ts";
+import { forge, testKey } from "../../support/tokens.ts";
 import { svidMessage, svidPart, type World } from "./fixtures.ts";
 
 const BROKER_ID = parseSpiffeId("spiffe://example.org/broker");
@@ -91,3 +92,14 @@ export function reasonDetails(code: number, reason: string, domain = "spiffe.io"
     details: [{ type_url: "type.googleapis.com/google.rpc.ErrorInfo", value }],
   });
 }
+
+const ja1 = testKey("ja1");
+const jwt = (sub: string) => {
+  const exp = Math.floor(systemClock.now().getTime() / 1000) + 300;
+  return forge({ alg: "ES256", kid: "ja1", typ: "JWT" }, { sub, aud: ["reports"], exp }, ja1.privateKey);
+};
+export const jwks = () =>
+  Buffer.from(JSON.stringify({ keys: [{ ...ja1.publicKey.export({ format: "jwk" }), kid: "ja1", use: "jwt-svid" }] }));
+export const tokens = (...svids: readonly { readonly spiffe_id: string; readonly hint?: string }[]) => ({
+  svids: svids.map(({ spiffe_id, hint = "" }) => ({ spiffe_id, svid: jwt(spiffe_id), hint })),
+});

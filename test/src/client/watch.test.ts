@@ -6,6 +6,7 @@ import { FakeClock } from "../../support/clock.ts";
 import { eventually } from "../../support/eventually.ts";
 import { FakeAgent, hold, refuse, type Step } from "../../support/fake-agent.ts";
 import { makeWorld, svidMessage, type World } from "./fixtures.ts";
+import { gaps, pass } from "./retries.ts";
 
 let world: World;
 beforeAll(async () => {
@@ -44,19 +45,6 @@ class Watching implements AsyncDisposable {
     this.#stop.abort();
     await this.#running;
   }
-}
-
-/** Lets virtual time pass in steps, only while the client waits, until `done`. */
-async function pass(clock: FakeClock, done: () => boolean, step = 1_000): Promise<void> {
-  await eventually("the client gets where it should", async () => {
-    if (done()) return true;
-    if (clock.sleeping > 0) await clock.advance(step);
-    return done();
-  });
-}
-
-function gaps(agent: FakeAgent): readonly number[] {
-  return agent.calls.slice(1).map(({ at }, index) => at - (agent.calls[index]?.at ?? 0));
 }
 
 describe("what a client sends", () => {
