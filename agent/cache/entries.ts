@@ -15,6 +15,7 @@ import {
 import { msUntilDue, OVERDUE } from "../node/rotation.ts";
 import { byAge, type CachedEntry, withUniqueHints } from "./entry.ts";
 import { SelectorIndex } from "./matching.ts";
+import { RENAMING_MS, standInFor } from "./stand-in.ts";
 import { type HeldSvid, isCurrent, isUsable, type SigningRequest, urgency } from "./svid.ts";
 import {
   bundlesFor,
@@ -53,6 +54,8 @@ interface Holding {
   refusals: number;
   /** Not asked for again before, by the monotonic clock, unless a sync comes first. */
   retryAt: number;
+  /** Until then, by the monotonic clock, whoever has the SVID of the entry's former SPIFFE ID keeps it. */
+  renamingUntil: number;
   /** Grows with use: the lowest is dropped first. */
   lastUsed: number;
 }
@@ -61,10 +64,16 @@ interface Holding {
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 30_000;
 
+interface Told {
+  readonly update: WorkloadUpdate;
+  /** Holds an identity whose entry names another SPIFFE ID by now: nobody new is given it. */
+  readonly isInterim: boolean;
+}
+
 /** Callers with the same selectors, who always get the same answer. */
 interface Audience {
   readonly texts: ReadonlySet<string>;
-  readonly feed: Feed<WorkloadUpdate | undefined>;
+  readonly feed: Feed<Told | undefined>;
   matched: readonly CachedEntry[];
   ignored: readonly CachedEntry[];
   watchers: number;
@@ -119,7 +128,12 @@ export class IdentityCache {
     try {
       this.#refresh(audience);
       this.#touch(audience);
-      for await (const update of audience.feed.watch(signal)) if (update !== undefined) yield update;
+      let last: WorkloadUpdate | undefined;
+      for await (const told of audience.feed.watch(signal)) {
+        if (told === undefined || told.update === last || (last === undefined && told.isInterim)) continue;
+        last = told.update;
+        yield last;
+      }
     } finally {
       audience.watchers -= 1;
       if (audience.watchers === 0) this.#release(key, audience);
@@ -133,7 +147,7 @@ export class IdentityCache {
 
   /** What is held for these selectors at this moment; SVIDs yet to be signed are missing. */
   current(selectors: readonly Selector[]): WorkloadUpdate {
-    return this.#compose(this.#matching(new Set(selectors.map(formatSelector))).kept);
+    return this.#compose(this.#matching(new Set(selectors.map(formatSelector))).kept, undefined).update;
   }
 
   /** What these selectors entitle to at this moment. */
@@ -240,16 +254,25 @@ export class IdentityCache {
       return false;
     }
     if (holding === undefined) {
-      this.#holdings.set(entry.id, { entry, svid: undefined, failed: false, refusals: 0, retryAt: 0, lastUsed: 0 });
+      const none = { svid: undefined, failed: false, refusals: 0, retryAt: 0, renamingUntil: 0, lastUsed: 0 };
+      this.#holdings.set(entry.id, { entry, ...none });
       entryCreated(this.#options.log, entry);
     } else {
       this.#index.delete(holding.entry);
       Object.assign(holding, { entry, failed: false, refusals: 0, retryAt: 0 });
-      if (entry.storeSvid || holding.svid?.spiffeId !== entry.spiffeId) holding.svid = undefined;
+      if (holding.svid !== undefined && holding.svid.spiffeId !== entry.spiffeId) this.#rename(holding);
+      if (entry.storeSvid) holding.svid = undefined;
       entryUpdated(this.#options.log, entry);
     }
     if (!entry.storeSvid) this.#index.add(entry);
     return true;
+  }
+
+  #rename(holding: Holding): void {
+    const { clock } = this.#options;
+    holding.svid = undefined;
+    holding.renamingUntil = clock.monotonic() + RENAMING_MS;
+    void clock.sleep(RENAMING_MS).then(() => this.#refreshAll());
   }
 
   #tellSizes(): void {
@@ -266,14 +289,26 @@ export class IdentityCache {
     return withUniqueHints(this.#index.match(texts).sort(byAge));
   }
 
-  #compose(matched: readonly CachedEntry[]): WorkloadUpdate {
-    const now = this.#options.clock.now();
+  /** For whoever was told `last`. */
+  #compose(matched: readonly CachedEntry[], last: WorkloadUpdate | undefined): Told {
+    const succession = { matched, last, now: this.#options.clock.now() };
+    let isInterim = false;
     const identities = matched.flatMap((entry): X509Identity[] => {
       const svid = this.#holdings.get(entry.id)?.svid;
-      if (!isUsable(svid, now)) return [];
-      return [{ entry, chain: svid.chain, privateKey: svid.privateKey, expiresAt: svid.expiresAt }];
+      if (isUsable(svid, succession.now))
+        return [{ entry, chain: svid.chain, privateKey: svid.privateKey, expiresAt: svid.expiresAt }];
+      const standIn = standInFor(entry, succession);
+      if (standIn === undefined || (standIn.isFormer && !this.#isRenaming(entry.id))) return [];
+      isInterim ||= standIn.isFormer;
+      return [standIn];
     });
-    return updateFor(identities, this.bundle.value, matched.length > 0);
+    return { update: updateFor(identities, this.bundle.value, matched.length > 0), isInterim };
+  }
+
+  /** False as soon as the new SPIFFE ID cannot be signed, or is long in coming. */
+  #isRenaming(id: string): boolean {
+    const holding = this.#holdings.get(id);
+    return holding?.failed === false && this.#options.clock.monotonic() < holding.renamingUntil;
   }
 
   #refreshAll(): void {
@@ -286,13 +321,17 @@ export class IdentityCache {
     const { kept, ignored } = this.#matching(audience.texts);
     this.#warnOfDuplicates(audience, ignored);
     audience.matched = kept;
-    const next = this.#compose(kept);
     const last = audience.feed.value;
+    const next = this.#compose(kept, last?.update);
     const incomplete = kept.some(({ id }) => this.#isAwaited(id));
-    if (next.entitled && next.identities.length === 0) {
+    if (next.update.entitled && next.update.identities.length === 0) {
       if (last !== undefined) audience.feed.set(undefined);
-    } else if (!(incomplete && last === undefined) && !(last !== undefined && sameUpdate(last, next))) {
+    } else if (last === undefined) {
+      if (!incomplete) audience.feed.set(next);
+    } else if (!sameUpdate(last.update, next.update)) {
       audience.feed.set(next);
+    } else if (last.isInterim !== next.isInterim) {
+      audience.feed.set({ ...last, isInterim: next.isInterim });
     }
   }
 

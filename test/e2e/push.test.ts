@@ -54,6 +54,33 @@ describe("changes reach an agent without being asked for", () => {
     await watch[Symbol.asyncDispose]();
   });
 
+  test("one of two identities that gets another SPIFFE ID, or another entry, is never missing on an open stream", async () => {
+    const [kept, first] = [await create("/kept"), await create("/before")];
+    await using watch = agent.watch();
+    const names = (context: X509Context) =>
+      idsOf(context)
+        .map((id) => id.split("/").at(-1))
+        .sort();
+    await watch.until("both", (context) => names(context).join() === "before,kept");
+    const from = watch.contexts.length;
+    await server.admin.entry.BatchUpdateEntry({
+      entries: [{ ...first, spiffe_id: { trust_domain: "example.org", path: "/after" } }],
+      input_mask: { spiffe_id: true },
+    });
+    await watch.until("the new ID", (context) => names(context).includes("after"));
+    expect(watch.contexts.slice(from).map(names)).toEqual([["after", "kept"]]);
+    const second = await server.createEntry({
+      spiffeId: "spiffe://example.org/after",
+      parentId: agent.id(),
+      selectors: [OWN_SELECTOR, `unix:gid:${process.getgid?.() ?? 0}`],
+    });
+    await watch.until("the second entry's", (context) => context.svids.length === 3);
+    await server.admin.entry.BatchDeleteEntry({ ids: [first.id] });
+    await watch.until("the second entry's alone", (context, at) => at > from + 1 && context.svids.length === 2);
+    expect(watch.contexts.slice(from).every((context) => names(context).includes("after"))).toBe(true);
+    await server.admin.entry.BatchDeleteEntry({ ids: [kept.id, second.id] });
+  });
+
   test("an administrator waits until the agents have an entry, and its deletion", async () => {
     const entry = await create("/awaited");
     expect(await server.admin.push.AwaitEntries({ ids: [entry.id] }, { deadlineMs: 30_000 })).toEqual({ agents: 1 });

@@ -149,6 +149,136 @@ describe("a subscription", () => {
     await Promise.all([early.stop(), late.stop()]);
   });
 
+  describe("of several identities, when an entry comes to name another SPIFFE ID", () => {
+    const [web, api] = [entry("web"), entry("api", { createdAt: 2000 })];
+    const renamed = entry("web", { path: "/renamed", revisionNumber: 1 });
+    const names = ({ last }: Reader) => last?.identities.map(({ entry: { spiffeId } }) => spiffeId.split("/").at(-1));
+
+    async function renaming() {
+      const made = setUp();
+      made.cache.replace(entryMap(web, api), bundles());
+      made.sign(web, api);
+      const reader = made.listen("unix:uid:1000");
+      expect(await reader.news()).toEqual(["web,api"]);
+      made.cache.replace(entryMap(renamed, api), bundles());
+      return { ...made, reader };
+    }
+
+    test("is one change, from the old ones to the new ones", async () => {
+      const { sign, dueIds, reader } = await renaming();
+      expect(await reader.news()).toEqual([]);
+      expect(dueIds()).toEqual(["web"]);
+      sign(renamed);
+      expect(await reader.news()).toEqual(["web,api"]);
+      expect(names(reader)).toEqual(["renamed", "api"]);
+      await reader.stop();
+    });
+
+    test("nobody new is given the former one, however it ends", async () => {
+      for (const end of ["signed", "taken back"] as const) {
+        const { cache, sign, listen, reader } = await renaming();
+        const late = listen("unix:uid:1000");
+        expect(await late.news()).toEqual([]);
+        expect(cache.current(selectors("unix:uid:1000")).identities).toHaveLength(1);
+        if (end === "signed") sign(renamed);
+        else cache.replace(entryMap(entry("web", { revisionNumber: 2 }), api), bundles());
+        expect(await late.news()).toEqual(["web,api"]);
+        expect(names(late)).toEqual([end === "signed" ? "renamed" : "web", "api"]);
+        await Promise.all([reader.stop(), late.stop()]);
+      }
+    });
+
+    test("the former one goes when the new one is refused, or long in coming", async () => {
+      for (const end of ["refused", "late"] as const) {
+        const { clock, cache, sign, listen, reader } = await renaming();
+        const late = listen("unix:uid:1000");
+        await clock.advance(4_999);
+        expect([await reader.news(), await late.news()]).toEqual([[], []]);
+        if (end === "refused") cache.fail(["web"], true);
+        else await clock.advance(1);
+        expect([await reader.news(), await late.news()]).toEqual([["api"], ["api"]]);
+        sign(renamed);
+        expect([await reader.news(), await late.news()]).toEqual([["web,api"], ["web,api"]]);
+        await Promise.all([reader.stop(), late.stop()]);
+      }
+    });
+
+    test("being renamed again and again does not lengthen the life of the first one", async () => {
+      const { clock, cache, reader } = await renaming();
+      await clock.advance(4_000);
+      cache.replace(entryMap(entry("web", { path: "/third", revisionNumber: 2 }), api), bundles());
+      expect(await reader.news()).toEqual([]);
+      await clock.advance(1_000);
+      expect(await reader.news()).toEqual(["api"]);
+      await reader.stop();
+    });
+
+    test("what is deleted meanwhile goes at once", async () => {
+      const { cache, sign, reader } = await renaming();
+      cache.replace(entryMap(renamed), bundles());
+      expect(await reader.news()).toEqual(["web"]);
+      expect(names(reader)).toEqual(["web"]);
+      sign(renamed);
+      expect(await reader.news()).toEqual(["web"]);
+      expect(names(reader)).toEqual(["renamed"]);
+      await reader.stop();
+    });
+
+    test("the former one federates as the entry does now, and is for the SVID store as it is now", async () => {
+      const { cache, reader } = await renaming();
+      cache.replace(
+        entryMap(entry("web", { path: "/renamed", revisionNumber: 2, federatesWith: [PARTNER] }), api),
+        bundles(undefined, bundle(PARTNER, "partner-1")),
+      );
+      expect(await reader.news()).toEqual(["web,api"]);
+      expect([...(reader.last?.federatedBundles.keys() ?? [])]).toEqual([PARTNER]);
+      cache.replace(
+        entryMap(entry("web", { path: "/renamed", revisionNumber: 3, storeSvid: true }), api),
+        bundles(undefined, bundle(PARTNER, "partner-1")),
+      );
+      expect(await reader.news()).toEqual(["api"]);
+      await reader.stop();
+    });
+  });
+
+  test("an entry that is deleted goes at once, whatever takes its place", async () => {
+    const { cache, sign, listen } = setUp();
+    const [web, api] = [entry("web"), entry("api", { createdAt: 2000 })];
+    cache.replace(entryMap(web, api), bundles());
+    sign(web, api);
+    const reader = listen("unix:uid:1000");
+    await reader.news();
+    cache.replace(entryMap(api, entry("other", { createdAt: 3000 })), bundles());
+    expect(await reader.news()).toEqual(["api"]);
+    await reader.stop();
+  });
+
+  test("an identity whose entry is replaced by one that gives the same SPIFFE ID is there all the time", async () => {
+    const { clock, cache, sign, listen } = setUp();
+    const [web, api] = [entry("web"), entry("api", { createdAt: 2000 })];
+    const again = entry("again", { path: "/web", createdAt: 3000 });
+    cache.replace(entryMap(web, api), bundles());
+    sign(web, api);
+    const reader = listen("unix:uid:1000");
+    await reader.news();
+    cache.replace(entryMap(api, again), bundles());
+    expect(await reader.news()).toEqual(["api,again"]);
+    const chainOf = () => reader.last?.identities[1]?.chain;
+    const before = chainOf();
+    cache.fail(["again"], false);
+    await clock.advance(MINUTE);
+    expect(await reader.news()).toEqual([]);
+    sign(again);
+    expect(await reader.news()).toEqual(["api,again"]);
+    expect(chainOf()).not.toBe(before);
+    const elsewhere = entry("elsewhere", { path: "/web", selectors: ["unix:uid:5"], createdAt: 3000 });
+    cache.replace(entryMap(api, elsewhere), bundles());
+    expect(await reader.news()).toEqual(["api"]);
+    const other = listen("unix:uid:5");
+    expect(await other.news()).toEqual([]);
+    await Promise.all([reader.stop(), other.stop()]);
+  });
+
   test("an entry that cannot be signed does not hold back the others", async () => {
     const { cache, sign, listen } = setUp();
     const web = entry("web");
