@@ -109,8 +109,13 @@ export function insecureBootstrap(log: Log): void {
   log.warn("Insecure bootstrap enabled; skipping server certificate verification");
 }
 
-export function startRetried(log: Log, what: string, error: unknown, delayMs: number): void {
-  log.warn(what, { error: messageOf(error), retry_interval: `${Math.round(delayMs / 100) / 10}s` });
+export function startRetried(
+  log: Log,
+  what: string,
+  { error, delayMs, failures }: { readonly error: unknown; readonly delayMs: number; readonly failures: number },
+): void {
+  const count = failures === 1 ? {} : { failures };
+  log.warn(what, { error: messageOf(error), retry_interval: `${Math.round(delayMs / 100) / 10}s`, ...count });
 }
 
 export function keysWillBeLost(log: Log): void {
@@ -314,8 +319,8 @@ export function svidRefused(
   log.warn("Failed to mint X509 SVID", { entry_id: entryId, status: problem.status, error: problem.error });
 }
 
-export function signingFailed(log: Log, error: unknown): void {
-  log.error("SVID sync failed", { error: messageOf(error) });
+export function signingFailed(log: Log, error: unknown, failures: number): void {
+  log.error("SVID sync failed", { error: messageOf(error), ...(failures === 1 ? {} : { failures }) });
 }
 
 export function targetNotMet(log: Log, entry: EntryName): void {

@@ -12,6 +12,8 @@ const INTERVAL_MS = 60_000;
 /** A call that was let in and still waits after this long waits for an SVID: the endpoint works. */
 const PROBE_DEADLINE_MS = 5_000;
 const HEADERS_TIMEOUT_MS = 10_000;
+/** A start that takes longer is worth a warning; what keeps it waiting stands in the log before. */
+const START_MS = 60_000;
 /** A server that is away for this long, or refuses for this long, makes the agent unready; what it holds it still serves. */
 const PATIENCE_MS = 10 * 60_000;
 
@@ -174,7 +176,7 @@ export class AgentHealth implements AsyncDisposable {
     if (this.#failures === 0) this.#failingSince = clock.monotonic();
     this.#failures += 1;
     if (started) log.error("Health check has failed", { check: "agent", error: problem });
-    else if (problem !== this.#startupProblem) {
+    else if (problem !== this.#startupProblem && clock.monotonic() - this.#failingSince >= START_MS) {
       log.warn("Health check has failed. Starting up still.", { check: "agent", error: problem });
       this.#startupProblem = problem;
     }

@@ -1,14 +1,15 @@
 import { type Certificate, parseCertificate } from "../src/crypto/certificate.ts";
 import type { ExportingKeyManager } from "../src/keys/keys.ts";
 import { measured } from "../src/rpc/counted.ts";
-import { denialReason } from "../src/rpc/status.ts";
+import { denialReason, retryAfterOf } from "../src/rpc/status.ts";
 import { Telemetry } from "../src/rpc/telemetry.ts";
 import type { Clock } from "../src/runtime/clock.ts";
 import { lockDirectory } from "../src/runtime/directory-lock.ts";
-import { Fault, isFault } from "../src/runtime/fault.ts";
+import { Fault, isFault, messageOf } from "../src/runtime/fault.ts";
 import { Feed } from "../src/runtime/feed.ts";
 import { ensurePrivateDirectory } from "../src/runtime/files.ts";
 import type { Log, LogHandle } from "../src/runtime/log.ts";
+import { Repeats } from "../src/runtime/repeats.ts";
 import { followerOf, type RetryOptions, retry, supervise } from "../src/runtime/task.ts";
 import type { SpiffeId, TrustDomain } from "../src/spiffe/id.ts";
 import { validateX509Svid } from "../src/spiffe/x509-svid.ts";
@@ -24,6 +25,7 @@ import * as events from "./events.ts";
 import { Bootstrap, bundleOf } from "./node/bootstrap.ts";
 import type { AgentIdentity, Credentials } from "./node/credentials.ts";
 import { NodeIdentity } from "./node/identity.ts";
+import { sleepUntilListening } from "./node/listening.ts";
 import { ServerTrust } from "./node/server-trust.ts";
 import { AgentState } from "./node/state.ts";
 import { Upstream } from "./node/upstream.ts";
@@ -40,11 +42,8 @@ export interface RunAgentOptions {
   readonly signal: AbortSignal;
 }
 
-/**
- * While the server is away at start: then the supervisor of the process has a say. Sooner than SPIRE's agent at first, as
- * the two often start together, and no oftener afterwards.
- */
-const START_RETRY = { firstMs: 500, maxMs: 60_000, factor: 2, jitter: 0.5, giveUpAfterMs: 60_000 } as const;
+/** What fails at the start; after the last attempt the supervisor of the process has a say. */
+const START_RETRY = { firstMs: 500, maxMs: 15_000, factor: 2, jitter: 0.5, giveUpAfterMs: 60_000 } as const;
 /** As SPIRE, when the agent can find its way back by itself. */
 const REBOOTSTRAP_GIVE_UP_MS = 24 * 3_600_000;
 /** What no waiting changes. */
@@ -184,11 +183,18 @@ function openIdentities(
 async function start(options: RunAgentOptions, parts: Node & Identities, signal: AbortSignal): Promise<void> {
   const { config, log, clock } = options;
   const { identity, credentials } = parts;
+  const { serverAddress: address, serverPort: port } = config;
+  const repeats = new Repeats(clock);
   const retrying = (what: string, retryable: (error: unknown) => boolean): RetryOptions => ({
     ...START_RETRY,
     ...(config.rebootstrap.mode === "never" ? {} : { giveUpAfterMs: REBOOTSTRAP_GIVE_UP_MS }),
     retryable,
-    onRetry: (error, delayMs) => events.startRetried(log, what, error, delayMs),
+    onRetry: (error, delayMs) => {
+      const failures = repeats.worthSaying(messageOf(error));
+      if (failures !== undefined) events.startRetried(log, what, { error, delayMs, failures });
+    },
+    wait: (error, delayMs, stop) =>
+      sleepUntilListening({ clock, address, port, ms: Math.max(delayMs, retryAfterOf(error)) }, stop),
   });
   const open = retrying("Failed to retrieve attestation result", (error) => !isFinal(error));
   await retry(clock, open, (stop) => identity.open(stop), signal);
@@ -216,7 +222,7 @@ async function healingSync(options: RunAgentOptions, parts: Node & Identities, s
   }
 }
 
-/** A server that does not know the call, or fails it, is no reason not to start. */
+/** A server that does not know the call, or fails it, is no reason not to start; one that is away fails the sync, too. */
 async function firstSync(
   { log, version }: RunAgentOptions,
   parts: Node & Identities,
@@ -226,6 +232,7 @@ async function firstSync(
     await parts.upstream.postStatus(version, signal);
   } catch (error) {
     signal.throwIfAborted();
+    if (isFault(error, "unavailable") || isFault(error, "timeout")) throw error;
     events.statusNotPosted(log, version, error);
   }
   await parts.synchronizer.sync(signal);

@@ -5,6 +5,7 @@ import { faultFrom, retryAfterOf } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
+import { Repeats } from "../../src/runtime/repeats.ts";
 import { Backoff } from "../../src/runtime/task.ts";
 import { readUnverifiedX509SvidId } from "../../src/spiffe/x509-svid.ts";
 import {
@@ -55,6 +56,7 @@ export interface SvidSignerOptions {
 export class SvidSigner {
   readonly #options: SvidSignerOptions;
   readonly #backoff: Backoff;
+  readonly #repeats: Repeats;
   readonly #keys: ReadyKeys;
   readonly #maxBatch: number;
   #batch: number;
@@ -63,6 +65,7 @@ export class SvidSigner {
   constructor(options: SvidSignerOptions) {
     this.#options = options;
     this.#backoff = new Backoff(options.clock, RETRY);
+    this.#repeats = new Repeats(options.clock);
     this.#keys = new ReadyKeys(options.keyType);
     this.#maxBatch = options.keyType.startsWith("rsa-") ? MAX_RSA_BATCH : MAX_BATCH;
     this.#batch = this.#maxBatch;
@@ -113,12 +116,14 @@ export class SvidSigner {
       try {
         await this.#sign(requests, signal);
         this.#backoff.reset();
+        this.#repeats.over();
         this.#failsSince = undefined;
         this.#batch = Math.min(this.#batch * 2, this.#maxBatch);
       } catch (error) {
         signal.throwIfAborted();
         this.#failsSince ??= clock.now();
-        signingFailed(log, error);
+        const failures = this.#repeats.worthSaying(messageOf(error));
+        if (failures !== undefined) signingFailed(log, error, failures);
         this.#batch = Math.max(1, Math.floor(this.#batch / 2));
         cache.fail(
           requests.map(({ entry }) => entry.id),

@@ -32,7 +32,9 @@ export async function loadKeptSvid(options: KeptSvidOptions): Promise<KeptSvid> 
   const all = await keys.list();
   const key = findKey(all, state.data.svid);
   if (state.data.svid.length === 0) {
-    if (all.length > 0) events.svidUnusable(log, "Keys recovered, but no SVID found");
+    // An attestation that has begun has its key already.
+    if (all.length > 0 && state.data.attestingKey === undefined)
+      events.svidUnusable(log, "Keys recovered, but no SVID found");
     return { kept: undefined, keyId: undefined };
   }
   if (key === undefined) {

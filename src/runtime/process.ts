@@ -46,7 +46,7 @@ export function raiseUmask(log: Log): void {
   const raised = current | least;
   if (raised === current) return;
   process.umask(raised);
-  log.warn(`Current umask ${octal(current)} is too permissive; setting umask ${octal(raised)}`);
+  log.info(`Current umask ${octal(current)} is too permissive; setting umask ${octal(raised)}`);
 }
 
 /** What the user sees of a failure: the cause, the next step when it's known, and the code that `errors` explains. */

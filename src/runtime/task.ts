@@ -50,6 +50,8 @@ export interface RetryOptions extends BackoffOptions {
   /** False ends the retries at once with that error. Default: everything is retried. */
   readonly retryable?: (error: unknown) => boolean;
   readonly onRetry?: (error: unknown, delayMs: number) => void;
+  /** Instead of sleeping for so long: may be over sooner, or later. */
+  readonly wait?: (error: unknown, delayMs: number, signal: AbortSignal) => Promise<void>;
 }
 
 /** Calls `work` until it succeeds. Throws the last error, or the signal's reason. */
@@ -70,7 +72,7 @@ export async function retry<T>(
       if (options.giveUpAfterMs !== undefined && clock.monotonic() - started + delay > options.giveUpAfterMs)
         throw error;
       options.onRetry?.(error, delay);
-      await clock.sleep(delay, signal);
+      await (options.wait?.(error, delay, signal) ?? clock.sleep(delay, signal));
     }
   }
 }

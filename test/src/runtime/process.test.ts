@@ -134,9 +134,9 @@ describe("signals", () => {
 
 describe("umask", () => {
   const print = "console.log(process.umask().toString(8)); ";
-  const raise = `raiseUmask({ warn: (text) => console.log(text) }); ${print}`;
+  const raise = `raiseUmask({ info: (text) => console.log(text) }); ${print}`;
 
-  test("a permissive one is raised to SPIRE's least, with SPIRE's warning", async () => {
+  test("a permissive one is raised to SPIRE's least, in SPIRE's words", async () => {
     const running = start(`process.umask(0o022); ${raise}`);
     await running.ended;
     expect(running.out).toBe("Current umask 0022 is too permissive; setting umask 0027\n27\n");
