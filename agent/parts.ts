@@ -99,14 +99,20 @@ function imagesOf(
   parts: WorkloadAttestorParts,
 ): ImageVerifier | undefined {
   if (sigstore === undefined) return undefined;
+  let open: ImageVerifier | undefined;
   const opened = import("./workload/sigstore/open.ts").then(({ openSigstore }) =>
     openSigstore({
       ...{ ...sigstore, ...parts },
       trust: sigstore.trust.type === "file" ? sigstore.trust : { ...sigstore.trust, directory: parts.dataDir },
     }),
   );
-  opened.catch(() => undefined);
-  return { verify: async (image) => (await opened).verify(image) };
+  opened.then(
+    (verifier) => {
+      open = verifier;
+    },
+    () => undefined,
+  );
+  return { verify: async (image) => (await opened).verify(image), held: (image) => open?.held(image) };
 }
 
 export function openWorkloadAttestors(

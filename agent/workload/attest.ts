@@ -5,7 +5,7 @@ import type { Log } from "../../src/runtime/log.ts";
 import { type Selector, selectorSet } from "../../src/spiffe/selector.ts";
 import * as events from "../events.ts";
 import { withDeadline } from "./deadline.ts";
-import { KeyedGate } from "./gate.ts";
+import { CallerGate, OVERLOAD, once } from "./gate.ts";
 import { AttestationHistory, type AttestationRecord, type SourceRecord } from "./history.ts";
 import { verifyCaller } from "./process.ts";
 import type { ClusterReferences } from "./references.ts";
@@ -18,9 +18,20 @@ export interface Attestor {
   readonly timeoutMs?: number;
   /** Resolves references to objects of a cluster, where it knows one. */
   readonly references?: ClusterReferences | undefined;
-  /** Throws when the facts cannot be had. May finish after the signal: the result is then ignored. */
-  attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]>;
+  /**
+   * Throws when the facts cannot be had. May finish after the signal: the result is then ignored. Whoever outside of the
+   * agent and the kernel has to be asked is asked through `remote`.
+   */
+  attest(peer: PeerProcess, signal: AbortSignal, remote?: Remote): Promise<readonly Selector[]>;
 }
+
+/**
+ * Asks somebody outside, by a name that stays the same, for this caller. Those who wait for one that does not answer are
+ * in nobody's way: each is asked in a queue of its own, and callers who need not ask do not stand in it.
+ */
+export type Remote = <T>(whom: string, ask: () => Promise<T>) => Promise<T>;
+
+export const atOnce: Remote = (_whom, ask) => ask();
 
 export interface WorkloadAttestorOptions {
   readonly attestors: readonly Attestor[];
@@ -32,19 +43,13 @@ export interface WorkloadAttestorOptions {
 }
 
 const TIMEOUT_MS = 30_000;
-/**
- * Attestations at the same time, and those that wait their turn. One user's storm starves no other, nor the storm of one
- * container or service the others of its user; in a cluster most callers are root and many wait for their kubelet, so
- * there is room for all pods of a node.
- */
-const PER_UID = { concurrent: 256, waiting: 4096 } as const;
-const PER_CGROUP = { concurrent: 16, waiting: 2048 } as const;
 
 /** Turns a caller into selectors: every attestor side by side, between two proofs that it is still the same process. */
 export class WorkloadAttestor {
   readonly #options: WorkloadAttestorOptions;
-  readonly #users = new KeyedGate<number>(PER_UID);
-  readonly #cgroups = new KeyedGate<string>(PER_CGROUP);
+  /** For what is done here; those who wait for somebody outside have left. */
+  readonly #gate = new CallerGate();
+  readonly #remotes = new Map<string, CallerGate>();
   /** One look at a process is enough for all its streams that a change reaches at once. */
   readonly #looking = new WeakMap<PeerProcess, Promise<void>>();
   readonly #history = new AttestationHistory();
@@ -60,18 +65,23 @@ export class WorkloadAttestor {
 
   /** Sorted, each once, never empty. Throws `unavailable` when nothing is known of the caller. */
   async attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
-    const attest = (): Promise<readonly Selector[]> =>
-      events.chore(this.#options, "workload_api.workload_attestation", () => this.#attest(peer, signal));
-    const work = (): Promise<readonly Selector[]> => this.#users.run(peer.uid, signal, attest);
-    return peer.cgroup === undefined ? work() : this.#cgroups.run(`${peer.uid} ${peer.cgroup}`, signal, work);
+    const leave = once(await this.#gate.enter(peer, signal));
+    try {
+      return await events.chore(this.#options, "workload_api.workload_attestation", () =>
+        this.#attest(peer, signal, leave),
+      );
+    } finally {
+      leave();
+    }
   }
 
-  async #attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
+  /** `leave` is called when all that is left to do is to wait for somebody outside. */
+  async #attest(peer: PeerProcess, signal: AbortSignal, leave: () => void): Promise<readonly Selector[]> {
     const remember = this.#begin(peer);
     const sources: SourceRecord[] = [];
     try {
       await verifyCaller(peer, this.#options.procRoot);
-      const selectors = selectorSet(await this.#collect(peer, signal, sources));
+      const selectors = selectorSet(await this.#collect({ peer, signal, leave }, sources));
       if (selectors.length === 0) throw new Fault("unavailable", "no workload attestor knows the caller");
       await verifyCaller(peer, this.#options.procRoot);
       remember(sources);
@@ -107,9 +117,15 @@ export class WorkloadAttestor {
    * A failed attestor's selectors are missing. Entries match by having all of their selectors among the caller's, so
    * what is missing can take identities away and never add one.
    */
-  async #collect(peer: PeerProcess, signal: AbortSignal, sources: SourceRecord[]): Promise<Selector[]> {
+  async #collect({ peer, signal, leave }: Attestation, sources: SourceRecord[]): Promise<Selector[]> {
     const { attestors, log } = this.#options;
-    sources.push(...(await Promise.all(attestors.map((attestor) => this.#ask(attestor, peer, signal)))));
+    let busy = attestors.length;
+    const outside = (): void => {
+      busy -= 1;
+      if (busy === 0) leave();
+    };
+    const asked = attestors.map((attestor) => this.#ask(attestor, { peer, signal, leave: once(outside) }));
+    sources.push(...(await Promise.all(asked)));
     signal.throwIfAborted();
     const failures = sources.flatMap(({ attestor, error }) => {
       if (error === undefined) return [];
@@ -124,7 +140,7 @@ export class WorkloadAttestor {
   }
 
   /** Each has a deadline of its own, so that a slow one costs nobody else's answer. */
-  async #ask(attestor: Attestor, peer: PeerProcess, signal: AbortSignal): Promise<SourceRecord> {
+  async #ask(attestor: Attestor, { peer, signal, leave }: Attestation): Promise<SourceRecord> {
     const { clock, log, timeoutMs = TIMEOUT_MS } = this.#options;
     const ms = attestor.timeoutMs ?? timeoutMs;
     const started = clock.monotonic();
@@ -136,11 +152,39 @@ export class WorkloadAttestor {
       const selectors = await events.chore(
         { log, clock, attestor: attestor.name },
         "workload_api.workload_attestor",
-        () => withDeadline({ ms, clock, signal }, (deadline) => attestor.attest(peer, deadline)),
+        () =>
+          withDeadline({ ms, clock, signal }, (deadline) =>
+            attestor.attest(peer, deadline, this.#remote({ peer, signal: deadline, leave })),
+          ),
       );
       return { ...record(), selectors };
     } catch (error) {
-      return { ...record(), selectors: [], error: Fault.from(error).message };
+      const { code, message } = Fault.from(error);
+      if (code === OVERLOAD) throw error;
+      return { ...record(), selectors: [], error: message };
+    } finally {
+      leave();
     }
   }
+
+  #remote({ peer, signal, leave }: Attestation): Remote {
+    return async (whom, ask) => {
+      leave();
+      const gate = this.#remotes.get(whom) ?? new CallerGate();
+      this.#remotes.set(whom, gate);
+      const done = await gate.enter(peer, signal);
+      try {
+        return await ask();
+      } finally {
+        done();
+      }
+    };
+  }
+}
+
+interface Attestation {
+  readonly peer: PeerProcess;
+  readonly signal: AbortSignal;
+  /** Gives up the caller's place among those that are being worked for. */
+  readonly leave: () => void;
 }

@@ -24,6 +24,19 @@ export interface DbusCall {
   readonly descriptor?: number;
 }
 
+interface DbusConnectionOptions {
+  /** Ends the attempt to connect. */
+  readonly signal: AbortSignal;
+  /** Called for each answer. */
+  readonly heard: () => void;
+}
+
+interface Authenticated {
+  /** What came after the bus's last word on it. */
+  readonly rest: Buffer;
+  readonly passesDescriptors: boolean;
+}
+
 interface Waiting {
   resolve(body: readonly DbusValue[]): void;
   reject(error: Fault): void;
@@ -38,12 +51,14 @@ export class DbusConnection implements Disposable {
   readonly passesDescriptors: boolean;
   readonly #socket: Socket;
   readonly #waiting = new Map<number, Waiting>();
+  readonly #heard: () => void;
   #received: Buffer;
   #serial = 0;
   #failure: Fault | undefined;
 
-  private constructor(socket: Socket, rest: Buffer, passesDescriptors: boolean) {
+  private constructor(socket: Socket, { rest, passesDescriptors }: Authenticated, heard: () => void) {
     this.#socket = socket;
+    this.#heard = heard;
     this.#received = rest;
     this.passesDescriptors = passesDescriptors;
     socket.on("data", (chunk: Buffer) => this.#receive(chunk));
@@ -51,17 +66,20 @@ export class DbusConnection implements Disposable {
     socket.on("close", () => this.#fail(closed("it was closed")));
   }
 
-  /** Connects and introduces itself. Throws `unavailable`. */
-  static async open(address: string): Promise<DbusConnection> {
+  /** Connects and introduces itself. Throws `unavailable`, also when the signal is aborted before. */
+  static async open(address: string, { signal, heard }: DbusConnectionOptions): Promise<DbusConnection> {
     const socket = connect(pathOf(address));
+    const stop = (): void => void socket.destroy();
+    signal.addEventListener("abort", stop, { once: true });
     try {
-      const { rest, passesDescriptors } = await authenticate(socket);
-      const connection = new DbusConnection(socket, rest, passesDescriptors);
+      const connection = new DbusConnection(socket, await authenticate(socket), heard);
       await connection.call({ ...BUS, member: "Hello" });
       return connection;
     } catch (error) {
       socket.destroy();
       throw error instanceof Fault ? error : closed(messageOf(error));
+    } finally {
+      signal.removeEventListener("abort", stop);
     }
   }
 
@@ -120,6 +138,7 @@ export class DbusConnection implements Disposable {
     const waiting = this.#waiting.get(Number(replySerial));
     if (waiting === undefined) return;
     this.#waiting.delete(Number(replySerial));
+    this.#heard();
     if (type === ERROR) waiting.reject(new Fault("unavailable", String(body[0]), { code: String(errorName) }));
     else waiting.resolve(body);
   }
@@ -146,7 +165,7 @@ function pathOf(addresses: string): string {
 }
 
 /** By our own user id, as the kernel confirms it. D-Bus Specification, "Authentication Protocol". */
-async function authenticate(socket: Socket): Promise<{ readonly rest: Buffer; readonly passesDescriptors: boolean }> {
+async function authenticate(socket: Socket): Promise<Authenticated> {
   const lines = new LineReader(socket);
   const uid = Buffer.from(String(process.geteuid?.() ?? 0)).toString("hex");
   socket.write(`\0AUTH EXTERNAL ${uid}\r\n`);

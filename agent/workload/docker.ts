@@ -4,10 +4,10 @@ import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import { retry } from "../../src/runtime/task.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
-import type { Attestor } from "./attest.ts";
+import { type Attestor, atOnce, type Remote } from "./attest.ts";
 import { type ContainerPlace, cgroupPaths, ownerOf, readContainer, refuseConflict } from "./container.ts";
 import { Engine, type EngineConfig, type EngineContainer } from "./engine.ts";
-import type { ImageVerifier } from "./image-verifier.ts";
+import { type ImageVerifier, verified } from "./image-verifier.ts";
 import { readProcText } from "./process.ts";
 
 export interface DockerAttestorConfig {
@@ -48,26 +48,38 @@ export class DockerAttestor implements Attestor {
   }
 
   /** Nothing for a caller outside of containers. Throws when it is in one that the engine does not know. */
-  async attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
+  async attest(peer: PeerProcess, signal: AbortSignal, remote: Remote = atOnce): Promise<readonly Selector[]> {
     const place = await this.#locate(peer);
-    const { clock, log, verboseContainerLocatorLogs } = this.#options;
+    const { log, verboseContainerLocatorLogs } = this.#options;
     if (verboseContainerLocatorLogs)
       log.debug("Container located", { pid: peer.pid, container_id: place?.containerId });
     if (place === undefined) return [];
-    const engine = new Engine(this.#engineOf(place), clock);
-    const container = await retry(clock, { ...RETRY, retryable }, (stop) => find(engine, place, stop), signal);
-    const values = [...valuesOf(container), ...(await this.#signed(engine, container, signal))];
+    const config = this.#engineOf(place);
+    const { container, names } = await remote(config.socketPath, () => this.#ask(config, place, signal));
+    const values = [...valuesOf(container), ...(await this.#signed(container, names, { signal, remote }))];
     return values.map((value) => ({ type: this.name, value }));
   }
 
+  /** The names by digest of the container's image only where its signatures count. */
+  async #ask(config: EngineConfig, place: ContainerPlace, signal: AbortSignal) {
+    const { clock, images } = this.#options;
+    const engine = new Engine(config, clock);
+    const container = await retry(clock, { ...RETRY, retryable }, (stop) => find(engine, place, stop), signal);
+    return { container, names: images === undefined ? [] : await engine.repoDigests(container, signal) };
+  }
+
   /** One repository in which the image is signed is enough. */
-  async #signed(engine: Engine, container: EngineContainer, signal: AbortSignal): Promise<readonly string[]> {
+  async #signed(
+    { image }: EngineContainer,
+    names: readonly string[],
+    { signal, remote }: { readonly signal: AbortSignal; readonly remote: Remote },
+  ): Promise<readonly string[]> {
     const { images, log } = this.#options;
     if (images === undefined) return [];
     const failures: string[] = [];
-    for (const name of await engine.repoDigests(container, signal)) {
+    for (const name of names) {
       try {
-        return await images.verify(name);
+        return await verified(images, name, remote);
       } catch (error) {
         signal.throwIfAborted();
         log.warn("Error verifying sigstore image signature", { image_id: name, error: messageOf(error) });
@@ -75,7 +87,7 @@ export class DockerAttestor implements Attestor {
       }
     }
     const reason = failures.join("; ") || "no repo digest found";
-    throw new Fault("denied", `sigstore signature verification failed for image ${container.image}: ${reason}`, {
+    throw new Fault("denied", `sigstore signature verification failed for image ${image}: ${reason}`, {
       code: "image-signature",
     });
   }

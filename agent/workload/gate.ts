@@ -1,4 +1,8 @@
+import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
 import { Fault } from "../../src/runtime/fault.ts";
+
+/** Of what a gate refuses. */
+export const OVERLOAD = "attestation-overload";
 
 interface Lane {
   running: number;
@@ -15,6 +19,16 @@ export class KeyedGate<K> {
   }
 
   async run<T>(key: K, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+    const leave = await this.enter(key, signal);
+    try {
+      return await work();
+    } finally {
+      leave();
+    }
+  }
+
+  /** Resolves when it is this one's turn. Whoever has entered must leave; to leave twice does nothing. */
+  async enter(key: K, signal: AbortSignal): Promise<() => void> {
     const lane = this.#lanes.get(key) ?? { running: 0, waiting: new Set() };
     this.#lanes.set(key, lane);
     try {
@@ -25,19 +39,17 @@ export class KeyedGate<K> {
       this.#forget(key, lane);
       throw error;
     }
-    try {
-      return await work();
-    } finally {
+    return once(() => {
       this.#leave(lane);
       this.#forget(key, lane);
-    }
+    });
   }
 
   /** Resolves when a place was handed over. */
   #turn(lane: Lane, signal: AbortSignal): Promise<void> {
     if (lane.waiting.size >= this.#limits.waiting) {
       throw new Fault("unavailable", "too many attestations of this user or control group are waiting", {
-        code: "attestation-overload",
+        code: OVERLOAD,
       });
     }
     return new Promise((resolve, reject) => {
@@ -68,4 +80,42 @@ export class KeyedGate<K> {
   #forget(key: K, lane: Lane): void {
     if (lane.running === 0 && lane.waiting.size === 0) this.#lanes.delete(key);
   }
+}
+
+/**
+ * Callers at the same time, and those that wait their turn. One user's storm starves no other, nor the storm of one
+ * container or service the others of its user; in a cluster most callers are root and many wait for their kubelet, so
+ * there is room for all pods of a node.
+ */
+const PER_UID = { concurrent: 256, waiting: 4096 } as const;
+const PER_CGROUP = { concurrent: 16, waiting: 2048 } as const;
+
+/** One queue for callers of all kinds. */
+export class CallerGate {
+  readonly #users = new KeyedGate<number>(PER_UID);
+  readonly #cgroups = new KeyedGate<string>(PER_CGROUP);
+
+  /** As a `KeyedGate`'s. */
+  async enter({ uid, cgroup }: Pick<PeerProcess, "uid" | "cgroup">, signal: AbortSignal): Promise<() => void> {
+    const leaveGroup = cgroup === undefined ? () => {} : await this.#cgroups.enter(`${uid} ${cgroup}`, signal);
+    try {
+      const leaveUser = await this.#users.enter(uid, signal);
+      return () => {
+        leaveUser();
+        leaveGroup();
+      };
+    } catch (error) {
+      leaveGroup();
+      throw error;
+    }
+  }
+}
+
+export function once(work: () => void): () => void {
+  let isDone = false;
+  return () => {
+    if (isDone) return;
+    isDone = true;
+    work();
+  };
 }

@@ -1,3 +1,5 @@
+import type { Remote } from "./attest.ts";
+
 /** Says of a container's image what its signatures say. */
 export interface ImageVerifier {
   /**
@@ -5,4 +7,11 @@ export interface ImageVerifier {
    * not signed as it must be, and `unavailable` when that cannot be found out.
    */
   verify(image: string): Promise<readonly string[]>;
+  /** The same of an image that was verified before, so that nobody has to be asked. */
+  held(image: string): readonly string[] | undefined;
+}
+
+/** Waits for the registry's turn only where it has to be asked. */
+export async function verified(images: ImageVerifier, image: string, remote: Remote): Promise<readonly string[]> {
+  return images.held(image) ?? (await remote("image registry", () => images.verify(image)));
 }

@@ -3,9 +3,9 @@ import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
-import type { Attestor } from "./attest.ts";
+import { type Attestor, atOnce, type Remote } from "./attest.ts";
 import { type ContainerPlace, readContainer } from "./container.ts";
-import type { ImageVerifier } from "./image-verifier.ts";
+import { type ImageVerifier, verified } from "./image-verifier.ts";
 import { KubeApi } from "./kube-api.ts";
 import { type BrokerPolicy, KubernetesReferences } from "./kube-references.ts";
 import { KubeWatch } from "./kube-watch.ts";
@@ -105,18 +105,19 @@ export class K8sAttestor implements Attestor {
   }
 
   /** Nothing for a caller outside of containers. Throws when it is in one that the kubelet does not know. */
-  async attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
-    if (this.#pods === undefined)
-      throw new Fault("precondition", "kubelet client is disabled", { code: "kubelet-disabled" });
+  async attest(peer: PeerProcess, signal: AbortSignal, remote: Remote = atOnce): Promise<readonly Selector[]> {
+    const { images, enableNamespaceLabels } = this.#options;
+    const pods = this.#pods;
+    if (pods === undefined) throw new Fault("precondition", "kubelet client is disabled", { code: "kubelet-disabled" });
     const place = await readContainer(peer, this.#options.procRoot);
     const { log, verboseContainerLocatorLogs } = this.#options;
     if (verboseContainerLocatorLogs) log.debug("Container located", { pid: peer.pid, ...logged(place) });
     if (place === undefined || !mayCount(place)) return [];
-    const { pod, status } = await this.#find(this.#pods, place, signal);
+    const { pod, status } = await remote("kubelet", () => this.#find(pods, place, signal));
     const values = [...podSelectors(pod)];
     if (status !== undefined && !this.#options.disableContainerSelectors) values.push(...containerSelectors(status));
-    values.push(...(await this.#namespaceLabels(pod.namespace)));
-    if (status !== undefined) values.push(...((await this.#options.images?.verify(status.imageId)) ?? []));
+    if (enableNamespaceLabels) values.push(...(await remote("API server", () => this.#namespaceLabels(pod.namespace))));
+    if (status !== undefined && images !== undefined) values.push(...(await verified(images, status.imageId, remote)));
     return values.map((value) => ({ type: this.name, value }));
   }
 

@@ -75,7 +75,7 @@ async function systemd({ figure, note }: Report, peer: PeerProcess, scope: Async
   if (bus === undefined) return note("systemd: not measured, for want of control groups or dbus-daemon");
   scope.use(bus);
   scope.use(await startSystemd({ busPath: bus.path, fragments: { [UNIT]: "/x" }, knowsPidfds: true }));
-  const make = (): Attestor => new SystemdAttestor({ signal, address: bus.address });
+  const make = (): Attestor => new SystemdAttestor({ clock, signal, address: bus.address });
   await coldAndWarm(figure, { name: "systemd", make, peer });
 }
 

@@ -102,6 +102,10 @@ export class RegistryDouble implements AsyncDisposable {
     return this.#store(repository, tag, MANIFEST, Buffer.from(JSON.stringify(whole)));
   }
 
+  remove(repository: string, tag: string): void {
+    this.#manifests.delete(`${repository}@${tag}`);
+  }
+
   #store(repository: string, reference: string, type: string, body: Buffer): string {
     const digest = digestOf(body);
     for (const key of [reference, digest]) this.#manifests.set(`${repository}@${key}`, { type, body });

@@ -9,6 +9,9 @@ export interface MessageBus extends AsyncDisposable {
   readonly path: string;
   /** D-Bus server address. */
   readonly address: string;
+  /** It is there, takes connections, and says nothing. */
+  pause(): void;
+  resume(): void;
   stop(): Promise<void>;
 }
 
@@ -34,7 +37,9 @@ export async function startBus(): Promise<MessageBus | undefined> {
     return undefined;
   }
   scope.defer(stop);
-  return { path, address: `unix:path=${path}`, stop, [Symbol.asyncDispose]: () => scope.disposeAsync() };
+  const pause = (): void => void daemon.kill("SIGSTOP");
+  const resume = (): void => void daemon.kill("SIGCONT");
+  return { path, address: `unix:path=${path}`, pause, resume, stop, [Symbol.asyncDispose]: () => scope.disposeAsync() };
 }
 
 /** A service on the bus that answers as systemd's manager. */

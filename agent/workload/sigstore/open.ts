@@ -19,6 +19,7 @@ export interface SigstoreOptions extends SignaturePolicy {
   /** Repository for all signatures. Default: as the environment tells cosign, or else each image's own. */
   readonly signatureRepository?: string;
   readonly trust: TrustSource;
+  readonly maxImages?: number;
   readonly clock: Clock;
   readonly log: Log;
   readonly signal: AbortSignal;

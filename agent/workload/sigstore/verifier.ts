@@ -19,6 +19,8 @@ export interface SigstoreVerifierOptions extends SignaturePolicy {
   /** Repository that holds the signatures of all images; undefined where each image's own does. */
   readonly signatureRepository: string | undefined;
   readonly trustedRoot: () => Promise<TrustedRoot>;
+  /** Images whose outcome is kept. */
+  readonly maxImages?: number;
   readonly clock: Clock;
   readonly log: Log;
   /** The verifier's own life. */
@@ -29,7 +31,12 @@ export interface SigstoreVerifierOptions extends SignaturePolicy {
 const VERIFY_MS = 20_000;
 /** What failed is not tried again for so long: workloads ask in a loop, and registries count. */
 const FAILURE_MS = 5_000;
-const MAX_REMEMBERED = 1_000;
+/** An image in use is verified again, beside its use: signers and authorities may be believed no longer. */
+const AGAIN_MS = 60 * 60_000;
+const AGAIN_FAILURE_MS = 5 * 60_000;
+/** While it cannot be verified again, it counts as verified for no longer than this. */
+const MAX_AGE_MS = 24 * 60 * 60_000;
+const MAX_IMAGES = 1_000;
 const MAX_LAYERS = 1_000;
 const MAX_REASONS = 5;
 const MAX_SHOWN = 512;
@@ -38,12 +45,19 @@ const AT_ONCE = { signature: 10, attestation: 2 } as const;
 const MAX_PAYLOAD_BYTES = { signature: 64 * 1024, attestation: 16 * 1024 * 1024 } as const;
 const SUFFIX = { signature: "sig", attestation: "att" } as const;
 
-type Outcome = { readonly selectors: readonly string[] } | { readonly failure: Fault; readonly until: number };
+/** Times by the monotonic clock. */
+interface Outcome {
+  /** When it held last. */
+  readonly verified?: { readonly selectors: readonly string[]; readonly at: number };
+  readonly failure?: Fault;
+  /** The registry is not asked again before. */
+  readonly notBefore: number;
+}
 
 /** Selectors of images by cosign's signatures in their registry. One verification at a time for each image. */
 export class SigstoreVerifier implements ImageVerifier {
   readonly #options: SigstoreVerifierOptions;
-  /** The oldest first. */
+  /** What was used longest ago first. */
   readonly #known = new Map<string, Outcome>();
   readonly #running = new Map<string, Promise<readonly string[]>>();
 
@@ -51,38 +65,72 @@ export class SigstoreVerifier implements ImageVerifier {
     this.#options = options;
   }
 
-  async verify(image: string): Promise<readonly string[]> {
+  held(image: string): readonly string[] | undefined {
     if (this.#options.skippedImages.has(image)) return [];
     const known = this.#known.get(image);
-    if (known !== undefined && "selectors" in known) return known.selectors;
-    if (known !== undefined && this.#options.clock.monotonic() < known.until) throw known.failure;
+    const now = this.#options.clock.monotonic();
+    if (known?.verified === undefined || now - known.verified.at >= MAX_AGE_MS) return undefined;
+    this.#remember(image, known);
+    const { selectors, at } = known.verified;
+    if (now - at >= AGAIN_MS && now >= known.notBefore) void this.#once(image).catch(() => undefined);
+    return selectors;
+  }
+
+  async verify(image: string): Promise<readonly string[]> {
+    const held = this.held(image);
+    if (held !== undefined) return held;
+    const { failure, notBefore = 0 } = this.#known.get(image) ?? {};
+    if (failure !== undefined && this.#options.clock.monotonic() < notBefore) throw failure;
+    return await this.#once(image);
+  }
+
+  #once(image: string): Promise<readonly string[]> {
     const running = this.#running.get(image) ?? this.#run(image);
     this.#running.set(image, running);
-    return await running;
+    return running;
   }
 
   async #run(image: string): Promise<readonly string[]> {
     const { clock, signal } = this.#options;
     try {
       const selectors = await withDeadline({ ms: VERIFY_MS, clock, signal }, (limit) => this.#verify(image, limit));
-      this.#remember(image, { selectors });
+      this.#remember(image, { verified: { selectors, at: clock.monotonic() }, notBefore: 0 });
       return selectors;
     } catch (error) {
       const fault = Fault.from(error);
       const what = `error verifying sigstore image signature for imageID ${image.slice(0, MAX_SHOWN)}`;
       const failure = because(fault, `${what}: ${fault.message}`);
-      this.#remember(image, { failure, until: clock.monotonic() + FAILURE_MS });
+      this.#failed(image, failure);
       throw failure;
     } finally {
       this.#running.delete(image);
     }
   }
 
+  /** That the registry, or what it takes to judge, is away takes nothing from an image that held before. */
+  #failed(image: string, failure: Fault): void {
+    const { clock, log } = this.#options;
+    const now = clock.monotonic();
+    const verified = this.#known.get(image)?.verified;
+    const isKept = verified !== undefined && now - verified.at < MAX_AGE_MS && !isVerdict(failure);
+    if (isKept) {
+      this.#remember(image, { verified, failure, notBefore: now + AGAIN_FAILURE_MS });
+      log.warn("Image could not be verified again; it counts as verified until then", {
+        until: new Date(clock.now().getTime() + verified.at + MAX_AGE_MS - now),
+        error: failure,
+      });
+    } else {
+      this.#remember(image, { failure, notBefore: now + FAILURE_MS });
+      if (verified !== undefined) log.error("Image does not count as verified any more", { error: failure });
+    }
+  }
+
   #remember(image: string, outcome: Outcome): void {
     this.#known.delete(image);
     this.#known.set(image, outcome);
+    const { maxImages = MAX_IMAGES } = this.#options;
     for (const oldest of this.#known.keys()) {
-      if (this.#known.size <= MAX_REMEMBERED) return;
+      if (this.#known.size <= maxImages) return;
       this.#known.delete(oldest);
     }
   }
@@ -127,7 +175,8 @@ export class SigstoreVerifier implements ImageVerifier {
     if (found.length > 0) return found;
     const [only, ...more] = failures.values();
     const reason = [...failures.keys()].slice(0, MAX_REASONS).join("; ") || "there is none";
-    throw more.length > 0 ? unsigned(`no ${kind} holds: ${reason}`) : because(only, `no ${kind} holds: ${reason}`);
+    const unknown = [...failures.values()].find((failure) => !isVerdict(failure));
+    throw because(unknown ?? (more.length > 0 ? undefined : only), `no ${kind} holds: ${reason}`);
   }
 
   async #layer(kind: Layer["kind"], descriptor: Json, question: Question): Promise<Verified> {
@@ -174,6 +223,11 @@ function loggedValues({ logId, logIndex, integratedTime, promise }: NonNullable<
 function because(fault: Fault | undefined, message: string): Fault {
   const { kind, code, hint, cause } = fault ?? unsigned(message);
   return new Fault(kind, message, { code, ...(hint === undefined ? {} : { hint }), cause });
+}
+
+/** It is about the image, and not about somebody who could not be asked. */
+function isVerdict({ kind, code }: Fault): boolean {
+  return kind === "denied" && code.startsWith("image-");
 }
 
 function unsigned(message: string): Fault {

@@ -6,6 +6,7 @@ import type { ImageVerifier } from "../../../agent/workload/image-verifier.ts";
 import { openSigstore, type SigstoreOptions } from "../../../agent/workload/sigstore/open.ts";
 import { EXT_KEY_USAGE } from "../../../src/crypto/extensions.ts";
 import { systemClock } from "../../../src/runtime/clock.ts";
+import { eventually } from "../../support/eventually.ts";
 import { RecordingLog } from "../../support/recording-log.ts";
 import { RegistryDouble } from "../../support/registry.ts";
 import {
@@ -85,6 +86,77 @@ function valuesOf(made: MadeLayer, subject = SUBJECT): readonly string[] {
 
 const OTHER_DIGEST = `sha256:${"a".repeat(64)}`;
 const LONG_AGO = new Date("2024-05-01T10:00:00Z");
+
+describe("an image that is verified", () => {
+  const HOUR = 3_600_000;
+
+  /** Time passes when the test says so; what is waited for takes the time that it takes. */
+  async function scene(options: Partial<SigstoreOptions> = {}) {
+    let passed = 0;
+    const clock = { ...systemClock, monotonic: () => systemClock.monotonic() + passed };
+    const log = new RecordingLog();
+    const verifying = await verifier({ clock, log, ...options });
+    const asked = () => registry.requests.length;
+    return { ...{ verifying, log, asked }, pass: (ms: number) => (passed += ms) };
+  }
+
+  test("is taken for verified while it is verified again, once an hour and only when it is used", async () => {
+    const { name } = await signed({});
+    const { verifying, asked, pass } = await scene();
+    const selectors = await verifying.verify(name);
+    let before = asked();
+    expect(await verifying.verify(name)).toBe(selectors);
+    pass(HOUR);
+    expect(asked()).toBe(before);
+    expect(verifying.held(name)).toBe(selectors);
+    await eventually("it is verified again", () => asked() > before && verifying.held(name) !== selectors);
+    before = asked();
+    expect(verifying.held(name)).toEqual(selectors);
+    expect(asked()).toBe(before);
+  });
+
+  test("is no longer so when its signature is gone", async () => {
+    const { name, digest } = await signed({});
+    const { verifying, log, pass } = await scene();
+    await verifying.verify(name);
+    registry.remove(REPOSITORY, `${digest.replace(":", "-")}.sig`);
+    pass(HOUR);
+    expect(verifying.held(name)).toBeDefined();
+    await eventually("it is found out", () => verifying.held(name) === undefined);
+    await expect(verifying.verify(name)).rejects.toMatchObject({ kind: "denied", code: "image-signature" });
+    expect(log.lines.map(({ message }) => message)).toEqual(["Image does not count as verified any more"]);
+  });
+
+  test("is so for a day while its registry is away, and no longer", async () => {
+    const { name } = await signed({});
+    const { verifying, log, pass } = await scene();
+    await verifying.verify(name);
+    registry.override = (_, response) => {
+      response.writeHead(503).end();
+      return true;
+    };
+    pass(HOUR);
+    expect(await verifying.verify(name)).toContain("image-signature:verified");
+    await eventually("a failed attempt", () => log.lines.length > 0);
+    pass(23 * HOUR - 60_000);
+    expect(await verifying.verify(name)).toContain("image-signature:verified");
+    pass(60_000);
+    await expect(verifying.verify(name)).rejects.toMatchObject({ kind: "unavailable" });
+    registry.override = undefined;
+    pass(5_000);
+    expect(await verifying.verify(name)).toContain("image-signature:verified");
+  });
+
+  test("makes room for others when it was used longest ago", async () => {
+    const [first, second, third] = [await signed({}), await signed({}), await signed({})];
+    const { verifying } = await scene({ maxImages: 2 });
+    for (const { name } of [first, second]) await verifying.verify(name);
+    expect(verifying.held(first.name)).toBeDefined();
+    await verifying.verify(third.name);
+    const held = [first, second, third].map(({ name }) => verifying.held(name) !== undefined);
+    expect(held).toEqual([true, false, true]);
+  });
+});
 
 describe("image signatures", () => {
   test("a signed image has SPIRE's selectors, with what its certificate and the transparency log say", async () => {

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { decodeMessage, encodeMessage, messageLength } from "../../../agent/workload/dbus-wire.ts";
 import { SystemdAttestor } from "../../../agent/workload/systemd.ts";
 import type { PeerProcess } from "../../../src/rpc/peer-credentials.ts";
+import { systemClock } from "../../../src/runtime/clock.ts";
 import { Cgroup, hasCgroups } from "../../support/cgroup.ts";
 import { faultOf } from "../../support/faults.ts";
 import { type MessageBus, startBus, startSystemd } from "../../support/systemd.ts";
@@ -42,11 +43,11 @@ afterAll(async () => {
 });
 
 async function valuesOf(attesting: SystemdAttestor, peer: PeerProcess): Promise<readonly string[]> {
-  return (await attesting.attest(peer)).map(({ type, value }) => `${type}:${value}`);
+  return (await attesting.attest(peer, stop.signal)).map(({ type, value }) => `${type}:${value}`);
 }
 
 function attestor(): SystemdAttestor {
-  return new SystemdAttestor({ signal: stop.signal, address: bus.address });
+  return new SystemdAttestor({ clock: systemClock, signal: stop.signal, address: bus.address });
 }
 
 const orders = (knowsPidfds: boolean) => ({ busPath: bus.path, fragments: { [UNIT]: FRAGMENT }, knowsPidfds });
@@ -61,7 +62,7 @@ describe.skipIf(!canRun)("systemd selectors", () => {
     const expected = [`systemd:id:${UNIT}`, `systemd:fragment_path:${FRAGMENT}`];
     const found = await Promise.all(Array.from({ length: 20 }, () => valuesOf(attesting, inUnit.peer)));
     for (const values of found) expect(values).toEqual(expected);
-    await expect(attesting.attest(outside.peer)).rejects.toMatchObject({
+    await expect(attesting.attest(outside.peer, stop.signal)).rejects.toMatchObject({
       kind: "unavailable",
       message: `failed to get unit by pid ${outside.peer.pid}: PID ${outside.peer.pid} does not belong to any loaded unit.`,
     });
@@ -81,21 +82,27 @@ describe.skipIf(!canRun)("systemd selectors", () => {
   test("a manager or a bus that is away is a reason, and comes back", async () => {
     const attesting = attestor();
     const refused = { kind: "unavailable", message: /failed to get unit by pid/ };
-    await expect(attesting.attest(inUnit.peer)).rejects.toMatchObject(refused);
+    await expect(attesting.attest(inUnit.peer, stop.signal)).rejects.toMatchObject(refused);
     await using _manager = await startSystemd(orders(true));
     expect(await valuesOf(attesting, inUnit.peer)).toContain(`systemd:id:${UNIT}`);
-    const nowhere = new SystemdAttestor({ signal: stop.signal, address: "unix:path=/nonexistent/bus" });
-    await expect(nowhere.attest(inUnit.peer)).rejects.toMatchObject({ message: /failed to open dbus connection/ });
+    const nowhere = new SystemdAttestor({
+      clock: systemClock,
+      signal: stop.signal,
+      address: "unix:path=/nonexistent/bus",
+    });
+    await expect(nowhere.attest(inUnit.peer, stop.signal)).rejects.toMatchObject({
+      message: /failed to open dbus connection/,
+    });
   });
 
   test("a lost connection is opened again", async () => {
     await using own = await startBus();
     if (own === undefined) throw new Error("no dbus-daemon");
     await using _manager = await startSystemd({ ...orders(true), busPath: own.path });
-    const attesting = new SystemdAttestor({ signal: stop.signal, address: own.address });
+    const attesting = new SystemdAttestor({ clock: systemClock, signal: stop.signal, address: own.address });
     expect(await valuesOf(attesting, inUnit.peer)).toHaveLength(2);
     await own.stop();
-    await expect(attesting.attest(inUnit.peer)).rejects.toMatchObject({ kind: "unavailable" });
+    await expect(attesting.attest(inUnit.peer, stop.signal)).rejects.toMatchObject({ kind: "unavailable" });
   });
 
   test("the double is manager enough for busctl", async () => {
