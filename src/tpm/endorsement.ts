@@ -1,6 +1,8 @@
 import { type Certificate, parseCertificate } from "../crypto/certificate.ts";
 import { contextTag, DerReader, readOid, readOnly, TAG } from "../crypto/der.ts";
+import { encode, encodeOid, sequence } from "../crypto/der-writer.ts";
 import { EXTENSION } from "../crypto/extensions.ts";
+import { checkPublicKey } from "../crypto/public-key.ts";
 import { tpmMalformed } from "./wire.ts";
 
 /** Who made a TPM, as its endorsement certificate says. Empty where it says nothing. */
@@ -12,6 +14,8 @@ export interface TpmMaker {
 }
 
 const OLD_HEADER = Buffer.of(0x10, 0x01, 0x00);
+const RSAES_OAEP = "1.2.840.113549.1.1.7";
+const RSA_ENCRYPTION = sequence(encodeOid("1.2.840.113549.1.1.1"), encode(TAG.null));
 const EK_PURPOSE = "2.23.133.8.1";
 const ATTRIBUTES: ReadonlyMap<string, keyof TpmMaker> = new Map([
   ["2.23.133.2.1", "manufacturer"],
@@ -28,14 +32,34 @@ export function endorsementCertificate(stored: Uint8Array): Uint8Array {
   return der.subarray(0, 4 + der.readUInt16BE(2));
 }
 
-/** A certificate for an endorsement key and nothing else. Throws `invalid`. */
+/**
+ * A certificate for an endorsement key and nothing else. Some makers say of an RSA key that it is for OAEP; here it is an
+ * RSA key like any, as TPMs decrypt by their own rules. Throws `invalid`.
+ */
 export function parseEndorsement(der: Uint8Array): Certificate {
-  const certificate = parseCertificate(der);
+  const certificate = withPlainKey(parseCertificate(der));
   const { isCa, extKeyUsage } = certificate;
   if (isCa) throw tpmMalformed("the endorsement certificate is an authority's");
   if (extKeyUsage !== undefined && !extKeyUsage.includes(EK_PURPOSE))
     throw tpmMalformed("the certificate is not for an endorsement key");
   return certificate;
+}
+
+/** RFC 4055, section 4.1. */
+function withPlainKey(certificate: Certificate): Certificate {
+  const info = readOnly(certificate.publicKey);
+  const algorithm = info.enter();
+  if (readOid(algorithm.read(TAG.oid)) !== RSAES_OAEP) return certificate;
+  const parameters = algorithm.optional(TAG.sequence);
+  algorithm.end();
+  if (parameters !== undefined) {
+    const reader = new DerReader(parameters.body);
+    for (const number of [0, 1, 2]) reader.optional(contextTag(number, true));
+    reader.end();
+  }
+  const publicKey = sequence(RSA_ENCRYPTION, info.read(TAG.bitString).raw);
+  info.end();
+  return { ...certificate, publicKey, key: () => checkPublicKey(publicKey) };
 }
 
 /** From the directory name among the subject's other names. */

@@ -3,8 +3,8 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { tpmAttestor } from "../../agent/node/tpm.ts";
 import { tpmDevIdAttestor } from "../../agent/node/tpm-devid.ts";
-import { TAG } from "../../src/crypto/der.ts";
-import { encodeAscii, encodeOid, explicit, sequence, setOf } from "../../src/crypto/der-writer.ts";
+import { readOnly, TAG } from "../../src/crypto/der.ts";
+import { encode, encodeAscii, encodeOid, explicit, sequence, setOf } from "../../src/crypto/der-writer.ts";
 import { EXTENSION } from "../../src/crypto/extensions.ts";
 import { endorsementHash, readEvidence } from "../../src/evidence/tpm.ts";
 import type { Evidence } from "./attest.ts";
@@ -65,6 +65,20 @@ export async function endorse(by: TestCa, key: KeyObject, options: CertificateOp
   const usual = { uris: [], publicKey, keyUsage: ["keyEncipherment"], extKeyUsage: ["2.23.133.8.1"], subject: {} };
   return by.issue({ ...usual, ...options } as CertificateOptions);
 }
+
+/** The key as some makers write it: RSA for OAEP, with SHA-256 and the label that TPMs used before version 2. */
+export function oaepOf(key: KeyObject, parameters: readonly Uint8Array[] = [OAEP_PARAMETERS]): Buffer {
+  const info = readOnly(key.export({ type: "spki", format: "der" }));
+  info.read(TAG.sequence);
+  return sequence(sequence(encodeOid("1.2.840.113549.1.1.7"), ...parameters), info.read(TAG.bitString).raw);
+}
+
+const SHA256 = sequence(encodeOid("2.16.840.1.101.3.4.2.1"), encode(TAG.null));
+const OAEP_PARAMETERS = sequence(
+  explicit(0, SHA256),
+  explicit(1, sequence(encodeOid("1.2.840.113549.1.1.8"), SHA256)),
+  explicit(2, sequence(encodeOid("1.2.840.113549.1.1.9"), encode(TAG.octetString, Buffer.from("TCPA")))),
+);
 
 /** Critical, since the subject is empty: TCG EK Credential Profile. */
 function makerName() {

@@ -16,6 +16,7 @@ import {
   endorse,
   endorsementKeyOf,
   flip,
+  oaepOf,
   openTpmMaker,
   signal,
   type TpmMaker,
@@ -62,6 +63,14 @@ describe.skipIf(withoutSwtpm)("tpm_devid", () => {
       "tpm_devid:issuer:cn:devices",
       "tpm_devid:subject:cn:device-1",
     ]);
+  });
+
+  test("a TPM whose maker says of its key that it is for OAEP attests", async () => {
+    const key = await endorsementKeyOf(simulator);
+    const { der } = await endorse(maker.ca, key, { publicKey: oaepOf(key) });
+    const bend: Bend = { payload: (m) => ({ ...m, EKCert: Buffer.from(der).toString("base64") }) };
+    const attested = await withAgent(devidAgent(), bend, (evidence) => attestWith(anonymous, evidence));
+    expect(attested.id).toContain("/spire/agent/tpm_devid/");
   });
 
   test("an agent process attests by it", async () => {

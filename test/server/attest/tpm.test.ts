@@ -16,6 +16,7 @@ import {
   endorsementKeyOf,
   flip,
   hashOf,
+  oaepOf,
   openTpmMaker,
   type TpmMaker,
   tpmAgentOf,
@@ -70,6 +71,27 @@ describe.skipIf(withoutSwtpm)("tpm", () => {
         `tpm:pcr:sha256:23:${ZERO}`,
       ].sort(),
     );
+  });
+
+  test("a TPM whose maker says of its key that it is for OAEP attests, by the hash of the key itself", async () => {
+    const machine = scope.use(await startSimulator());
+    const publicKey = oaepOf(await endorsementKeyOf(machine));
+    const hash = await hashOf(machine);
+    await maker.certify(machine, { publicKey });
+    const attested = await withAgent(tpmAgent(machine), {}, (evidence) => attestWith(anonymous, evidence));
+    expect(attested.id).toBe(`spiffe://example.org/spire/agent/tpm/${hash}`);
+    expect(await selectorsOf(server, attested.id)).toContain(
+      `tpm:ek:ca:fingerprint:${certificateFingerprint(maker.ca.certificate)}`,
+    );
+  });
+
+  test("T-N11 such a certificate for a key that is not the TPM's is of no use", async () => {
+    const { publicKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
+    const { pem } = await endorse(maker.ca, publicKey, { publicKey: oaepOf(publicKey) });
+    const bend: Bend = { payload: (m) => ({ ...m, EK: Buffer.from(pem).toString("base64") }) };
+    await expect(withAgent(tpmAgent(), bend, (evidence) => attestWith(anonymous, evidence))).rejects.toMatchObject({
+      message: expect.stringContaining("the TPM refused activateCredential"),
+    });
   });
 
   test("an agent of the community's plug-in, which sends no quote, attests without a state", async () => {
