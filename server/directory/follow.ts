@@ -1,11 +1,11 @@
 import type { Clock } from "../../src/runtime/clock.ts";
-import { Fault } from "../../src/runtime/fault.ts";
+import { Fault, isFault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { Entry } from "../../src/spiffe/entry.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import * as events from "../events.ts";
-import type { ChangeStore, Snapshot } from "../store/store.ts";
+import { type ChangeStore, SCHEMA_NEWER, type Snapshot } from "../store/store.ts";
 import type { Directory, DirectoryContent } from "./authorized.ts";
 import { EntryIndex } from "./entries.ts";
 import { NodeIndex } from "./nodes.ts";
@@ -46,7 +46,10 @@ export class Follower {
     signal.throwIfAborted();
   }
 
-  /** Applies changes as they come, until the signal. Failures are logged once and tried again with the next wake. */
+  /**
+   * Applies changes as they come, until the signal. Failures are logged once and tried again with the next wake. Throws
+   * when a newer release has changed the database so that this one must not serve from it.
+   */
   async run(signal: AbortSignal): Promise<void> {
     for await (const _ of this.#options.changes.wake(signal)) {
       await this.#steps.run().then(
@@ -100,6 +103,7 @@ export class Follower {
   }
 
   #failed(error: unknown): void {
+    if (isFault(error, "precondition") && error.code === SCHEMA_NEWER) throw error;
     if (this.#away) return;
     this.#away = true;
     this.#options.log.warn("Could not read changes from the datastore; serving what is held", {

@@ -4,6 +4,7 @@ import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { Entry } from "../../src/spiffe/entry.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
 import { type BundleRow, toBundle } from "./bundle-rows.ts";
+import { checkReadable } from "./migrations.ts";
 import { ENTRY_COLUMNS, type EntryRow, type NodeRow, sharingEntryReader, toEntry, toNode } from "./rows.ts";
 import type { Queries, Session } from "./session.ts";
 import type { AttestedNode, ChangeSet, ChangeStore, Snapshot } from "./store.ts";
@@ -89,6 +90,8 @@ interface Position {
   readonly witness: string;
   /** A copy that replays another database may lag behind what was already served from that. */
   readonly standby: boolean;
+  readonly version: number;
+  readonly readable_from: number;
 }
 
 const WITNESS = sql`seq || ':' || xid || ':' || extract(epoch from at)`;
@@ -96,7 +99,9 @@ const POSITION = sql`
   epoch || ':' || feed_origin() || ':' || feed_timeline() as history,
   pg_current_snapshot()::text as snapshot,
   coalesce((select ${WITNESS} from change_log order by seq desc limit 1), '') as witness,
-  pg_is_in_recovery() as standby`;
+  pg_is_in_recovery() as standby,
+  (select version from schema_meta) as version,
+  (select readable_from from schema_meta) as readable_from`;
 
 interface Cursor {
   readonly history: string;
@@ -134,7 +139,7 @@ async function readChanges(db: Queries, { snapshot, witness }: Cursor): Promise<
       select kind, entity from change_log where xid = any(array(select pg_snapshot_xip(seen) from last))
       limit ${MAX_CHANGES + 1}
     )
-    select history, snapshot, witness, standby, older, lost, kind, entity,
+    select history, snapshot, witness, standby, version, readable_from, older, lost, kind, entity,
       case kind
         when 'entry' then (select to_jsonb(e) from entries e where e.id = entity)
         when 'node' then (select to_jsonb(n) from attested_nodes n where n.spiffe_id = entity)
@@ -160,9 +165,10 @@ function collect(cursor: string, rows: readonly ChangeRow[]): ChangeSet {
   return { cursor, entries, nodes, bundles };
 }
 
-/** Throws `unavailable` for a standby. */
+/** Throws `unavailable` for a standby, `precondition` for a schema that this program must not work on. */
 function cursorOf(position: Position | undefined): string {
   if (position === undefined) throw new Error("feed_state has no row");
+  checkReadable(position);
   if (position.standby) {
     throw new Fault("unavailable", "the datastore is a read-only standby", {
       code: "datastore-standby",

@@ -7,9 +7,13 @@ import { SCHEMA_V2 } from "./schema-v2.ts";
 import { SCHEMA_V3 } from "./schema-v3.ts";
 import { SCHEMA_V4 } from "./schema-v4.ts";
 import { SCHEMA_V5 } from "./schema-v5.ts";
+import { SCHEMA_NEWER } from "./store.ts";
 
 interface Migration {
-  /** Lowest schema version whose programs still work after it; lets servers of two releases share a database. */
+  /**
+   * Lowest schema version whose programs may still work on it; lets servers of two releases share a database. Programs of
+   * lower ones do not start on it, and end when they find it below them (`checkReadable`).
+   */
   readonly readableFrom: number;
   readonly sql: string;
 }
@@ -18,7 +22,8 @@ interface Migration {
 const MIGRATIONS: readonly Migration[] = [
   { readableFrom: 1, sql: SCHEMA_V1 },
   { readableFrom: 1, sql: SCHEMA_V2 },
-  { readableFrom: 1, sql: SCHEMA_V3 },
+  // Programs of before would serve agents that are in quarantine.
+  { readableFrom: 3, sql: SCHEMA_V3 },
   { readableFrom: 1, sql: SCHEMA_V4 },
   { readableFrom: 1, sql: SCHEMA_V5 },
 ];
@@ -74,11 +79,8 @@ async function climb(client: ClientBase, log: Log): Promise<number> {
   const from = await readVersion(client);
   if (from >= SCHEMA_VERSION) return from;
   log.info("Migrating the datastore", { schema_from: from, schema_to: SCHEMA_VERSION });
-  let readableFrom = 1;
-  for (const { sql, readableFrom: lowest } of MIGRATIONS.slice(from)) {
-    await client.query(sql);
-    readableFrom = lowest;
-  }
+  for (const { sql } of MIGRATIONS.slice(from)) await client.query(sql);
+  const readableFrom = Math.max(...MIGRATIONS.map((migration) => migration.readableFrom));
   await client.query(WRITE_META, [SCHEMA_VERSION, readableFrom]);
   return SCHEMA_VERSION;
 }
@@ -91,9 +93,14 @@ async function readVersion(client: ClientBase): Promise<number> {
     return 0;
   }
   const { rows } = await client.query<{ version: number; readable_from: number }>(READ_META);
-  const { version, readable_from } = rows[0] ?? { version: 0, readable_from: 0 };
-  if (readable_from > SCHEMA_VERSION) throw newerSchema(version);
-  return version;
+  const meta = rows[0] ?? { version: 0, readable_from: 0 };
+  checkReadable(meta);
+  return meta.version;
+}
+
+/** Throws `precondition` when another release has made of the schema what this program must not work on. */
+export function checkReadable(meta: { readonly version: number; readonly readable_from: number }): void {
+  if (meta.readable_from > SCHEMA_VERSION) throw newerSchema(meta.version);
 }
 
 async function inTransaction<T>(client: ClientBase, work: () => Promise<T>): Promise<T> {
@@ -111,7 +118,7 @@ async function inTransaction<T>(client: ClientBase, work: () => Promise<T>): Pro
 function newerSchema(version: number): Fault {
   const message = `the datastore has schema version ${version}, and this program knows versions up to ${SCHEMA_VERSION}`;
   return new Fault("precondition", message, {
-    code: "schema-newer",
+    code: SCHEMA_NEWER,
     hint: "run the release that wrote it, or a newer one",
   });
 }

@@ -279,6 +279,9 @@ export interface ChangeSet {
 }
 
 /** The change feed: follows commits, never counters, so nothing is skipped. */
+/** Fault code of a schema that only newer programs may work on. */
+export const SCHEMA_NEWER = "schema-newer";
+
 export interface ChangeStore {
   /**
    * Streams all rows of one repeatable-read snapshot to `receive`; its cursor starts the feed. Inside `receive` use
@@ -287,7 +290,8 @@ export interface ChangeStore {
   load<T>(receive: (snapshot: Snapshot) => Promise<T>): Promise<T>;
   /**
    * What changed since the cursor; "reload" when the feed no longer reaches back; "other" when the database has another
-   * history or is as it was before the cursor: it failed over, or was restored. Throws `unavailable` for a standby.
+   * history or is as it was before the cursor: it failed over, or was restored. Throws `unavailable` for a standby, and
+   * `precondition` with `SCHEMA_NEWER` when a newer release has made the schema one that this program must not work on.
    */
   since(cursor: string): Promise<ChangeSet | "reload" | "other">;
   /** Yields when there may be changes: at a notification, and at least once a second. Never throws; ends with the signal. */

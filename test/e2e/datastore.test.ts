@@ -4,12 +4,28 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, test } from "vitest";
-import { createDatabase, withoutPostgres } from "../support/postgres.ts";
+import { eventually } from "../support/eventually.ts";
+import { administer, createDatabase, withoutPostgres } from "../support/postgres.ts";
 import { startServer } from "../support/server.ts";
 import { PROJECT, writeServerConfig } from "../support/server-process.ts";
 
 const run = promisify(execFile);
 const server = (...args: readonly string[]) => run(process.execPath, [join(PROJECT, "server/main.ts"), ...args]);
+
+test.skipIf(withoutPostgres)(
+  "a server ends when a newer one makes the database one that it must not serve from",
+  { timeout: 120_000 },
+  async () => {
+    await using old = await startServer({ store: "postgres" });
+    const url = old.databaseUrl ?? "";
+    await administer(url, "update schema_meta set version = 99");
+    await old.createEntry({ spiffeId: "spiffe://example.org/web", parentId: "spiffe://example.org/node" });
+    await administer(url, "update schema_meta set readable_from = 98");
+    await eventually("it says why", () => old.output().includes("Code: schema-newer"), 30_000);
+    expect(await old.stop()).toBe(1);
+    await expect(startServer({ store: { url } })).rejects.toThrow("the datastore has schema version 99");
+  },
+);
 
 test.skipIf(withoutPostgres)(
   "an embedded store moves to PostgreSQL whole, and the server goes on with it",

@@ -75,6 +75,13 @@ describe.skipIf(withoutPostgres)("migration on PostgreSQL", () => {
     await expectNewerRefused(postgresConfig(database.url));
   });
 
+  test("programs that know nothing of quarantine must not work on a database that does", async () => {
+    await using database = await createDatabase();
+    await using store = await openTestStore(postgresConfig(database.url));
+    const { rows } = await store.session.read((db) => sql`select readable_from from schema_meta`.execute(db));
+    expect(rows).toEqual([{ readable_from: 3 }]);
+  });
+
   test("a newer schema that says it can be read by this release is used", async () => {
     await using database = await createDatabase();
     await setSchema(postgresConfig(database.url), 99, SCHEMA_VERSION);
