@@ -44,24 +44,27 @@ export const federationKeys = block("Bundle endpoint and federation relationship
       shown: "5m",
     }),
     acme,
-    profile: block('How the endpoint proves who it is: profile "https_spiffe" {} or profile "https_web" { … }.', {
-      https_spiffe: block("By the server's X.509-SVID.", {}),
-      https_web: block("By a certificate that browsers trust.", {
-        acme,
-        serving_cert_file: block("The certificate in files.", {
-          cert_file_path: filePath({ doc: "Certificate chain, PEM." }),
-          key_file_path: filePath({ doc: "Private key, PEM." }),
-          file_sync_interval: duration(
-            1000,
-            "1s",
-          )({
-            doc: "How often the files are read.",
-            default: 3_600_000,
-            shown: "1h",
+    profile: block(
+      'How the endpoint proves who it is: profile "https_spiffe" {}, the default, or profile "https_web" { … }.',
+      {
+        https_spiffe: block("By the server's X.509-SVID.", {}),
+        https_web: block("By a certificate that browsers trust.", {
+          acme,
+          serving_cert_file: block("The certificate in files.", {
+            cert_file_path: filePath({ doc: "Certificate chain, PEM." }),
+            key_file_path: filePath({ doc: "Private key, PEM." }),
+            file_sync_interval: duration(
+              1000,
+              "1s",
+            )({
+              doc: "How often the files are read.",
+              default: 3_600_000,
+              shown: "1h",
+            }),
           }),
         }),
-      }),
-    }),
+      },
+    ),
   }),
   federates_with: named(
     'Foreign trust domains whose bundle is fetched: federates_with "example.test" { … }.',
@@ -111,7 +114,15 @@ function endpointProfileOf(
   reader: ConfigReader,
 ): BundleEndpointConfig["profile"] | undefined {
   const web = reader.isSet(`${path}.https_web`);
-  if (web === reader.isSet(`${path}.https_spiffe`)) {
+  const spiffe = reader.isSet(`${path}.https_spiffe`);
+  if (!web && !spiffe && !reader.isSet(path)) {
+    reader.warn(
+      `${PATH}.bundle_endpoint`,
+      'it has no profile, so the endpoint shows an X.509-SVID; add profile "https_spiffe" {}',
+    );
+    return { type: "https_spiffe" };
+  }
+  if (web === spiffe) {
     reader.fault(path, 'federation.bundle_endpoint needs one profile: profile "https_spiffe" {} or "https_web" { … }');
     return undefined;
   }

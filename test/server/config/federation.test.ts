@@ -44,9 +44,15 @@ describe("federation", () => {
     expect(plain.federation.endpoint).toMatchObject({ address: "0.0.0.0", refreshHintSeconds: 300 });
   });
 
+  test("without a profile the endpoint shows an X.509-SVID, with a warning, as in SPIRE", async () => {
+    const { federation, warnings } = await load(server(endpoint("port = 8443")));
+    expect(federation.endpoint).toMatchObject({ port: 8443, profile: { type: "https_spiffe" } });
+    expect(warnings.join("\n")).toContain('add profile "https_spiffe" {}');
+  });
+
   test.each([
     { lines: endpoint('profile "https_spiffe" {}'), says: "port must be configured" },
-    { lines: endpoint("port = 8443"), says: "needs one profile" },
+    { lines: endpoint("port = 8443 profile {}"), says: "needs one profile" },
     { lines: endpoint('port = 1 profile "https_web" {} profile "https_spiffe" {}'), says: "needs one profile" },
     { lines: endpoint('port = 1 profile "https_web" {}'), says: "needs cert_file_path and key_file_path" },
     { lines: federates('bundle_endpoint_profile "https_web" {}'), says: "bundle_endpoint_url must be configured" },
