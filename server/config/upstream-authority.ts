@@ -69,9 +69,9 @@ export function upstreamAuthorityOf(
     );
   const { disk, spire, vault } = plugins;
   if (disk !== undefined) {
-    const { bundle_file_path: bundlePath } = disk;
-    const certPath = required(reader, "disk", "cert_file_path", disk.cert_file_path);
-    const keyPath = required(reader, "disk", "key_file_path", disk.key_file_path);
+    const { cert_file_path: certPath = "", key_file_path: keyPath = "", bundle_file_path: bundlePath } = disk;
+    if (certPath === "" || keyPath === "")
+      reader.fault(`${PATH}.disk`, "'cert_file_path' and 'key_file_path' must be set and not empty");
     return { type: "disk", certPath, keyPath, ...(bundlePath === undefined ? {} : { bundlePath }) };
   }
   if (vault !== undefined) {

@@ -1,5 +1,4 @@
 import {
-  type ConfigReader,
   type Key,
   objectsOf,
   type PluginSpec,
@@ -137,19 +136,22 @@ function readData({ spec, objects, file, spot }: PluginData): unknown {
   if (file !== undefined && data.length > 0) {
     return spot.reader.fault(spot.at, `${spot.path}: only one of [plugin_data, plugin_data_file] can be used`);
   }
-  const values = file === undefined ? data : dataFromFile(spot.reader, file, spot);
+  const values = file === undefined ? data : dataFromFile(file, spot);
+  if (values === undefined) return undefined;
   const items = values.flatMap<ConfigValue>((value) => objectsOf(value) ?? [value]);
   const merged: ConfigValue = { kind: "list", at: inner[0]?.at ?? spot.at, items };
   return block(spec.doc, spec.keys).read(merged, { ...spot, at: merged.at });
 }
 
-function dataFromFile(reader: ConfigReader, file: string, spot: Spot): readonly ConfigValue[] {
+/** Undefined, with the fault said, when there is nothing to read. */
+function dataFromFile(file: string, { reader, path, at }: Spot): readonly ConfigValue[] | undefined {
   try {
     return [readConfigFile(file).root];
   } catch (error) {
     if (!isFault(error)) throw error;
-    reader.fault(spot.at, `${spot.path}.plugin_data_file: ${error.message}`);
-    return [];
+    const why = error.kind === "not_found" ? `open ${file}: no such file or directory` : error.message;
+    reader.fault(at, `${path}.plugin_data_file: failed to read plugin configuration: ${why}`);
+    return undefined;
   }
 }
 

@@ -19,7 +19,7 @@ describe("key managers and upstream authorities", () => {
       ...{ type: "disk", certPath: "/c.pem", keyPath: "/k.pem", bundlePath: "/b.pem" },
     });
     expect(await refused(plugin("UpstreamAuthority", "disk", 'key_file_path = "/k.pem"'))).toContain(
-      "cert_file_path is required",
+      "'cert_file_path' and 'key_file_path' must be set and not empty",
     );
   });
 

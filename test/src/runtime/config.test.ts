@@ -176,7 +176,7 @@ describe("faults", () => {
     {
       source: 'plugins { Store "sql" { plugin_data_file = "/nowhere/x" } }',
       message:
-        "a.conf:1:17: plugins.Store.sql.plugin_data_file: could not find config file /nowhere/x: please use the -config flag",
+        "a.conf:1:17: plugins.Store.sql.plugin_data_file: failed to read plugin configuration: open /nowhere/x: no such file or directory",
     },
   ])("$source: $message", ({ source, message }) => {
     const fault = faultOf(() => read(source));
