@@ -122,14 +122,22 @@ function withX509(held: readonly X509Authority[], added: readonly X509Authority[
   return [...byBytes.values()];
 }
 
-/** A key ID names one key. Throws `already_exists` when it would name another. WIT-SVID, section 6.1. */
+/**
+ * A key ID names one key, for as long as anybody said. Throws `already_exists` when it would name another. WIT-SVID,
+ * section 6.1.
+ */
 function withTokens(held: readonly TokenAuthority[], added: readonly TokenAuthority[]): readonly TokenAuthority[] {
   const byId = new Map(held.map((authority) => [authority.keyId, authority]));
   for (const authority of added) {
     const known = byId.get(authority.keyId) ?? authority;
     if (Buffer.compare(known.publicKey, authority.publicKey) !== 0)
       throw new Fault("already_exists", `key ID ${JSON.stringify(authority.keyId)} is the name of another key`);
-    byId.set(authority.keyId, known);
+    byId.set(authority.keyId, lastsLonger(authority, known) ? { ...known, expiresAt: authority.expiresAt } : known);
   }
   return [...byId.values()];
+}
+
+/** Zero is for ever. */
+function lastsLonger({ expiresAt }: TokenAuthority, than: TokenAuthority): boolean {
+  return than.expiresAt !== 0 && (expiresAt === 0 || expiresAt > than.expiresAt);
 }

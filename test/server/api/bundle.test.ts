@@ -98,6 +98,19 @@ describe("the own bundle", () => {
     expect(fault.message).toMatch(message);
   });
 
+  test("AppendBundle of a key that is there lets it live longer, never shorter, and never twice", async () => {
+    const key = jwtKey("longer");
+    const live = async (expires_at: string) => {
+      const { jwt_authorities } = await server.admin.bundle.AppendBundle({ jwt_authorities: [{ ...key, expires_at }] });
+      return jwt_authorities.filter(({ key_id }) => key_id === "longer").map((one) => one.expires_at);
+    };
+    expect(await live("2000000000")).toEqual(["2000000000"]);
+    expect(await live("2000000060")).toEqual(["2000000060"]);
+    expect(await live("2000000000")).toEqual(["2000000060"]);
+    expect(await live("0")).toEqual(["0"]);
+    expect(await live("2000000090")).toEqual(["0"]);
+  });
+
   test("AppendBundle never lets a key ID name another key", async () => {
     await server.admin.bundle.AppendBundle({ jwt_authorities: [jwtKey("one-name")] });
     expect(await faultFrom(server.admin.bundle.AppendBundle({ jwt_authorities: [jwtKey("one-name")] }))).toMatchObject({
