@@ -250,7 +250,20 @@ export function malformedEntry(
   });
 }
 
-export function authoritiesTainted(log: Log, keyIds: ReadonlySet<string>, svids: number): void {
+const TAINTED = {
+  x509Authorities: { name: "X.509", field: "subject_key_ids" },
+  jwtAuthorities: { name: "JWT", field: "jwt_authority_key_ids" },
+  witAuthorities: { name: "WIT", field: "wit_authority_key_ids" },
+} as const;
+
+export function taintedAuthoritiesFound(log: Log, kind: keyof typeof TAINTED, keyIds: readonly string[]): void {
+  const { name, field } = TAINTED[kind];
+  log.debug(`New tainted ${name} authorities found`, { [field]: keyIds.join(",") });
+}
+
+export function svidsTainted(log: Log, keyIds: ReadonlySet<string>, svids: number): void {
+  if (svids === 0) log.debug("No SVID entries to process for tainted X.509 authorities");
+  else log.debug("Scheduled rotation for SVID entries due to tainted X.509 authorities", { count: svids });
   log.info("Tainted X.509 SVIDs", { subject_key_ids: [...keyIds].join(","), tainted_x509_svids: svids });
   log.metrics.observe("cache_manager.tainted_x509_svids.workload", svids);
 }

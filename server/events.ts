@@ -114,6 +114,10 @@ export function authorityActivated(log: Log, message: string, authority: ActiveA
   log.info(message, fields);
   log.metrics.increment(ACTIVATED[authority.kind]);
   authorityTimeLeft(log, authority);
+  const { kind, trustDomain, notAfter, now } = authority;
+  if (kind !== "x509") return;
+  const ttl = (notAfter.getTime() - now.getTime()) / 1000;
+  log.debug("Successfully rotated X.509 CA", { trust_domain_id: `spiffe://${trustDomain}`, ttl });
 }
 
 const TIME_LEFT: Readonly<Record<AuthorityKind, string>> = {

@@ -10,14 +10,15 @@ import { sameAuthorities } from "../../src/spiffe/bundle.ts";
 import { sameVersion } from "../../src/spiffe/entry-digest.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import {
-  authoritiesTainted,
   chore,
   federatedBundleMissing,
   malformedBundle,
   quarantineChanged,
+  svidsTainted,
   synced,
   syncFailed,
   syncRecovered,
+  taintedAuthoritiesFound,
 } from "../events.ts";
 import { wait } from "../node/wait.ts";
 import type { IdentityCache } from "./entries.ts";
@@ -204,6 +205,9 @@ export class Synchronizer {
     if (bundles.own === before) return;
     for (const kind of TOKEN_KINDS) {
       const keyIds = refusedKeys(before[kind], bundles.own[kind]);
+      const known = taintedKeys(before[kind]);
+      const found = [...taintedKeys(bundles.own[kind])].filter((id) => !known.has(id));
+      if (found.length > 0) taintedAuthoritiesFound(this.#options.log, kind, found);
       const refuse = async (): Promise<void> => tokens[kind]?.refuseKeys(keyIds);
       if (kind === "jwtAuthorities" && keyIds.size > 0)
         await chore(this.#options, "cache_manager.workload.process_tainted_jwt_svids", refuse);
@@ -347,9 +351,10 @@ export class Synchronizer {
         .filter((id) => id !== "" && !this.#tainted.has(id)),
     );
     if (keyIds.size === 0) return;
+    taintedAuthoritiesFound(log, "x509Authorities", [...keyIds]);
     const work = async (): Promise<number> => cache.taint(keyIds);
     const svids = await chore(this.#options, "cache_manager.workload.process_tainted_x509_svids", work);
-    authoritiesTainted(log, keyIds, svids);
+    svidsTainted(log, keyIds, svids);
     trust.taint(keyIds);
     for (const id of keyIds) this.#tainted.add(id);
   }
@@ -357,10 +362,13 @@ export class Synchronizer {
 
 /** Ids of the authorities that are tainted, or were revoked since. */
 function refusedKeys(before: readonly TokenAuthority[], after: readonly TokenAuthority[]): ReadonlySet<string> {
-  const tainted = after.filter((authority) => authority.tainted).map(({ keyId }) => keyId);
   const present = new Set(after.map(({ keyId }) => keyId));
   const gone = before.map(({ keyId }) => keyId).filter((keyId) => !present.has(keyId));
-  return new Set([...tainted, ...gone]);
+  return new Set([...taintedKeys(after), ...gone]);
+}
+
+function taintedKeys(authorities: readonly TokenAuthority[]): ReadonlySet<string> {
+  return new Set(authorities.filter(({ tainted }) => tainted).map(({ keyId }) => keyId));
 }
 
 /** The held object when nothing changed, so that comparing by identity is enough everywhere else. */

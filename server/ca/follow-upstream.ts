@@ -60,10 +60,10 @@ async function takeOver(options: FollowUpstreamOptions, above: UpstreamBundle): 
     if (!tainted && upstream?.tainted === true) {
       await leave(options, authority);
       await taintAuthority(bundles, { trustDomain, authority });
-      log.info("Authority tainted upstream", fieldsOf(authority));
+      log.info(`${NAMES[authority.kind]} authority tainted`, fieldsOf(authority));
     } else if (tainted && upstream === undefined) {
       await revokeAuthority(bundles, { trustDomain, authority }, () => {});
-      log.info("Authority revoked upstream", fieldsOf(authority));
+      log.info(`${NAMES[authority.kind]} authority revoked`, fieldsOf(authority));
     }
   }
 }
@@ -87,8 +87,11 @@ async function leave({ x509, log }: FollowUpstreamOptions, authority: NamedAutho
   if (current.authority.upstreamAuthorityId !== authority.subjectKeyId) return;
   log.info("Current root CA is signed by a tainted upstream authority, preparing rotation");
   const { id } = await x509.prepare();
+  log.info("Server SVID signed using a tainted authority, forcing rotation of the Server SVID");
   await x509.activate(id);
 }
+
+const NAMES = { x509: "X.509", jwt: "JWT", wit: "WIT" } as const;
 
 interface Standing {
   readonly authority: NamedAuthority;
@@ -106,7 +109,5 @@ function standings(bundle: UpstreamBundle): ReadonlyMap<string, Standing> {
 }
 
 function fieldsOf(authority: NamedAuthority): Readonly<Record<string, string>> {
-  return authority.kind === "x509"
-    ? { subject_key_id: authority.subjectKeyId }
-    : { kind: authority.kind, key_id: authority.keyId };
+  return authority.kind === "x509" ? { subject_key_id: authority.subjectKeyId } : { key_id: authority.keyId };
 }

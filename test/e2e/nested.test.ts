@@ -129,6 +129,7 @@ test("a root that is tainted above, a JWT and a WIT key tainted below: the serve
   const force = { metadata: { "steeple-force": "true" } };
   await top.admin.localAuthority.RevokeX509Authority({ authority_id: old }, force);
   await eventually("the root is gone below", async () => (await bundleOf(below)).roots.length === 1);
+  await below.untilLogged("X.509 authority revoked", { subject_key_id: old });
   const { svids } = await agent.fetch();
   const { roots } = await bundleOf(below);
   const at = new Date(Date.now());
@@ -147,6 +148,9 @@ async function changeRoot(old: string): Promise<void> {
   expect(rekeyed.svids[0]?.chain).toHaveLength(2);
   await eventually("the agent of above has re-keyed", async () => rootOfSvid(await identifier.fetch()) === prepared);
   await eventually("the taint is below", async () => (await bundleOf(below)).tainted.includes(old));
+  await below.untilLogged("Current root CA is signed by a tainted upstream authority, preparing rotation");
+  await below.untilLogged("Server SVID signed using a tainted authority, forcing rotation of the Server SVID");
+  await below.untilLogged("X.509 authority tainted", { subject_key_id: old });
   const { active } = await below.admin.localAuthority.GetX509AuthorityState({});
   expect(rootOf(active)).toBe(prepared);
 }

@@ -81,7 +81,10 @@ describe.each(SETUPS)("$name", ({ renewRoot, upstream, taint, revoke }) => {
     await api.ActivateX509Authority({ authority_id: prepared?.authority_id ?? "" });
     await taint(api, old);
     await watched.until("an SVID under the second root", (context) => rootOfSvid(context) === next);
+    await agent.untilLogged("New tainted X.509 authorities found", { subject_key_ids: old });
+    await agent.untilLogged("Scheduled rotation for SVID entries due to tainted X.509 authorities", { count: 1 });
     await agent.untilLogged("Agent SVID is tainted by a root authority, forcing rotation");
+    expect(server.logged("Successfully rotated X.509 CA", { trust_domain_id: "spiffe://example.org" })).toHaveLength(2);
     const revoked = () => revoke(api, old).then(Boolean, () => false);
     await eventually("nothing under the old root is in use", revoked);
     await watched.until("the old root is gone", (context) => {

@@ -68,7 +68,7 @@ function setUp(intervalMs = 5_000) {
 
 describe("one sync", () => {
   test("keys of tokens that are tainted or revoked are refused", async () => {
-    const { server, synchronizer, refusedKeys, refusedWitKeys } = setUp();
+    const { server, synchronizer, refusedKeys, refusedWitKeys, messages } = setUp();
     const key = (keyId: string, tainted = false) => ({ publicKey: Buffer.from(keyId), keyId, expiresAt: 0, tainted });
     const own = bundle(HOME, "root-1");
     for (const jwtAuthorities of [
@@ -83,6 +83,10 @@ describe("one sync", () => {
     server.own = { ...server.own, witAuthorities: [key("w", true)] };
     await synchronizer.sync(forever);
     expect(refusedWitKeys.at(-1)).toEqual(["w"]);
+    expect(messages().filter((message) => message.startsWith("New tainted"))).toEqual([
+      "New tainted JWT authorities found",
+      "New tainted WIT authorities found",
+    ]);
   });
 
   test("brings entries and bundles, and the cache is ready", async () => {
