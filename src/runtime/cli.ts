@@ -135,7 +135,7 @@ async function runCommand(program: Program, { place, command, line }: CommandRun
       io.stdout.write(helpText(program, place));
       return 0;
     }
-    if (command.operands === undefined && parsed.rest[0] !== undefined) throw strayArgument(place, parsed.rest[0]);
+    if (command.operands === undefined) io.stderr.write(ignoring(place, parsed.rest));
     return (await command.invoke(parsed.values, { args: parsed.rest, spelling: parsed.spelling, io, signal })) ?? 0;
   } catch (error) {
     const fault = advised(program, Fault.from(error));
@@ -153,11 +153,20 @@ function advised(program: Program, fault: Fault): Fault {
     : new Fault(fault.kind, fault.message, { code: fault.code, hint });
 }
 
-function strayArgument(place: Place, word: string): Fault {
-  const commands = names(place.node.commands);
+/**
+ * SPIRE ignores what follows its flags, and scripts end in words such as the "true" of a boolean flag: a warning then.
+ * Throws `invalid` where the words would mean something else to whoever wrote them: flags among them, "false", the
+ * slip of a subcommand's name.
+ */
+function ignoring(place: Place, words: readonly string[]): string {
+  const [word] = words;
+  if (word === undefined) return "";
+  const near = didYouMean(word, names(place.node.commands));
+  if (near === undefined && word !== "false" && !words.some((one) => one.startsWith("-")))
+    return `Warning: ignored, as it belongs to no flag: ${words.map((one) => JSON.stringify(one)).join(" ")}\n`;
   const boolean = /^(true|false)$/.test(word) ? `write -flag=${word}` : undefined;
-  const hint = didYouMean(word, commands) ?? boolean ?? "put flags first, and quote values that hold spaces";
-  return new Fault("invalid", `unexpected argument ${JSON.stringify(word)}`, { code: "usage", hint });
+  const hint = near ?? boolean ?? "put flags first, and quote values that hold spaces";
+  throw new Fault("invalid", `unexpected argument ${JSON.stringify(word)}`, { code: "usage", hint });
 }
 
 function usageError({ path }: Place, command: Command, fault: Fault): string {

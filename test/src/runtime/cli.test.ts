@@ -96,6 +96,13 @@ describe("running commands", () => {
     expect((await run("entry create -selector a:1 -admin")).status).toBe(3);
   });
 
+  test("words after the last flag are ignored with a warning, as SPIRE ignores them", async () => {
+    const { status, err } = await run("entry create -selector a:1 -admin true");
+    expect([status, err]).toEqual([3, 'Warning: ignored, as it belongs to no flag: "true"\n']);
+    const { out } = await run("entry create -selector a:1 config /server.conf");
+    expect(out).toMatch(/ a:1 false /);
+  });
+
   test("a place can be a command and hold others", async () => {
     expect((await run("api fetch")).out).toBe("fetch \n");
     expect((await run("api fetch jwt")).status).toBe(7);
@@ -154,11 +161,15 @@ describe("wrong use", () => {
     { line: "entry create -ttl x", err: `invalid value "x" for flag -ttl: parse error\nCode: usage\n${USAGE}` },
     { line: "entry create -spiffeID", err: `flag needs an argument: -spiffeID\nCode: usage\n${USAGE}` },
     {
-      line: "entry create -admin true",
+      line: "entry create -admin true -ttl 5",
       err: `unexpected argument "true"\nHint: write -flag=true\nCode: usage\n${USAGE}`,
     },
     {
-      line: "entry create x",
+      line: "entry create -admin false",
+      err: `unexpected argument "false"\nHint: write -flag=false\nCode: usage\n${USAGE}`,
+    },
+    {
+      line: "entry create x -admin",
       err: `unexpected argument "x"\nHint: put flags first, and quote values that hold spaces\nCode: usage\n${USAGE}`,
     },
   ])("$line: as Go says it, with the usage, status 1", async ({ line, err }) => {
