@@ -33,6 +33,9 @@ export interface SdsApiOptions extends AttestedCallOptions {
 
 type SecretsOf = (update: WorkloadUpdate) => Secrets;
 
+/** Envoy does not close its stream when it is told to go elsewhere. */
+const ENDLESS = { endless: true };
+
 /** Envoy's Secret Discovery Service, version 3. Each call is attested once, when it begins. */
 export function sdsApi(options: SdsApiOptions): ServiceImplementation<LocalCaller> {
   const secretsOf = sharedSecrets(options.sds.names);
@@ -45,11 +48,11 @@ export function sdsApi(options: SdsApiOptions): ServiceImplementation<LocalCalle
         requests,
         subscription,
       );
-    }),
+    }, ENDLESS),
     DeltaSecrets: bidi((requests, call) => {
       const subscription = new DeltaSubscription({ disableSpiffeCertValidation, log: call.auth.log });
       return responses({ options, secretsOf, call }, requests, subscription);
-    }),
+    }, ENDLESS),
     FetchSecrets: unary((request, call) => fetchSecrets({ options, secretsOf, call }, request)),
   });
 }

@@ -15,7 +15,16 @@ import {
   TrustDomainApi,
 } from "../../src/rpc/protos.ts";
 import { reflectionServices } from "../../src/rpc/reflection.ts";
-import { type AnyHandler, type Handlers, type ServiceImplementation, service, unary } from "../../src/rpc/service.ts";
+import {
+  type AnyHandler,
+  bidi,
+  clientStream,
+  type Handlers,
+  type ServiceImplementation,
+  serverStream,
+  service,
+  unary,
+} from "../../src/rpc/service.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import {
   agentRules,
@@ -150,6 +159,8 @@ function unimplemented(name: string, { requestStream, responseStream }: Shape): 
     throw new Fault("unimplemented", `method ${name} not implemented`);
   };
   const refuseLater = async (): Promise<object> => refuse();
-  if (requestStream) return responseStream ? { kind: "bidi", run: refuse } : { kind: "clientStream", run: refuseLater };
-  return responseStream ? { kind: "serverStream", run: refuse } : { kind: "unary", run: refuseLater };
+  if (requestStream) return responseStream ? bidi(refuse) : clientStream(refuseLater);
+  return responseStream
+    ? serverStream<object, object, Authorization>(refuse)
+    : unary<object, object, Authorization>(refuseLater);
 }

@@ -48,9 +48,9 @@ export class Pipeline<Auth> {
     this.#observe(call, clock.monotonic() - started);
   }
 
-  /** Ends the calls of this kind, or all. */
-  abort(fault: Fault, kind?: AnyHandler<Auth>["kind"]): void {
-    for (const [call, handler] of this.#running) if (kind === undefined || handler.kind === kind) call.abort(fault);
+  /** Ends all calls, or those that would never end. */
+  abort(fault: Fault, which: "all" | "endless"): void {
+    for (const [call, { endless }] of this.#running) if (which === "all" || endless) call.abort(fault);
   }
 
   #fail(call: RunningCall<Auth>, error: unknown): void {

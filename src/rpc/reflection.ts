@@ -19,8 +19,9 @@ export function reflectionServices<Auth>(services: readonly Service<object>[]): 
     for await (const request of requests)
       yield { valid_host: request.host, original_request: request, ...index.answer(request) };
   }
-  const v1: ServiceImplementation<Auth> = service(ReflectionApi, { ServerReflectionInfo: bidi(answers) });
-  const v1alpha: ServiceImplementation<Auth> = service(ReflectionAlphaApi, { ServerReflectionInfo: bidi(answers) });
+  const info = bidi(answers, { endless: true });
+  const v1: ServiceImplementation<Auth> = service(ReflectionApi, { ServerReflectionInfo: info });
+  const v1alpha: ServiceImplementation<Auth> = service(ReflectionAlphaApi, { ServerReflectionInfo: info });
   return [v1, v1alpha];
 }
 

@@ -169,9 +169,9 @@ export class RpcServer<Auth> implements AsyncDisposable {
     for (const close of this.#closers) close();
     const closed = this.#listeners.map((listener) => new Promise((done) => listener.close(done)));
     for (const gate of this.#gates) gate.close();
-    this.#pipeline.abort(new Fault("unavailable", "the server is shutting down"), "serverStream");
+    this.#pipeline.abort(new Fault("unavailable", "the server is shutting down"), "endless");
     await this.#drain();
-    this.#pipeline.abort(new Fault("unavailable", "the server is shutting down"));
+    this.#pipeline.abort(new Fault("unavailable", "the server is shutting down"), "all");
     for (const grpc of this.#grpc) grpc.forceShutdown();
     for (const { socket } of this.#connections.values()) socket.destroy();
     await Promise.all(closed);

@@ -6,6 +6,8 @@ import type { MethodKind, MethodTypes, Service } from "./protos.ts";
 export interface Handler<K extends MethodKind, Run> {
   readonly kind: K;
   readonly run: Run;
+  /** It goes on until somebody ends it, so a server that shuts down does not wait for it. */
+  readonly endless: boolean;
 }
 
 export type UnaryRun<Q, R, Auth> = (request: Q, call: Call<Auth>) => Promise<R>;
@@ -14,24 +16,28 @@ export type ClientStreamRun<Q, R, Auth> = (requests: AsyncIterable<Q>, call: Cal
 export type BidiRun<Q, R, Auth> = (requests: AsyncIterable<Q>, call: Call<Auth>) => AsyncIterable<R>;
 
 export function unary<Q, R, Auth>(run: UnaryRun<Q, R, Auth>): Handler<"unary", UnaryRun<Q, R, Auth>> {
-  return { kind: "unary", run };
+  return { kind: "unary", run, endless: false };
 }
 
 /** `run` is usually an async generator; it is told to return when the client leaves. */
 export function serverStream<Q, R, Auth>(
   run: ServerStreamRun<Q, R, Auth>,
 ): Handler<"serverStream", ServerStreamRun<Q, R, Auth>> {
-  return { kind: "serverStream", run };
+  return { kind: "serverStream", run, endless: true };
 }
 
 export function clientStream<Q, R, Auth>(
   run: ClientStreamRun<Q, R, Auth>,
 ): Handler<"clientStream", ClientStreamRun<Q, R, Auth>> {
-  return { kind: "clientStream", run };
+  return { kind: "clientStream", run, endless: false };
 }
 
-export function bidi<Q, R, Auth>(run: BidiRun<Q, R, Auth>): Handler<"bidi", BidiRun<Q, R, Auth>> {
-  return { kind: "bidi", run };
+/** An exchange that comes to an end by itself, unless it is said to be endless. */
+export function bidi<Q, R, Auth>(
+  run: BidiRun<Q, R, Auth>,
+  { endless = false } = {},
+): Handler<"bidi", BidiRun<Q, R, Auth>> {
+  return { kind: "bidi", run, endless };
 }
 
 type HandlerFor<T, Auth> = T extends MethodTypes

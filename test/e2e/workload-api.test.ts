@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { X509SVIDResponse__Output } from "../../src/rpc/gen/X509SVIDResponse.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { RawClient } from "../support/raw-client.ts";
+import { SdsClient } from "../support/sds.ts";
 import { entryMessage, startServer, type TestServer } from "../support/server.ts";
 
 let server: TestServer;
@@ -144,3 +145,18 @@ async function firstAnswer() {
     if (!refused) return call;
   }
 }
+
+test("an agent that is told to end waits for no Envoy, whose streams never end by themselves", async () => {
+  await using leaving = await startAgent(server);
+  await server.createEntry({
+    spiffeId: "spiffe://example.org/envoy",
+    parentId: leaving.id(),
+    selectors: [OWN_SELECTOR],
+  });
+  using envoy = new SdsClient(leaving.socketPath);
+  using stream = envoy.world();
+  stream.send({ resource_names: ["default"] });
+  await stream.response(1);
+  expect(await leaving.stop()).toBe(0);
+  expect(await stream.ended).toMatchObject({ kind: "unavailable", message: "the server is shutting down" });
+});
