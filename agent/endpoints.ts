@@ -152,9 +152,7 @@ function agentView({ credentials, cache, jwtTokens, synchronizer }: EndpointPart
     get bundle() {
       return credentials.bundle.value;
     },
-    get lastSync() {
-      return synchronizer.lastSync;
-    },
+    lastSync: (signal) => synchronizer.confirmed(signal),
     get x509Svids() {
       return cache.svidCount;
     },

@@ -28,7 +28,8 @@ export interface AgentView {
   /** DER, leaf first; empty while the agent is not attested. */
   readonly chain: readonly Uint8Array[];
   readonly bundle: Bundle;
-  readonly lastSync: Date | undefined;
+  /** When it and the server last agreed, confirmed anew when that is long ago. */
+  lastSync(signal: AbortSignal): Promise<Date | undefined>;
   readonly x509Svids: number;
   readonly jwtSvids: number;
 }
@@ -42,14 +43,22 @@ export function debugApi({ agent, clock }: AdminApiOptions): ServiceImplementati
   return service<NonNullable<(typeof AgentDebugApi)["types"]>, LocalCaller>(AgentDebugApi, {
     GetInfo: unary(async (_request, call) => {
       const now = clock.monotonic();
-      if (held === undefined || now - held.at >= CACHE_MS)
-        held = { at: now, info: infoOf(agent, Math.floor((now - startedAt) / 1000), chainOf(agent, call.auth, clock)) };
+      if (held !== undefined && now - held.at < CACHE_MS) return held.info;
+      const lastSync = await agent.lastSync(call.signal);
+      const uptime = Math.floor((now - startedAt) / 1000);
+      held = { at: now, info: infoOf(agent, { uptime, lastSync, chain: chainOf(agent, call.auth, clock) }) };
       return held.info;
     }),
   });
 }
 
-function infoOf(agent: AgentView, uptime: number, chain: CertMessage[]): GetInfoResponse {
+interface Moment {
+  readonly uptime: number;
+  readonly lastSync: Date | undefined;
+  readonly chain: CertMessage[];
+}
+
+function infoOf(agent: AgentView, { uptime, lastSync, chain }: Moment): GetInfoResponse {
   return {
     svid_chain: chain,
     uptime,
@@ -57,7 +66,7 @@ function infoOf(agent: AgentView, uptime: number, chain: CertMessage[]): GetInfo
     cached_x509_svids_count: agent.x509Svids,
     cached_jwt_svids_count: agent.jwtSvids,
     cached_svidstore_x509_svids_count: 0,
-    last_sync_success: agent.lastSync === undefined ? 0 : Math.floor(agent.lastSync.getTime() / 1000),
+    last_sync_success: lastSync === undefined ? 0 : Math.floor(lastSync.getTime() / 1000),
   };
 }
 

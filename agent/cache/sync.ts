@@ -239,9 +239,25 @@ export class Synchronizer {
     const now = clock.monotonic();
     if (this.pushed || !cache.ready.value || now - this.#refreshedAt < LEAST_REFRESH_MS) return;
     this.#refreshedAt = now;
+    await this.#askAndWait(signal);
+  }
+
+  /**
+   * When agent and server last agreed. While changes are pushed that may be long ago, as there was nothing to say; then
+   * the server is asked first, no more often than it would be without the push.
+   */
+  async confirmed(signal: AbortSignal): Promise<Date | undefined> {
+    const { clock, intervalMs } = this.#options;
+    const age = clock.now().getTime() - (this.#lastSync?.getTime() ?? 0);
+    if (this.pushed && age > intervalMs) await this.#askAndWait(signal);
+    return this.#lastSync;
+  }
+
+  async #askAndWait(signal: AbortSignal): Promise<void> {
     const before = this.#syncs.value;
     this.ask();
-    await wait({ clock, feed: this.#syncs, until: (syncs) => syncs !== before, ms: LONGEST_REFRESH_MS }, signal);
+    const until = (syncs: number): boolean => syncs !== before;
+    await wait({ clock: this.#options.clock, feed: this.#syncs, until, ms: LONGEST_REFRESH_MS }, signal);
   }
 
   /** Until the signal ends it by throwing, or the server's answer ends the agent. */

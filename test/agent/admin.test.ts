@@ -149,6 +149,28 @@ describe("debug getinfo", () => {
   });
 });
 
+test("last_sync_success moves on while changes are pushed and there are none, and stands still while the server hangs", async () => {
+  await agent.untilLogged("Changes are pushed by the server");
+  using channel = dialUnix(socket);
+  const client = channel.client(AgentDebugApi);
+  const lastSync = async (): Promise<number> => Number((await client.GetInfo({})).last_sync_success);
+  const first = await lastSync();
+  await eventually("it moves on", async () => (await lastSync()) > first, 30_000);
+  process.kill(server.pid, "SIGSTOP");
+  try {
+    const stopped = Math.floor(Date.now() / 1000);
+    const { uptime } = await client.GetInfo({});
+    // An answer is held for five seconds.
+    const later = async () => {
+      const info = await client.GetInfo({});
+      return info.uptime >= uptime + 5 ? info : undefined;
+    };
+    expect(Number((await eventually("another answer", later, 30_000)).last_sync_success)).toBeLessThanOrEqual(stopped);
+  } finally {
+    process.kill(server.pid, "SIGCONT");
+  }
+}, 90_000);
+
 describe("logger", () => {
   test("get, set and reset the level of the running agent", async () => {
     expect((await run("logger get")).stdout).toBe("Logger Level : debug\nLaunch Level : debug\n\n");

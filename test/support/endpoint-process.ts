@@ -142,7 +142,7 @@ async function serve(orders: EndpointOrders): Promise<void> {
   await listen(workloadServices({ ...local, rates }), orders.path);
   if (orders.admin !== undefined) {
     const { path, delegates } = orders.admin;
-    const agent = { chain: [], bundle: orders.bundles.own, lastSync: undefined, x509Svids: 0, jwtSvids: 0 };
+    const agent = { chain: [], bundle: orders.bundles.own, lastSync: async () => undefined, x509Svids: 0, jwtSvids: 0 };
     const processes = new ProcessReferences(attestor, clock);
     const parts = { ...local, processes, authorizedDelegates: delegates, logger: { level: "info" as const }, agent };
     await listen(adminServices(parts), path);
