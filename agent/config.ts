@@ -151,9 +151,9 @@ export function loadAgentConfig(options: ConfigOptions<AgentFlags>): AgentConfig
   checkSockets(agent, reader);
   checkDelegates(agent, server.trustDomain, reader);
   checkPluginCounts(plugins, reader);
-  const nodeAttestor = nodeAttestorConfig(plugins.NodeAttestor, reader);
-  const telemetry = telemetrySettings(values.telemetry, reader);
   const env = options.env ?? process.env;
+  const nodeAttestor = nodeAttestorConfig(plugins.NodeAttestor, { reader, env });
+  const telemetry = telemetrySettings(values.telemetry, reader);
   const workloadAttestors = workloadAttestorConfigs(plugins.WorkloadAttestor, reader, env);
   for (const name of agent.experimental.feature_flags)
     reader.warn("agent.experimental.feature_flags", `Developer feature flag "${name}" has been enabled`);

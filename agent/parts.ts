@@ -7,6 +7,7 @@ import type { Log } from "../src/runtime/log.ts";
 import type { SigstoreConfig } from "./config/sigstore.ts";
 import type { AgentConfig } from "./config.ts";
 import type { NodeAttestor } from "./node/attestor.ts";
+import { awsIidAttestor } from "./node/aws-iid.ts";
 import { httpChallengeAttestor } from "./node/http-challenge.ts";
 import { joinTokenAttestor } from "./node/join-token.ts";
 import { k8sPsatAttestor } from "./node/k8s-psat.ts";
@@ -47,24 +48,33 @@ export function openKeyManager(config: KeyManagerConfig, log: Log): Promise<Expo
 type NodeAttestorConfig = AgentConfig["nodeAttestor"];
 type NodeAttestorOf<T extends NodeAttestorConfig["type"]> = Extract<NodeAttestorConfig, { readonly type: T }>;
 
+interface NodeAttestorParts {
+  readonly config: AgentConfig;
+  readonly clock: Clock;
+}
+
 const nodeAttestors: {
-  readonly [T in NodeAttestorConfig["type"]]: (own: NodeAttestorOf<T>, config: AgentConfig) => NodeAttestor;
+  readonly [T in NodeAttestorConfig["type"]]: (own: NodeAttestorOf<T>, parts: NodeAttestorParts) => NodeAttestor;
 } = {
-  join_token: (_, config) => joinTokenAttestor(config),
+  join_token: (_, { config }) => joinTokenAttestor(config),
   http_challenge: httpChallengeAttestor,
   k8s_psat: k8sPsatAttestor,
   tpm: tpmAttestor,
   tpm_devid: tpmDevIdAttestor,
   sshpop: sshpopAttestor,
+  aws_iid: (own, { clock }) => awsIidAttestor(own, clock),
   x509pop: ({ source }) => x509popAttestor(source),
 };
 
-export function openNodeAttestor(config: AgentConfig): NodeAttestor {
-  return openAttestor(config.nodeAttestor, config);
+export function openNodeAttestor(parts: NodeAttestorParts): NodeAttestor {
+  return openAttestor(parts.config.nodeAttestor, parts);
 }
 
-function openAttestor<T extends NodeAttestorConfig["type"]>(own: NodeAttestorOf<T>, config: AgentConfig): NodeAttestor {
-  return nodeAttestors[own.type as T](own, config);
+function openAttestor<T extends NodeAttestorConfig["type"]>(
+  own: NodeAttestorOf<T>,
+  parts: NodeAttestorParts,
+): NodeAttestor {
+  return nodeAttestors[own.type as T](own, parts);
 }
 
 export interface WorkloadAttestorParts {

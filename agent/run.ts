@@ -142,7 +142,7 @@ async function openNode({ config, log, clock }: RunAgentOptions, scope: AsyncDis
     bootstrap: new Bootstrap({
       ...{ source: trustBundle, trustDomain, clock, serverAddress: address, serverPort: port, log: attestorLog },
     }),
-    ...{ trustDomain, attestor: openNodeAttestor(config), keys, state },
+    ...{ trustDomain, attestor: openNodeAttestor({ config, clock }), keys, state },
     ...{ rebootstrap: config.rebootstrap, serverTrust },
     ...{ upstream, credentials, availabilityTargetMs, clock, log: attestorLog },
   });

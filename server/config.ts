@@ -118,7 +118,7 @@ export function loadServerConfig(options: ConfigOptions<ServerFlags>): ServerCon
   const dataStore = dataStoreConfig(values.plugins.DataStore.sql, dataDir, reader);
   const keyManager = keyManagerOf(values.plugins.KeyManager, { dataDir, reader, env });
   const upstreamAuthority = upstreamAuthorityOf(values.plugins.UpstreamAuthority, { reader, env });
-  const nodeAttestors = nodeAttestorConfigs(values.plugins.NodeAttestor, reader);
+  const nodeAttestors = nodeAttestorConfigs(values.plugins.NodeAttestor, { reader, env });
   judgeRotation(values.server.ca_ttl, reader);
   judgeLifetimes(svidLifetimes(values), values.server.ca_ttl, reader);
   warnOfEmptySubject(loaded);

@@ -3,6 +3,7 @@ import type { ConfigReader, Values } from "../../src/runtime/config.ts";
 import { duration, integer, oneOf, text } from "../../src/runtime/config-keys.ts";
 import { pluginNames } from "../../src/runtime/config-plugins.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
+import { awsIid, awsIidConfig, type CloudSpot } from "./cloud-attestors.ts";
 
 /*
  * The agent's half of each node attestor, as configured.
@@ -81,7 +82,7 @@ export const nodeAttestorPlugins = {
   tpm_devid: { doc: "A DevID certificate whose key is in the TPM.", keys: tpmDevId },
   k8s_psat: { doc: "The service account token of the agent's pod.", keys: k8sPsat },
   sshpop: { doc: "The host's SSH certificate.", keys: sshpop },
-  aws_iid: undefined,
+  aws_iid: { doc: "The identity document of the EC2 instance.", keys: awsIid },
   azure_imds: undefined,
   azure_msi: undefined,
   gcp_iit: undefined,
@@ -94,6 +95,7 @@ interface Enabled {
   readonly tpm?: Values<typeof tpm>;
   readonly tpm_devid?: Values<typeof tpmDevId>;
   readonly sshpop?: Values<typeof sshpop>;
+  readonly aws_iid?: Values<typeof awsIid>;
 }
 
 export type NodeAttestorConfig =
@@ -103,7 +105,8 @@ export type NodeAttestorConfig =
   | { readonly type: "k8s_psat"; readonly cluster: string; readonly tokenPath: string }
   | ({ readonly type: "tpm" } & ReturnType<typeof tpmConfig>)
   | ({ readonly type: "tpm_devid" } & ReturnType<typeof tpmDevIdConfig>)
-  | { readonly type: "sshpop"; readonly hostKeyPath: string; readonly hostCertPath: string };
+  | { readonly type: "sshpop"; readonly hostKeyPath: string; readonly hostCertPath: string }
+  | ({ readonly type: "aws_iid" } & ReturnType<typeof awsIidConfig>);
 
 /** Where certificate and key come from. */
 export type X509PopSource =
@@ -116,7 +119,8 @@ export type X509PopSource =
     };
 
 /** The one that is configured; without any, a join token. */
-export function nodeAttestorConfig(enabled: Enabled, reader: ConfigReader): NodeAttestorConfig {
+export function nodeAttestorConfig(enabled: Enabled, spot: CloudSpot): NodeAttestorConfig {
+  const { reader } = spot;
   const count = pluginNames({ ...enabled }).length;
   if (count > 1)
     reader.fault("plugins", `plugin type "NodeAttestor" constraint not satisfied: expected exactly 1 but got ${count}`);
@@ -134,6 +138,7 @@ export function nodeAttestorConfig(enabled: Enabled, reader: ConfigReader): Node
     const { host_key_path: hostKeyPath, host_cert_path: hostCertPath } = enabled.sshpop;
     return { type: "sshpop", hostKeyPath, hostCertPath };
   }
+  if (enabled.aws_iid !== undefined) return { type: "aws_iid", ...awsIidConfig(enabled.aws_iid, spot) };
   return { type: "join_token" };
 }
 

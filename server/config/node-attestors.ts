@@ -1,16 +1,15 @@
 import { resolve } from "node:path";
 import { parseAgentPathTemplate } from "../../src/evidence/agent-path.ts";
 import type { ConfigReader, Values } from "../../src/runtime/config.ts";
-import { block, flag, integer, list, named, oneOf, parsed, port, text, texts } from "../../src/runtime/config-keys.ts";
+import { block, flag, integer, list, named, oneOf, port, text, texts } from "../../src/runtime/config-keys.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { networkList } from "../../src/runtime/networks.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
+import { agentPathTemplate, awsIid, awsIidConfig, type CloudSpot } from "./cloud-attestors.ts";
 
 /*
  * The server's half of each node attestor, as configured. The attestors of server/attest take these values as they are.
  */
-
-const agentPathTemplate = parsed("template", parseAgentPathTemplate, "failed to parse agent svid template");
 
 const x509pop = {
   mode: oneOf(["external_pki", "spiffe"])({
@@ -128,7 +127,7 @@ export const nodeAttestorPlugins = {
   tpm_devid: { doc: "DevID certificates whose key is in a TPM.", keys: tpmDevId },
   k8s_psat: { doc: "Service account tokens of agents in Kubernetes.", keys: k8sPsat },
   sshpop: { doc: "SSH host certificates whose key the node holds.", keys: sshpop },
-  aws_iid: undefined,
+  aws_iid: { doc: "Identity documents of EC2 instances, signed by AWS.", keys: awsIid },
   azure_imds: undefined,
   azure_msi: undefined,
   gcp_iit: undefined,
@@ -141,6 +140,7 @@ interface Enabled {
   readonly tpm?: Values<typeof tpm>;
   readonly tpm_devid?: Values<typeof tpmDevId>;
   readonly sshpop?: Values<typeof sshpop>;
+  readonly aws_iid?: Values<typeof awsIid>;
 }
 
 export type NodeAttestorConfig =
@@ -150,10 +150,12 @@ export type NodeAttestorConfig =
   | ({ readonly type: "k8s_psat" } & ReturnType<typeof k8sPsatConfig>)
   | ({ readonly type: "tpm" } & ReturnType<typeof tpmConfig>)
   | ({ readonly type: "tpm_devid" } & ReturnType<typeof tpmDevIdConfig>)
-  | ({ readonly type: "sshpop" } & ReturnType<typeof sshpopConfig>);
+  | ({ readonly type: "sshpop" } & ReturnType<typeof sshpopConfig>)
+  | ({ readonly type: "aws_iid" } & ReturnType<typeof awsIidConfig>);
 
 /** Join tokens first: they are always on. */
-export function nodeAttestorConfigs(enabled: Enabled, reader: ConfigReader): readonly NodeAttestorConfig[] {
+export function nodeAttestorConfigs(enabled: Enabled, spot: CloudSpot): readonly NodeAttestorConfig[] {
+  const { reader } = spot;
   return [
     { type: "join_token" },
     ...(enabled.x509pop === undefined ? [] : [{ type: "x509pop", ...x509popConfig(enabled.x509pop, reader) } as const]),
@@ -168,6 +170,7 @@ export function nodeAttestorConfigs(enabled: Enabled, reader: ConfigReader): rea
       ? []
       : [{ type: "tpm_devid", ...tpmDevIdConfig(enabled.tpm_devid, reader) } as const]),
     ...(enabled.sshpop === undefined ? [] : [{ type: "sshpop", ...sshpopConfig(enabled.sshpop, reader) } as const]),
+    ...(enabled.aws_iid === undefined ? [] : [{ type: "aws_iid", ...awsIidConfig(enabled.aws_iid, spot) } as const]),
   ];
 }
 

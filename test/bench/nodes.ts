@@ -23,7 +23,7 @@ export const nodes = scenario({
     const limit = await limits.signing("ec-p256", "sign and verify");
     let createToken: () => Promise<string> = () => Promise.reject(new Error("there is no server yet"));
     const methods = await openNodeMethods(scope, { folder, createToken: () => createToken(), machines: MACHINES });
-    const options = { nodeAttestors: attestorsOf(methods), anyStore: true, wireOnly: true } as const;
+    const options = { ...attestorsOf(methods), anyStore: true, wireOnly: true } as const;
     await onServers(options, async (server, report) => {
       createToken = () => server.createToken();
       if (!server.isOurs) report.note("join_token alone: the other methods want its configuration");

@@ -26,6 +26,8 @@ export interface ServersOptions {
   /** Keys of the `server` section for those that are started. */
   readonly server?: Readonly<Record<string, unknown>>;
   readonly nodeAttestors?: Readonly<Record<string, object>>;
+  /** Added to their environment. */
+  readonly env?: Readonly<Record<string, string>>;
   /** The store makes no difference: one of our servers is enough. */
   readonly anyStore?: true;
   /** The work speaks nothing but SPIRE's wire, so that it measures any server. */

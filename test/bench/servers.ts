@@ -60,10 +60,10 @@ async function onStore(
   work: (server: MeasuredServer, report: Report) => Promise<void>,
 ): Promise<void> {
   await using scope = new AsyncDisposableStack();
-  const { server = {}, nodeAttestors = {}, anyStore } = options;
+  const { server = {}, nodeAttestors = {}, env = {}, anyStore } = options;
   const database = store === "postgres" ? scope.use(await openPostgres()) : undefined;
   if (store === "postgres" && database === undefined) return of("PostgreSQL").note("not on this machine");
-  const config = { server: { ...UNLIMITED, ...server }, nodeAttestors };
+  const config = { server: { ...UNLIMITED, ...server }, nodeAttestors, env };
   const ours = scope.use(await startServer({ ...config, store: database ?? "embedded" }));
   await work({ ...ours, isOurs: true }, of(anyStore === true ? OURS : await storeName(store)));
 }

@@ -15,6 +15,7 @@ import { readPrivateKey } from "../../src/evidence/ssh-key.ts";
 import { answerChallenge as answerSsh, writeEvidence as writeSsh } from "../../src/evidence/sshpop.ts";
 import { answerChallenge, writeEvidence } from "../../src/evidence/x509pop.ts";
 import type { Evidence } from "./attest.ts";
+import { AwsDouble, SERVER_ACCOUNT } from "./aws.ts";
 import { issueTls, KubeApiServer } from "./kube-apiserver.ts";
 import { createCa, type TestCa } from "./pki.ts";
 import { certifyEndorsement, makeDevId, type Simulator, startSimulator, withoutSwtpm } from "./swtpm.ts";
@@ -28,6 +29,8 @@ export interface NodeMethod {
   readonly name: string;
   /** Of the server's NodeAttestor of the evidence's type; none for join tokens. */
   readonly config?: Readonly<Record<string, object>>;
+  /** Of the server. */
+  readonly env?: Readonly<Record<string, string>>;
   /** Evidence takes long to make. */
   readonly isSlow?: boolean;
   /** Evidence takes hold of a machine until it is disposed of. */
@@ -50,7 +53,7 @@ export const nodeMethodNames: readonly string[] = [
   "join_token",
   ...["x509pop, ECDSA", "x509pop, RSA"],
   ...(withoutKeygen ? [] : ["sshpop"]),
-  ...["http_challenge", "k8s_psat"],
+  ...["http_challenge", "k8s_psat", "aws_iid"],
   ...(withoutSwtpm ? [] : ["tpm_devid", "tpm, without a quote", "tpm, quote of 8 PCRs"]),
 ];
 
@@ -66,13 +69,20 @@ export async function openNodeMethods(
     ...(withoutKeygen ? [] : [await sshpop(folder)]),
     await httpChallenge(scope),
     await k8sPsat(scope, folder),
+    await awsIid(scope),
     ...(withoutSwtpm ? [] : await tpms(scope, options)),
   ];
 }
 
-/** `nodeAttestors` of a server that takes all of them. */
-export function attestorsOf(methods: readonly NodeMethod[]): Readonly<Record<string, object>> {
-  return Object.assign({}, ...methods.map(({ config }) => config));
+/** What a server takes all of them with. */
+export function attestorsOf(methods: readonly NodeMethod[]): {
+  readonly nodeAttestors: Readonly<Record<string, object>>;
+  readonly env: Readonly<Record<string, string>>;
+} {
+  return {
+    nodeAttestors: Object.assign({}, ...methods.map(({ config }) => config)),
+    env: Object.assign({}, ...methods.map(({ env }) => env)),
+  };
 }
 
 function shown(evidence: Evidence, done: () => unknown = () => undefined): Shown {
@@ -170,6 +180,20 @@ async function k8sPsat(scope: AsyncDisposableStack, folder: string): Promise<Nod
     async show() {
       const token = kube.token("spire", "agent", { audience: "spire-server", pod: { name: "agent", uid: "p1" } });
       return shown({ type: "k8s_psat", payload: writePsat({ cluster: "one", token }) });
+    },
+  };
+}
+
+/** Each time another instance, which attests once. */
+async function awsIid(scope: AsyncDisposableStack): Promise<NodeMethod> {
+  const aws = scope.use(await AwsDouble.open());
+  const keys = { access_key_id: "AKIASERVER", secret_access_key: "server-secret" };
+  return {
+    name: "aws_iid",
+    config: { aws_iid: { ...keys, regions: aws.regions } },
+    env: aws.env,
+    async show() {
+      return shown({ type: "aws_iid", payload: await aws.evidence(aws.launch({ account: SERVER_ACCOUNT })) });
     },
   };
 }

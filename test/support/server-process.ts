@@ -25,6 +25,8 @@ export interface TestServerOptions {
   readonly nodeAttestors?: Readonly<Record<string, object>>;
   /** A folder of the caller's, which stays; for starting again on the same data. */
   readonly folder?: string;
+  /** Added to the server's environment. */
+  readonly env?: Readonly<Record<string, string>>;
   /** How long it may take until it serves. */
   readonly startMs?: number;
 }

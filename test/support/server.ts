@@ -114,7 +114,7 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
   const database = options.store === "postgres" ? cleanup.use(await createDatabase()) : undefined;
   const databaseUrl = database?.url ?? (typeof options.store === "object" ? options.store.url : undefined);
   const configFile = await writeServerConfig(folder, options, databaseUrl);
-  const running = runServerProcess(["run", "-config", configFile]);
+  const running = runServerProcess(["run", "-config", configFile], options.env);
   cleanup.defer(() => running.stop().then(() => undefined));
   const serves = (): boolean => running.logged("Starting Server APIs", { network: "unix" }).length > 0;
   await Promise.race([eventually("the server serves", serves, options.startMs ?? 50_000), running.failed()]);

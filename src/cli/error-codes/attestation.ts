@@ -13,9 +13,16 @@ attestation-unknown | The agent does not remember the process. | See attestation
 attestation-used | This evidence has attested an agent before and may do so once only. | Evict that agent, or attest with new evidence.
 attestations-private | Only root and the user of the agent may see what was found of callers. | Ask as root.
 attestations-request | The question for attestations is malformed. | Give a positive process id and limit.
+aws-account-list | The list of AWS accounts cannot be used. | Write account_list_file as a JSON array of account IDs.
+aws-api | AWS did not answer the server as it should. | Check the network, and the permissions of the server's role or keys.
+aws-credentials | The server has no credentials for AWS. | Give it a role, or set access_key_id and secret_access_key.
+aws-iid-evidence | The instance identity document is malformed. | Run matching versions on both sides.
+aws-iid-refused | The instance is not accepted. | The message says what does not match; see the aws_iid attestor's configuration.
 caller-changed | The calling process went away or became another while it was attested. | Call again.
 caller-unknown | The calling process could not be attested. | See the agent's log for the attestor and its reason.
 cgroup-malformed | The control groups of a process cannot be read. | See which runtime made the container.
+cms-malformed | A signed message cannot be read. | Run matching versions on both sides.
+cms-signature | The signature of a message is not accepted. | See who signed it.
 container-ambiguous | A process seems to be in several containers. | See the workload attestor's configuration of control groups.
 container-nested | The process is in a container inside another one that the engine knows. | Let it ask the agent of the inner engine, or none.
 container-unknown | The container of the process is not known to the engine. | Check that the agent talks to the engine that made it.
@@ -25,6 +32,7 @@ digest-changed | The executable changed while it was read. | Start the workload 
 digest-not-a-file | The executable is not a regular file. | Run the workload from a file.
 digest-size | The executable is larger than workload_size_limit. | Raise the limit, or do without its digest.
 digest-time | Reading the executable took too long. | Set a workload_size_limit.
+ec2-metadata | The metadata service of EC2 did not answer as it should. | See whether the program runs on an EC2 instance that lets it use the service, and ec2_metadata_endpoint.
 engine-refused | The container engine cannot be used. | Check its socket and the agent's permission.
 evidence-malformed | The attestor's evidence cannot be read. | Run matching versions on both sides.
 http-challenge-evidence | The http_challenge evidence is malformed. | Check hostname and agent name of the attestor.

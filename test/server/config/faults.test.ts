@@ -78,7 +78,6 @@ describe("what SPIRE has and Steeple hasn't", () => {
 
   test.each([
     ["KeyManager", "aws_kms"],
-    ["NodeAttestor", "aws_iid"],
     ["UpstreamAuthority", "aws_pca"],
     ["Notifier", "k8sbundle"],
     ["BundlePublisher", "aws_s3"],

@@ -92,7 +92,7 @@ describe("the reference", () => {
     '`DataStore "sql"`',
     "`connection_string`",
     "`health_checks`",
-    "`aws_iid`",
+    "`azure_imds`",
   ])("names %s", (key) => expect(text).toContain(key));
 
   test("says what has no effect and what is not supported", () => {

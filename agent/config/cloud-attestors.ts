@@ -1,0 +1,29 @@
+import type { ConfigReader, Values } from "../../src/runtime/config.ts";
+import { text } from "../../src/runtime/config-keys.ts";
+import { ec2MetadataEndpoint } from "../../src/runtime/ec2-metadata.ts";
+
+/*
+ * The agent's half of the node attestors for machines of cloud providers, as configured.
+ */
+
+/** Where a plug-in stands, and the environment that stands in for keys that are not set. */
+export interface CloudSpot {
+  readonly reader: ConfigReader;
+  readonly env: Readonly<Record<string, string | undefined>>;
+}
+
+export const awsIid = {
+  ec2_metadata_endpoint: text({
+    doc: "URL of the instance metadata service.",
+    shown: "$AWS_EC2_METADATA_SERVICE_ENDPOINT, or http://169.254.169.254",
+  }),
+};
+
+export function awsIidConfig({ ec2_metadata_endpoint: configured = "" }: Values<typeof awsIid>, spot: CloudSpot) {
+  try {
+    return { endpoint: ec2MetadataEndpoint(configured, spot.env).href };
+  } catch {
+    spot.reader.fault("plugins.NodeAttestor.aws_iid", "the endpoint of the instance metadata service is not a URL");
+    return { endpoint: "" };
+  }
+}
