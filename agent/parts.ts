@@ -8,6 +8,7 @@ import type { SigstoreConfig } from "./config/sigstore.ts";
 import type { AgentConfig } from "./config.ts";
 import type { NodeAttestor } from "./node/attestor.ts";
 import { awsIidAttestor } from "./node/aws-iid.ts";
+import { gcpIitAttestor } from "./node/gcp-iit.ts";
 import { httpChallengeAttestor } from "./node/http-challenge.ts";
 import { joinTokenAttestor } from "./node/join-token.ts";
 import { k8sPsatAttestor } from "./node/k8s-psat.ts";
@@ -62,6 +63,7 @@ const nodeAttestors: {
   tpm: tpmAttestor,
   tpm_devid: tpmDevIdAttestor,
   sshpop: sshpopAttestor,
+  gcp_iit: (own, { clock }) => gcpIitAttestor(own, clock),
   aws_iid: (own, { clock }) => awsIidAttestor(own, clock),
   x509pop: ({ source }) => x509popAttestor(source),
 };

@@ -27,3 +27,15 @@ export function awsIidConfig({ ec2_metadata_endpoint: configured = "" }: Values<
     return { endpoint: "" };
   }
 }
+
+export const gcpIit = {
+  identity_token_host: text({ doc: "Host of the metadata service.", default: "metadata.google.internal" }),
+  service_account: text({ doc: "Service account whose token is shown.", default: "default" }),
+};
+
+export function gcpIitConfig(values: Values<typeof gcpIit>, { reader }: CloudSpot) {
+  const { identity_token_host: identityTokenHost, service_account: serviceAccount } = values;
+  if (!URL.canParse(`http://${identityTokenHost}/`) || new URL(`http://${identityTokenHost}/`).host === "")
+    reader.fault("plugins.NodeAttestor.gcp_iit", "identity_token_host is not a host");
+  return { identityTokenHost, serviceAccount };
+}

@@ -3,7 +3,7 @@ import type { ConfigReader, Values } from "../../src/runtime/config.ts";
 import { duration, integer, oneOf, text } from "../../src/runtime/config-keys.ts";
 import { pluginNames } from "../../src/runtime/config-plugins.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
-import { awsIid, awsIidConfig, type CloudSpot } from "./cloud-attestors.ts";
+import { awsIid, awsIidConfig, type CloudSpot, gcpIit, gcpIitConfig } from "./cloud-attestors.ts";
 
 /*
  * The agent's half of each node attestor, as configured.
@@ -85,7 +85,7 @@ export const nodeAttestorPlugins = {
   aws_iid: { doc: "The identity document of the EC2 instance.", keys: awsIid },
   azure_imds: undefined,
   azure_msi: undefined,
-  gcp_iit: undefined,
+  gcp_iit: { doc: "The identity token of the Compute Engine instance.", keys: gcpIit },
 };
 
 interface Enabled {
@@ -96,6 +96,7 @@ interface Enabled {
   readonly tpm_devid?: Values<typeof tpmDevId>;
   readonly sshpop?: Values<typeof sshpop>;
   readonly aws_iid?: Values<typeof awsIid>;
+  readonly gcp_iit?: Values<typeof gcpIit>;
 }
 
 export type NodeAttestorConfig =
@@ -106,7 +107,8 @@ export type NodeAttestorConfig =
   | ({ readonly type: "tpm" } & ReturnType<typeof tpmConfig>)
   | ({ readonly type: "tpm_devid" } & ReturnType<typeof tpmDevIdConfig>)
   | { readonly type: "sshpop"; readonly hostKeyPath: string; readonly hostCertPath: string }
-  | ({ readonly type: "aws_iid" } & ReturnType<typeof awsIidConfig>);
+  | ({ readonly type: "aws_iid" } & ReturnType<typeof awsIidConfig>)
+  | ({ readonly type: "gcp_iit" } & ReturnType<typeof gcpIitConfig>);
 
 /** Where certificate and key come from. */
 export type X509PopSource =
@@ -139,6 +141,7 @@ export function nodeAttestorConfig(enabled: Enabled, spot: CloudSpot): NodeAttes
     return { type: "sshpop", hostKeyPath, hostCertPath };
   }
   if (enabled.aws_iid !== undefined) return { type: "aws_iid", ...awsIidConfig(enabled.aws_iid, spot) };
+  if (enabled.gcp_iit !== undefined) return { type: "gcp_iit", ...gcpIitConfig(enabled.gcp_iit, spot) };
   return { type: "join_token" };
 }
 

@@ -1,6 +1,6 @@
 import { parseAgentPathTemplate } from "../../src/evidence/agent-path.ts";
 import type { ConfigReader, Values } from "../../src/runtime/config.ts";
-import { block, duration, flag, named, parsed, text, texts } from "../../src/runtime/config-keys.ts";
+import { block, duration, flag, integer, named, parsed, text, texts } from "../../src/runtime/config-keys.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
 
 /*
@@ -83,9 +83,8 @@ export function awsIidConfig(values: Values<typeof awsIid>, { reader, env }: Clo
     if (path === undefined) reader.fault(`${at}.regions.${region}`, "certificate_path is required");
     return [region, path ?? ""] as const;
   });
-  const environment = Object.entries(env).filter(([name]) => AWS_ENVIRONMENT.test(name));
   return {
-    access: { keys, env: Object.fromEntries(environment) },
+    access: { keys, env: environment(env, AWS_ENVIRONMENT) },
     assumeRole: values.assume_role,
     partition: values.partition,
     skipBlockDevice: values.skip_block_device,
@@ -130,4 +129,57 @@ function awsOrganization(values: Values<typeof awsIid>["verify_organization"], r
   if (managementAccount === "" || role === "")
     reader.fault(at, 'either "management_account_id" and "assume_org_role", or "account_list_file", have to be set');
   return { periodMs, managementAccount, role, region };
+}
+
+const MAX_METADATA_VALUE = 128;
+
+export const gcpIit = {
+  projectid_allow_list: texts({ doc: "Projects whose instances may attest.", default: [], shown: "[]" }),
+  use_instance_metadata: flag({
+    doc: "Asks Compute Engine for the instance's tags, labels and metadata.",
+    default: false,
+  }),
+  service_account_file: filePath({
+    doc: "JSON key of the service account that asks.",
+    shown: "$GOOGLE_APPLICATION_CREDENTIALS, or the server's own service account",
+  }),
+  allowed_label_keys: texts({ doc: "Labels that become selectors.", default: [], shown: "[]" }),
+  allowed_metadata_keys: texts({ doc: "Metadata that become selectors.", default: [], shown: "[]" }),
+  max_metadata_value_size: integer(
+    0,
+    1 << 20,
+  )({
+    doc: "Longest metadata value, in bytes; an instance with a longer one is refused.",
+    default: MAX_METADATA_VALUE,
+  }),
+  agent_path_template: agentPathTemplate({
+    doc: "What agent IDs have after /spire/agent.",
+    shown: '"/{{ .PluginName }}/{{ .ProjectID }}/{{ .InstanceID }}"',
+  }),
+};
+
+/** Of Google's programs and of proxies. */
+const GOOGLE_ENVIRONMENT =
+  /^(GOOGLE_APPLICATION_CREDENTIALS$|CLOUDSDK_CONFIG$|GCE_METADATA_HOST$|HOME$|(https?|no)_proxy$)/i;
+
+export function gcpIitConfig(values: Values<typeof gcpIit>, { reader, env }: CloudSpot) {
+  const { projectid_allow_list: projects, max_metadata_value_size: size } = values;
+  if (projects.length === 0) reader.fault("plugins.NodeAttestor.gcp_iit", "projectid_allow_list is required");
+  return {
+    projects,
+    useInstanceMetadata: values.use_instance_metadata,
+    serviceAccountFile: values.service_account_file,
+    allowedLabelKeys: values.allowed_label_keys,
+    allowedMetadataKeys: values.allowed_metadata_keys,
+    // 0 is as good as nothing, as in SPIRE.
+    maxMetadataValueSize: size === 0 ? MAX_METADATA_VALUE : size,
+    agentPath:
+      values.agent_path_template ?? parseAgentPathTemplate("/{{ .PluginName }}/{{ .ProjectID }}/{{ .InstanceID }}"),
+    env: environment(env, GOOGLE_ENVIRONMENT),
+  };
+}
+
+/** What the attestor may see of the program's environment. */
+function environment(env: CloudSpot["env"], names: RegExp): CloudSpot["env"] {
+  return Object.fromEntries(Object.entries(env).filter(([name]) => names.test(name)));
 }

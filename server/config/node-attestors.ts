@@ -5,7 +5,7 @@ import { block, flag, integer, list, named, oneOf, port, text, texts } from "../
 import { Fault } from "../../src/runtime/fault.ts";
 import { networkList } from "../../src/runtime/networks.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
-import { agentPathTemplate, awsIid, awsIidConfig, type CloudSpot } from "./cloud-attestors.ts";
+import { agentPathTemplate, awsIid, awsIidConfig, type CloudSpot, gcpIit, gcpIitConfig } from "./cloud-attestors.ts";
 
 /*
  * The server's half of each node attestor, as configured. The attestors of server/attest take these values as they are.
@@ -130,7 +130,7 @@ export const nodeAttestorPlugins = {
   aws_iid: { doc: "Identity documents of EC2 instances, signed by AWS.", keys: awsIid },
   azure_imds: undefined,
   azure_msi: undefined,
-  gcp_iit: undefined,
+  gcp_iit: { doc: "Identity tokens of Compute Engine instances, signed by Google.", keys: gcpIit },
 };
 
 interface Enabled {
@@ -141,6 +141,7 @@ interface Enabled {
   readonly tpm_devid?: Values<typeof tpmDevId>;
   readonly sshpop?: Values<typeof sshpop>;
   readonly aws_iid?: Values<typeof awsIid>;
+  readonly gcp_iit?: Values<typeof gcpIit>;
 }
 
 export type NodeAttestorConfig =
@@ -151,7 +152,8 @@ export type NodeAttestorConfig =
   | ({ readonly type: "tpm" } & ReturnType<typeof tpmConfig>)
   | ({ readonly type: "tpm_devid" } & ReturnType<typeof tpmDevIdConfig>)
   | ({ readonly type: "sshpop" } & ReturnType<typeof sshpopConfig>)
-  | ({ readonly type: "aws_iid" } & ReturnType<typeof awsIidConfig>);
+  | ({ readonly type: "aws_iid" } & ReturnType<typeof awsIidConfig>)
+  | ({ readonly type: "gcp_iit" } & ReturnType<typeof gcpIitConfig>);
 
 /** Join tokens first: they are always on. */
 export function nodeAttestorConfigs(enabled: Enabled, spot: CloudSpot): readonly NodeAttestorConfig[] {
@@ -171,6 +173,7 @@ export function nodeAttestorConfigs(enabled: Enabled, spot: CloudSpot): readonly
       : [{ type: "tpm_devid", ...tpmDevIdConfig(enabled.tpm_devid, reader) } as const]),
     ...(enabled.sshpop === undefined ? [] : [{ type: "sshpop", ...sshpopConfig(enabled.sshpop, reader) } as const]),
     ...(enabled.aws_iid === undefined ? [] : [{ type: "aws_iid", ...awsIidConfig(enabled.aws_iid, spot) } as const]),
+    ...(enabled.gcp_iit === undefined ? [] : [{ type: "gcp_iit", ...gcpIitConfig(enabled.gcp_iit, spot) } as const]),
   ];
 }
 

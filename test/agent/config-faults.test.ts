@@ -121,7 +121,7 @@ describe("faults", () => {
   ])("$message", async ({ lines, message }) => expect(await refused(agent(lines))).toBe(message));
 
   test.each([
-    ["NodeAttestor", "gcp_iit"],
+    ["NodeAttestor", "azure_imds"],
     ["WorkloadAttestor", "windows"],
     ["SVIDStore", "aws_secretsmanager"],
   ])('%s "%s" is not supported', async (type, name) => {

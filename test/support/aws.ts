@@ -80,7 +80,7 @@ export class AwsDouble implements AsyncDisposable {
     this.#resources = resources;
   }
 
-  static async open(): Promise<AwsDouble> {
+  static async open(shared?: CloudNet): Promise<AwsDouble> {
     await using scope = new AsyncDisposableStack();
     const { path } = scope.use(await temporaryDirectory());
     const hosts = [
@@ -89,7 +89,7 @@ export class AwsDouble implements AsyncDisposable {
       ),
       ...["iam.amazonaws.com", "organizations.us-east-1.amazonaws.com"],
     ];
-    const net = scope.use(await CloudNet.open(hosts));
+    const net = shared ?? scope.use(await CloudNet.open());
     const signers = new Map<string, Issued>();
     const regions: Record<string, { certificate_path: string }> = {};
     for (const region of REGIONS) {

@@ -4,6 +4,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { createServer as createTlsServer, type Server as TlsServer } from "node:https";
 import { type AddressInfo, connect, type Socket } from "node:net";
 import { join } from "node:path";
+import { createSecureContext, type SecureContext } from "node:tls";
 import { createCa, type TestCa } from "./pki.ts";
 import { temporaryDirectory } from "./workload.ts";
 
@@ -43,16 +44,21 @@ export class CloudNet implements AsyncDisposable {
     this.#resources = resources;
   }
 
-  /** The hosts have certificates, whether they answer or not. */
-  static async open(hosts: readonly string[]): Promise<CloudNet> {
+  static async open(): Promise<CloudNet> {
     await using scope = new AsyncDisposableStack();
     const { path } = scope.use(await temporaryDirectory());
     const ca = await createCa({ uris: [] });
-    const { pem: cert, keyPem: key } = await ca.issue({ uris: [], dnsNames: hosts });
     const file = join(path, "ca.pem");
     await writeFile(file, ca.pem);
     const proxy = createServer();
-    const tls = createTlsServer({ cert, key });
+    const contexts = new Map<string, Promise<SecureContext>>();
+    const tls = createTlsServer({
+      SNICallback: (host, done) => {
+        const context = contexts.get(host) ?? contextFor(ca, host);
+        contexts.set(host, context);
+        context.then((made) => done(null, made), done);
+      },
+    });
     const ports = await Promise.all([proxy, tls].map(listen));
     const proxied = `http://127.0.0.1:${ports[0]}`;
     const trust = { NODE_EXTRA_CA_CERTS: file, SSL_CERT_FILE: file };
@@ -108,6 +114,11 @@ export class CloudNet implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#resources.disposeAsync();
   }
+}
+
+async function contextFor(ca: TestCa, host: string): Promise<SecureContext> {
+  const { pem: cert, keyPem: key } = await ca.issue({ uris: [], dnsNames: [host] });
+  return createSecureContext({ cert, key });
 }
 
 /** Serves until the scope ends; resolves with the base URL. */

@@ -16,6 +16,8 @@ import { answerChallenge as answerSsh, writeEvidence as writeSsh } from "../../s
 import { answerChallenge, writeEvidence } from "../../src/evidence/x509pop.ts";
 import type { Evidence } from "./attest.ts";
 import { AwsDouble, SERVER_ACCOUNT } from "./aws.ts";
+import { CloudNet } from "./cloud-net.ts";
+import { GcpDouble } from "./gcp.ts";
 import { issueTls, KubeApiServer } from "./kube-apiserver.ts";
 import { createCa, type TestCa } from "./pki.ts";
 import { certifyEndorsement, makeDevId, type Simulator, startSimulator, withoutSwtpm } from "./swtpm.ts";
@@ -53,7 +55,7 @@ export const nodeMethodNames: readonly string[] = [
   "join_token",
   ...["x509pop, ECDSA", "x509pop, RSA"],
   ...(withoutKeygen ? [] : ["sshpop"]),
-  ...["http_challenge", "k8s_psat", "aws_iid"],
+  ...["http_challenge", "k8s_psat", "aws_iid", "gcp_iit"],
   ...(withoutSwtpm ? [] : ["tpm_devid", "tpm, without a quote", "tpm, quote of 8 PCRs"]),
 ];
 
@@ -63,13 +65,15 @@ export async function openNodeMethods(
   options: NodeMethodsOptions,
 ): Promise<readonly NodeMethod[]> {
   const { folder, createToken } = options;
+  const net = scope.use(await CloudNet.open());
   return [
     { name: "join_token", show: async () => shown({ type: "join_token", payload: await createToken() }) },
     ...(await x509pop(folder)),
     ...(withoutKeygen ? [] : [await sshpop(folder)]),
     await httpChallenge(scope),
     await k8sPsat(scope, folder),
-    await awsIid(scope),
+    await awsIid(scope, net),
+    await gcpIit(scope, net),
     ...(withoutSwtpm ? [] : await tpms(scope, options)),
   ];
 }
@@ -185,8 +189,8 @@ async function k8sPsat(scope: AsyncDisposableStack, folder: string): Promise<Nod
 }
 
 /** Each time another instance, which attests once. */
-async function awsIid(scope: AsyncDisposableStack): Promise<NodeMethod> {
-  const aws = scope.use(await AwsDouble.open());
+async function awsIid(scope: AsyncDisposableStack, net: CloudNet): Promise<NodeMethod> {
+  const aws = scope.use(await AwsDouble.open(net));
   const keys = { access_key_id: "AKIASERVER", secret_access_key: "server-secret" };
   return {
     name: "aws_iid",
@@ -195,6 +199,17 @@ async function awsIid(scope: AsyncDisposableStack): Promise<NodeMethod> {
     async show() {
       return shown({ type: "aws_iid", payload: await aws.evidence(aws.launch({ account: SERVER_ACCOUNT })) });
     },
+  };
+}
+
+/** Each time another instance, which attests once. */
+async function gcpIit(scope: AsyncDisposableStack, net: CloudNet): Promise<NodeMethod> {
+  const gcp = scope.use(await GcpDouble.open(net));
+  return {
+    name: "gcp_iit",
+    config: { gcp_iit: { projectid_allow_list: ["project-1"] } },
+    env: gcp.env,
+    show: async () => shown({ type: "gcp_iit", payload: gcp.evidence(gcp.launch()) }),
   };
 }
 

@@ -35,6 +35,11 @@ digest-time | Reading the executable took too long. | Set a workload_size_limit.
 ec2-metadata | The metadata service of EC2 did not answer as it should. | See whether the program runs on an EC2 instance that lets it use the service, and ec2_metadata_endpoint.
 engine-refused | The container engine cannot be used. | Check its socket and the agent's permission.
 evidence-malformed | The attestor's evidence cannot be read. | Run matching versions on both sides.
+gcp-api | Google did not answer the server as it should. | Check the network, and the roles of the server's service account.
+gcp-credentials | The server has no credentials of Google. | Set service_account_file, or run the server under a service account.
+gcp-iit-evidence | The instance's identity token is malformed. | Run matching versions on both sides.
+gcp-iit-refused | The instance is not accepted. | The message says what does not match; see the gcp_iit attestor's configuration.
+gcp-metadata | The metadata service of Google Cloud did not answer as it should. | See whether the program runs on a Compute Engine instance, and identity_token_host.
 http-challenge-evidence | The http_challenge evidence is malformed. | Check hostname and agent name of the attestor.
 http-challenge-listen | The port of the http_challenge attestor cannot be opened. | Free the port, or choose another.
 image-name | A container's image cannot be verified by its name. | Run images by digest from a registry, or list it in skipped_images.
