@@ -1,6 +1,6 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { signed } from "../../../server/attest/aws/sigv4.ts";
 import { parseXml, textAt } from "../../../server/attest/aws/xml.ts";
 import { writeEvidence } from "../../../src/evidence/aws-iid.ts";
@@ -17,6 +17,10 @@ const KEYS = { access_key_id: "AKIASERVER", secret_access_key: "server-secret" }
 const ROLE = "spire";
 const roleIn = (account: string, name = ROLE): string => `arn:aws:iam::${account}:role/${name}`;
 
+// Most tests have a server of their own, which may start slowly where many tests run at once.
+const START_MS = 200_000;
+vi.setConfig({ testTimeout: START_MS + 60_000, hookTimeout: START_MS + 60_000 });
+
 const scope = new AsyncDisposableStack();
 let aws: AwsDouble;
 let folder: string;
@@ -26,7 +30,7 @@ let anonymous: Apis;
 /** A server with these keys of the attestor. */
 async function serverWith(config: object, env: Readonly<Record<string, string>> = {}): Promise<TestServer> {
   const nodeAttestors = { aws_iid: { regions: aws.regions, ...config } };
-  return await startServer({ nodeAttestors, env: { ...aws.env, ...env } });
+  return await startServer({ nodeAttestors, env: { ...aws.env, ...env }, startMs: START_MS });
 }
 
 beforeAll(async () => {

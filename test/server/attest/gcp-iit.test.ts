@@ -1,7 +1,7 @@
 import { createHmac } from "node:crypto";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { privateKeyToPkcs8 } from "../../../src/crypto/key.ts";
 import { encodePem } from "../../../src/crypto/pem.ts";
 import { startAgent } from "../../support/agent.ts";
@@ -14,6 +14,10 @@ const PREFIX = "nodeattestor(gcp_iit): ";
 const PROJECTS = { projectid_allow_list: ["project-1", "project-2"] };
 const DAY_S = 86_400;
 
+// Most tests have a server of their own, which may start slowly where many tests run at once.
+const START_MS = 200_000;
+vi.setConfig({ testTimeout: START_MS + 60_000, hookTimeout: START_MS + 60_000 });
+
 const scope = new AsyncDisposableStack();
 let gcp: GcpDouble;
 let folder: string;
@@ -22,7 +26,8 @@ let anonymous: Apis;
 let stranger: TokenKey;
 
 async function serverWith(config: object, env: Readonly<Record<string, string>> = {}): Promise<TestServer> {
-  return await startServer({ nodeAttestors: { gcp_iit: { ...PROJECTS, ...config } }, env: { ...gcp.env, ...env } });
+  const nodeAttestors = { gcp_iit: { ...PROJECTS, ...config } };
+  return await startServer({ nodeAttestors, env: { ...gcp.env, ...env }, startMs: START_MS });
 }
 
 beforeAll(async () => {
