@@ -1,6 +1,6 @@
 import { Fault } from "../../src/runtime/fault.ts";
 import { isAgentId, isMember, pathOf, type SpiffeId, serverId, type TrustDomain } from "../../src/spiffe/id.ts";
-import { selectorSet } from "../../src/spiffe/selector.ts";
+import { checkSelector, type Selector, selectorSet } from "../../src/spiffe/selector.ts";
 import type { AttestedNode } from "../store/store.ts";
 import type { AttestationContext, Challenge, NodeAttestor, NodeClaim } from "./attestor.ts";
 import { JOIN_TOKEN } from "./join-token.ts";
@@ -22,6 +22,8 @@ export interface Evidence {
 
 /** What a stranger sends is quoted no longer than this. */
 const LONGEST_NAME = 64;
+/** Far more than any attestor finds in honest evidence. */
+const MOST_SELECTORS = 1024;
 
 /** Finds the attestor, lets it judge, and holds its claim against the rules that all share. */
 export class NodeAttestation {
@@ -57,7 +59,7 @@ export class NodeAttestation {
       if (node !== undefined) await this.#options.withdraw(node);
       throw prefixed(attestor.type, claim.refused);
     }
-    return { ...claim, selectors: selectorSet(claim.selectors) };
+    return { ...claim, selectors: storable(attestor, claim.selectors) };
   }
 
   #checkId({ type, ownPath = false }: NodeAttestor, id: SpiffeId): void {
@@ -89,6 +91,20 @@ async function judge(attestor: NodeAttestor, { payload, challenge, context }: Ev
     const fault = Fault.from(thrown);
     throw attestor.type === JOIN_TOKEN ? fault : prefixed(attestor.type, fault);
   }
+}
+
+/**
+ * What a node says of itself is as long as its certificate allows, and once it is stored every server reads it back: what
+ * is no selector must not get that far. Throws `invalid`.
+ */
+function storable({ type }: NodeAttestor, selectors: readonly Selector[]): readonly Selector[] {
+  try {
+    const distinct = selectorSet(selectors.map(checkSelector));
+    if (distinct.length <= MOST_SELECTORS) return distinct;
+  } catch (error) {
+    throw prefixed(type, Fault.from(error));
+  }
+  throw prefixed(type, new Fault("invalid", `more than ${MOST_SELECTORS} selectors`, { code: "node-selectors" }));
 }
 
 function prefixed(type: string, fault: Fault): Fault {

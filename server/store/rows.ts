@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import type { Insertable, Selectable } from "kysely";
 import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
-import { formatSelector, parseSelector, type Selector, selectorSet } from "../../src/spiffe/selector.ts";
+import { formatSelector, type Selector, selectorSet } from "../../src/spiffe/selector.ts";
 import type { EntryTable, NodeTable } from "./schema.ts";
 import type { AttestedNode } from "./store.ts";
 
@@ -40,7 +40,7 @@ export function toEntry(row: EntryRow): Entry {
 
 /** As `toEntry`, for many rows of one reading: what they repeat becomes one object. */
 export function sharingEntryReader(): (row: EntryRow) => Entry {
-  const sharing = { parent: once((text) => text), selector: once(parseSelector) };
+  const sharing = { parent: once((text) => text), selector: once(storedSelector) };
   return (row) => entryOf(row, sharing);
 }
 
@@ -73,7 +73,13 @@ interface Sharing {
   readonly selector: (text: string) => Selector;
 }
 
-const NOT_SHARED: Sharing = { parent: (text) => text, selector: parseSelector };
+const NOT_SHARED: Sharing = { parent: (text) => text, selector: storedSelector };
+
+/** Never throws: one row that should not be there must not keep the others from being read. */
+function storedSelector(text: string): Selector {
+  const colon = text.indexOf(":");
+  return colon < 0 ? { type: text, value: "" } : { type: text.slice(0, colon), value: text.slice(colon + 1) };
+}
 
 function once<T>(read: (text: string) => T): (text: string) => T {
   const known = new Map<string, T>();
@@ -134,7 +140,7 @@ export function toNode(row: NodeRow): AttestedNode {
     canReattest: row.can_reattest,
     agentVersion: row.agent_version,
     superseded: row.superseded,
-    selectors: row.selectors.map(parseSelector),
+    selectors: row.selectors.map(storedSelector),
     quarantine:
       row.quarantined_at === null ? undefined : { since: new Date(row.quarantined_at), reason: row.quarantine_reason },
   };

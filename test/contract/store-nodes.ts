@@ -32,6 +32,20 @@ export function nodeContract(current: () => StoreUnderTest): void {
     expect((await nodes().list({})).items).toEqual([node]);
   });
 
+  test("T-X5 a selector that no reader would let in keeps nobody from reading the others", async () => {
+    const long = { type: "x509pop", value: `subject:cn:${"a".repeat(9000)}` };
+    const node = await nodes().attest(nodeOf("one", { selectors: [long] }));
+    const { changes } = current().store;
+    const cursor = await changes.load(async (snapshot) => {
+      const rows = [];
+      for await (const portion of snapshot.nodes) rows.push(...portion);
+      expect(rows).toEqual([node]);
+      return snapshot.cursor;
+    });
+    await nodes().setAgentVersion(node.id, "2");
+    expect(await changes.since(cursor)).toMatchObject({ nodes: new Map([[node.id, { ...node, agentVersion: "2" }]]) });
+  });
+
   test("attesting again replaces the attestation, clears a pending serial and keeps the agent's version", async () => {
     await nodes().attest(nodeOf("one", { selectors: selectorsOf("a:1") }));
     await nodes().setAgentVersion(idOf("/spire/agent/one"), "1.15.0");

@@ -65,6 +65,7 @@ kubernetes-api | The Kubernetes API server did not answer, or refused. | Read th
 kubernetes-gone | The API server does not remember the version of a list that was asked for. | Ask again.
 namespace-labels | The labels of a namespace cannot be read. | Give the agent the right to read namespaces.
 node-attestor-unknown | The server does not have this node attestor. | Configure it on the server, or another one on the agent.
+node-selectors | A node has more selectors than are kept. | See what its certificate, or its event log, says.
 node-serial | A node has no serial number. | Attest it again.
 not-reattestable | The agent cannot attest again with this method. | Evict it and give it a new join token.
 object-access-denied | The cluster, or the k8s attestor's broker block, does not let this broker have the object that it refers to. | Name the broker in experimental.broker.brokers of the attestor, and let its SPIFFE ID, as a user, impersonate-via-spire the resource.

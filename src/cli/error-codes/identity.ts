@@ -63,6 +63,7 @@ jwt-svid-unavailable | The agent could not get the JWT-SVID. | The message has t
 key-file | The key file cannot be read or written. | Check its owner and mode, and restore it when it is damaged.
 key-id-missing | A key has no ID. | Give it one.
 key-id-taken | The key ID belongs to another key. | Choose another ID.
+key-id-too-long | A key ID is longer than any reader takes. | Choose a shorter ID.
 key-type | The key type does not fit. | The message names those that do.
 leaf-crl-sign | The leaf may sign revocation lists. | It is no X.509-SVID: see who issued it.
 leaf-is-ca | The leaf is a certificate authority. | It is no X.509-SVID: see who issued it.

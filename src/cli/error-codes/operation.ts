@@ -118,6 +118,7 @@ rebootstrap-impossible | The agent cannot start over with this configuration. | 
 reference-type-local | The reference holds on the same machine only. | Call on the Unix socket.
 reference-type-not-allowed | The broker may not name workloads in this way. | See the reference types of the broker in the agent's configuration.
 reflection-local | Reflection is answered on the Unix socket only. | Call there.
+relationship-changed | The relationship was changed or deleted while its bundle was fetched. | Try again, if there is still a relationship.
 relationship-exists | A relationship with the trust domain exists. | Update it.
 relationship-invalid | The relationship is malformed. | The message names the field.
 relationship-not-found | There is no relationship with the trust domain. | federation list shows them.
@@ -148,6 +149,8 @@ sync-ended-early | The server ended the list of entries too early. | The agent a
 sync-mixed-page | The server mixed pages of entries. | The agent asks again.
 tls-handshake | The TLS handshake failed. | The message says why; compare bundle, address and clock.
 too-many-connections | Too many connections are open. | Close those that are not used; one connection carries many calls.
+too-many-revisions | An agent says that it holds more entries than there can be. | See whether the machine does what it should.
+too-many-streams | An agent has more streams open than it needs. | See whether the machine does what it should, or its SVID was copied.
 unhealthy | The program is not healthy. | Run healthcheck -verbose, and see its log.
 unusable-answer | The Workload API's answer cannot be used. | See who answers on the socket.
 usage | The command line is not one that is read. | See the command's --help.

@@ -106,6 +106,19 @@ describe("x509pop, honest", () => {
   });
 });
 
+test("T-X5 T-S7 a name that is too long for a selector is refused, and the server goes on following its datastore", async () => {
+  const issued = await node({ subject: { commonName: "a".repeat(9000) } });
+  expect(await refused(anonymous, evidence(issued))).toEqual({
+    kind: "invalid",
+    message: `${PREFIX}selector value is longer than 8192 bytes`,
+  });
+  const other = await server.attest();
+  await server.createEntry({ spiffeId: "spiffe://example.org/w", parentId: other.id });
+  using apis = server.connect(other.tls);
+  expect((await apis.entry.GetAuthorizedEntries({})).entries).toHaveLength(1);
+  expect(server.logged("Could not read changes from the datastore; serving what is held")).toEqual([]);
+});
+
 const FORGED: Readonly<Record<string, { kind: string; message: string | RegExp; make: () => Promise<Evidence> }>> = {
   "T-N8 no certificate": {
     kind: "invalid",
