@@ -49,6 +49,8 @@ export interface Rule {
   readonly allow: readonly CallerClass[];
   /** An agent in quarantine may call it too: it answers as for an agent without entries, or keeps its own SVID alive. */
   readonly inQuarantine?: true;
+  /** Gives out what was signed: the caller has to have its right still when that is done. */
+  readonly signs?: true;
   readonly limit?: Limit;
 }
 
@@ -115,14 +117,21 @@ export const quarantineRules: Rules<typeof QuarantineApi> = {
   ListQuarantinedAgents: ADMIN,
 };
 
+const MINT: Rule = { ...ADMIN, signs: true };
+const SIGN: Rule = { ...AGENT, signs: true };
+
 export const svidRules: Rules<typeof SvidApi> = {
-  MintX509SVID: ADMIN,
-  MintJWTSVID: ADMIN,
-  MintWITSVID: ADMIN,
-  BatchNewX509SVID: limited(AGENT, "x509Signing", "certificate signing rate limiting", "item"),
-  NewJWTSVID: limited(AGENT, "jwtSigning", "JWT signing request rate limiting"),
-  BatchNewWITSVID: limited(AGENT, "witSigning", "certificate signing rate limiting", "item"),
-  NewDownstreamX509CA: limited({ allow: ["downstream"] }, "x509Signing", "downstream CA signing rate limit"),
+  MintX509SVID: MINT,
+  MintJWTSVID: MINT,
+  MintWITSVID: MINT,
+  BatchNewX509SVID: limited(SIGN, "x509Signing", "certificate signing rate limiting", "item"),
+  NewJWTSVID: limited(SIGN, "jwtSigning", "JWT signing request rate limiting"),
+  BatchNewWITSVID: limited(SIGN, "witSigning", "certificate signing rate limiting", "item"),
+  NewDownstreamX509CA: limited(
+    { allow: ["downstream"], signs: true },
+    "x509Signing",
+    "downstream CA signing rate limit",
+  ),
 };
 
 export const trustDomainRules: Rules<typeof TrustDomainApi> = {

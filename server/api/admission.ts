@@ -27,6 +27,8 @@ export interface Authorization {
   readonly turn: Turn;
   /** Waits for the caller's turn to have `count` items done. Throws `exhausted`. */
   charge(count: number): Promise<void>;
+  /** Decides once more, after a wait in which the caller may have lost its right. Throws as at the call's beginning. */
+  again(): Promise<void>;
   /** What the audit record of the call says besides who called and how it ended. */
   note(fields: () => LogFields): void;
   /** Records what became of one item of a batch, in place of one record for the call. */
@@ -42,12 +44,14 @@ export interface Route {
   readonly streams: boolean;
 }
 
+/** Streams are looked at over this time when a bundle has changed. */
+const RECHECK_SPREAD_MS = 2_000;
 const RENEWAL = "/spire.api.server.agent.v1.Agent/RenewAgent";
 
 export interface AdmissionParts {
   /** By full method name, such as `/spire.api.server.entry.v1.Entry/GetEntry`. */
   readonly routes: ReadonlyMap<string, Route>;
-  readonly directory: Pick<Directory, "isAdmin" | "isDownstream" | "node">;
+  readonly directory: Pick<Directory, "isAdmin" | "isDownstream" | "node" | "bundles">;
   readonly adminIds: readonly SpiffeId[];
   readonly gate: AgentGate;
   readonly peers: Pick<Peers, "recheck">;
@@ -86,7 +90,10 @@ export class Admission {
     const decision = await this.#decide(rule, call, log);
     const authorized = log.child({ authorized_as: decision.as, authorized_via: decision.via });
     this.#trail.admitted(call, authorized);
-    const charge = (count: number): Promise<void> => this.#charge(rule.limit, call, authorized, count);
+    const again = async (): Promise<void> => void (await this.#decide(rule, call, authorized));
+    const charge = async (count: number): Promise<void> => {
+      if (await this.#charge(rule.limit, call, authorized, count)) await again();
+    };
     if (rule.limit?.per === "call") await charge(1);
     if (route.streams && decision.as === "agent" && call.caller.peer !== undefined)
       void this.#watch(call, call.caller.peer, authorized);
@@ -95,6 +102,7 @@ export class Admission {
       log: authorized,
       turn: { caller: nameOf(call), signal: call.signal },
       charge,
+      again,
       note: (fields) => this.#trail.note(call, fields),
       audit: (status, fields) => this.#trail.item(call, status, fields),
     };
@@ -154,27 +162,50 @@ export class Admission {
     }
   }
 
-  /** Ends a stream of an agent that is banned, evicted or superseded, or expires, while it is open (T-C5). */
+  /**
+   * Ends a stream of an agent that is banned, evicted or superseded, expires, or whose certificate nobody vouches for any
+   * more, while it is open (T-C5).
+   */
   async #watch(call: Call, peer: PeerIdentity, log: Log): Promise<void> {
     const stop = new AbortController();
     this.#watched.set(call, stop);
+    const until = AbortSignal.any([call.signal, stop.signal]);
     try {
-      const denial = await this.#parts.gate.lost(peer, log, AbortSignal.any([call.signal, stop.signal]));
+      const denial = await Promise.race([this.#parts.gate.lost(peer, log, until), this.#distrusted(peer, log, until)]);
       if (denial !== undefined) call.abort(refused(log, call.method, denial));
     } catch (error) {
       if (!stop.signal.aborted) call.abort(Fault.from(error));
+    } finally {
+      stop.abort();
     }
   }
 
-  async #charge(limit: Limit | undefined, call: Call, log: Log, count: number): Promise<void> {
+  /** Throws `unauthenticated` once the certificate is not trusted any more; undefined when aborted. */
+  async #distrusted(peer: PeerIdentity, log: Log, signal: AbortSignal): Promise<undefined> {
+    const { directory, clock } = this.#parts;
+    try {
+      for await (const _ of directory.bundles.watch(signal)) {
+        // A certificate costs a signature check, and a fleet has many of them.
+        await clock.sleep(clock.random() * RECHECK_SPREAD_MS, signal);
+        this.#recheck(peer, log);
+      }
+    } catch (error) {
+      if (!signal.aborted) throw error;
+    }
+    return undefined;
+  }
+
+  /** True when the call had to wait. */
+  async #charge(limit: Limit | undefined, call: Call, log: Log, count: number): Promise<boolean> {
     const limiter = limit === undefined ? undefined : this.#limiters.get(limit.bucket);
-    if (limit === undefined || limiter === undefined) return;
+    if (limit === undefined || limiter === undefined) return false;
     const { clock } = this.#parts;
     const started = clock.monotonic();
     let code: Outcome["code"] = "OK";
     try {
       // A local caller is no stranger: it takes no turn.
-      if (call.caller.transport === "tcp") await limiter.take(call.caller.remoteAddress ?? "", count, call.signal);
+      if (call.caller.transport !== "tcp") return false;
+      return await limiter.take(call.caller.remoteAddress ?? "", count, call.signal);
     } catch (error) {
       code = codeNameOf(codeOf(Fault.from(error)));
       throw passedOn(log, `rejecting request due to ${limit.words}`, error);

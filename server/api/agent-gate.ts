@@ -3,7 +3,7 @@ import type { PeerIdentity } from "../../src/rpc/caller.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
-import type { SpiffeId } from "../../src/spiffe/id.ts";
+import { isAgentId, type SpiffeId } from "../../src/spiffe/id.ts";
 import type { AuthorityUsage } from "../ca/usage.ts";
 import { type AgentCertificate, type AgentStanding, isBanned, standingOf } from "../directory/agents.ts";
 import type { Directory } from "../directory/authorized.ts";
@@ -73,6 +73,9 @@ export class AgentGate {
 
   async #judge({ id, chain }: PeerIdentity, log: Log): Promise<Verdict> {
     const svid = certificateOf(chain);
+    // No agent has any other ID: nothing is looked up then, however often a workload asks.
+    const stranger = isAgentId(id) ? undefined : this.#standing(id, undefined, svid);
+    if (stranger?.state === "denied") return report(log, stranger);
     const leaf = chain[0];
     if (leaf !== undefined)
       this.#parts.usage.agentSvid(id, { authorityId: leaf.authorityKeyId, notAfter: leaf.notAfter });

@@ -33,8 +33,8 @@ export class RateLimiter {
     return this.#current.size + this.#previous.size;
   }
 
-  /** Resolves when it is the caller's turn. Throws `exhausted` when that turn never comes. */
-  async take(address: string, count: number, signal: AbortSignal): Promise<void> {
+  /** Resolves when it is the caller's turn: true when that took a while. Throws `exhausted` when that turn never comes. */
+  async take(address: string, count: number, signal: AbortSignal): Promise<boolean> {
     if (count > this.#perSecond)
       throw new Fault("exhausted", `rate (${count}) exceeds burst size (${this.#perSecond})`, { code: "rate-limit" });
     const bucket = this.#bucket(address);
@@ -48,6 +48,7 @@ export class RateLimiter {
     }
     bucket.tokens -= count;
     if (waitMs > 0) await this.#wait(bucket, count, waitMs, signal);
+    return waitMs > 0;
   }
 
   async #wait(bucket: Bucket, count: number, waitMs: number, signal: AbortSignal): Promise<void> {

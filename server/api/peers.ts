@@ -24,6 +24,7 @@ export class Peers {
   readonly #authorities = new WeakMap<Bundle, readonly Certificate[]>();
   /** By the chain as it was shown: the bundle against which it was verified last. */
   readonly #verifiedBy = new WeakMap<readonly Certificate[], Bundle | undefined>();
+  readonly #compared = new WeakMap<Bundle, WeakMap<Bundle, boolean>>();
   readonly #warnedAt = new Map<TrustDomain, number>();
 
   constructor(parts: PeersParts) {
@@ -66,7 +67,12 @@ export class Peers {
       });
     }
     const bundle = this.#parts.directory.bundle(trustDomainOf(id));
-    if (this.#verifiedBy.has(chain) && this.#verifiedBy.get(chain) === bundle) return;
+    if (this.#verifiedBy.has(chain)) {
+      const before = this.#verifiedBy.get(chain);
+      if (before === bundle) return;
+      if (before !== undefined && bundle !== undefined && this.#keepsAllOf(before, bundle))
+        return void this.#verifiedBy.set(chain, bundle);
+    }
     try {
       this.verify(chain);
     } catch (cause) {
@@ -75,6 +81,17 @@ export class Peers {
         cause,
       });
     }
+  }
+
+  /** What was trusted still is: authorities were added, if anything. Looked at once for all whom it concerns. */
+  #keepsAllOf(before: Bundle, after: Bundle): boolean {
+    const known = this.#compared.get(after)?.get(before);
+    if (known !== undefined) return known;
+    const held = new Set(after.x509Authorities.map(({ asn1 }) => Buffer.from(asn1).toString("latin1")));
+    const keeps = before.x509Authorities.every(({ asn1 }) => held.has(Buffer.from(asn1).toString("latin1")));
+    const verdicts = this.#compared.get(after) ?? new WeakMap<Bundle, boolean>();
+    this.#compared.set(after, verdicts.set(before, keeps));
+    return keeps;
   }
 
   #authoritiesOf(trustDomain: TrustDomain): readonly Certificate[] | undefined {

@@ -136,9 +136,24 @@ export function served<M extends object>(
   const all: Record<string, AnyHandler<Authorization>> = {};
   for (const [name, method] of Object.entries(api.methods())) {
     const handler = (handlers as Readonly<Record<string, AnyHandler<Authorization>>>)[name];
-    all[name] = noting(method.path, handler ?? unimplemented(name, method));
+    const served = noting(method.path, handler ?? unimplemented(name, method));
+    all[name] = routes.get(method.path)?.rule.signs === true ? confirming(served) : served;
   }
   return { implementation: service(api, all as unknown as Handlers<M, Authorization>), routes };
+}
+
+/**
+ * Gives nothing out that was signed for a caller which has lost its right meanwhile: signatures wait for their turn, and
+ * calls for their rate, for up to a minute (T-C5).
+ */
+function confirming(handler: AnyHandler<Authorization>): AnyHandler<Authorization> {
+  if (handler.kind !== "unary") return handler;
+  const { run } = handler;
+  return unary(async (request: object, call) => {
+    const response = await run(request, call);
+    await call.auth.again();
+    return response;
+  });
 }
 
 /** Has the audit record of a unary call say what was asked and answered. */

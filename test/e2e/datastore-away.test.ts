@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createCertificateRequest } from "../../src/crypto/csr.ts";
 import { generateKey } from "../../src/crypto/key.ts";
 import { eventually } from "../support/eventually.ts";
+import { faultFrom, refusal } from "../support/faults.ts";
 import { type Link, openLink, through } from "../support/link.ts";
 import {
   administer,
@@ -29,6 +30,7 @@ describe.skipIf(withoutPostgres)("a database in trouble stops writes, with a cle
   let server: TestServer;
   let agent: SimulatedAgent;
   let node: TestSvid;
+  let workload: TestSvid;
   let entryId: string;
   let csr: Buffer;
   let writes = 0;
@@ -41,6 +43,7 @@ describe.skipIf(withoutPostgres)("a database in trouble stops writes, with a cle
     server = await startServer({ store: { url: through(link, url) } });
     agent = await SimulatedAgent.start(() => server);
     node = await server.attest();
+    workload = await server.mint("spiffe://example.org/workload");
     entryId = (await server.createEntry({ spiffeId: "spiffe://example.org/w", parentId: node.id })).id;
     csr = Buffer.from(await createCertificateRequest({ signer: await generateKey("ec-p256") }));
   }, START_MS);
@@ -70,6 +73,11 @@ describe.skipIf(withoutPostgres)("a database in trouble stops writes, with a cle
 
   async function expectSigning(): Promise<void> {
     using apis = server.connect(node.tls);
+    // Nor is it asked for what no agent can be, however often a workload asks.
+    using other = server.connect(workload.tls);
+    expect(await faultFrom(other.entry.GetAuthorizedEntries({}))).toMatchObject(
+      refusal("denied", "agent-not-attested"),
+    );
     for (let index = 0; index < SIGNATURES; index += 1) {
       const { results } = await apis.svid.BatchNewX509SVID({ params: [{ entry_id: entryId, csr }] });
       expect(results.map(({ status }) => status?.code)).toEqual([0]);

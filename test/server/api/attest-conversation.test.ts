@@ -64,6 +64,7 @@ async function serve(attest: Attest): Promise<Harness> {
     log,
     turn: { caller: "stranger", signal: new AbortController().signal },
     charge: async () => {},
+    again: async () => {},
     note: () => {},
     audit: () => {},
   });

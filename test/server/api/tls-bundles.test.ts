@@ -1,13 +1,14 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openStore, type SqlStore } from "../../../server/store/database.ts";
 import { systemClock } from "../../../src/runtime/clock.ts";
+import type { Fault } from "../../../src/runtime/fault.ts";
 import { parseTrustDomain } from "../../../src/spiffe/id.ts";
 import { eventually } from "../../support/eventually.ts";
 import { faultFrom } from "../../support/faults.ts";
 import { createCa, type TestCa } from "../../support/pki.ts";
 import { withoutPostgres } from "../../support/postgres.ts";
 import { RecordingLog } from "../../support/recording-log.ts";
-import { startServer, type TestServer } from "../../support/server.ts";
+import { type Apis, startServer, type TestServer } from "../../support/server.ts";
 import { connects, identityOf } from "./handshakes.ts";
 
 describe.skipIf(withoutPostgres)("when bundles change", () => {
@@ -78,9 +79,19 @@ describe.skipIf(withoutPostgres)("when bundles change", () => {
     expect(await connects(server, admin)).toBe(false);
   });
 
-  test("the same holds for an agent when the root of the trust domain itself is removed; a new root is made at once", async () => {
+  /** A stream on which the agent says nothing; how the server ends it. */
+  async function openSync(apis: Apis): Promise<Fault> {
+    const silent = async function* () {
+      await new Promise<never>(() => {});
+      yield {};
+    };
+    return faultFrom(apis.entry.SyncAuthorizedEntries(silent())[Symbol.asyncIterator]().next());
+  }
+
+  test("T-C5 the same holds for an agent, and its open stream, when the root of the trust domain itself is removed; a new root is made at once", async () => {
     const agent = await server.attest();
     using apis = server.connect(agent.tls);
+    const ended = openSync(apis);
     await apis.entry.GetAuthorizedEntries({});
     const { x509_authorities } = await server.admin.bundle.GetBundle({});
     const replacement = await createCa();
@@ -92,6 +103,10 @@ describe.skipIf(withoutPostgres)("when bundles change", () => {
       faultFrom(apis.entry.GetAuthorizedEntries({})).catch(() => undefined),
     );
     expect(fault).toMatchObject({ kind: "unauthenticated" });
+    expect(await ended).toMatchObject({
+      kind: "unauthenticated",
+      message: "client certificate is not trusted any more",
+    });
     const roots = await eventually(
       "a new root is in the bundle",
       async () => {
