@@ -1,5 +1,5 @@
 import { checkPublicKey } from "../../src/crypto/public-key.ts";
-import { bundleToProto, tokenAuthoritiesFromProto, x509AuthoritiesFromProto } from "../../src/rpc/convert.ts";
+import { bundleToProto, x509AuthoritiesFromProto } from "../../src/rpc/convert.ts";
 import type { AppendBundleRequest__Output } from "../../src/rpc/gen/spire/api/server/bundle/v1/AppendBundleRequest.ts";
 import type { JWTKey__Output } from "../../src/rpc/gen/spire/api/types/JWTKey.ts";
 import type { BundleApi } from "../../src/rpc/protos.ts";
@@ -11,7 +11,7 @@ import type { TrustDomain } from "../../src/spiffe/id.ts";
 import type { TokenPublisher } from "../ca/publish.ts";
 import type { Directory } from "../directory/authorized.ts";
 import type { BundleStore } from "../store/store.ts";
-import { untainted } from "./bundle-input.ts";
+import { givenTokens, untainted } from "./bundle-input.ts";
 import { attempt, checked, failure } from "./fail.ts";
 import { MAX_ANSWER_BYTES, messageBytes } from "./pages.ts";
 import type { HandlersOf } from "./shapes.ts";
@@ -58,6 +58,9 @@ export function bundleService(parts: BundleServiceParts): Pick<HandlersOf<typeof
   };
 }
 
+/** Of a bundle with keys of servers below; a reader looks at a thousand. */
+const MOST_KEYS = 900;
+
 /** A key of a server below this one. Resolves when agents that ask are told of it. */
 async function publish(
   { publisher, caughtUp }: BundleServiceParts,
@@ -67,19 +70,30 @@ async function publish(
 ): Promise<Bundle> {
   const name = kind.toUpperCase();
   if (message === null) throw failure(log, "invalid", `missing ${name} authority`);
-  const [authority] = untainted(
-    checked(log, `invalid ${name} authority`, () => {
-      checkPublicKey(message.public_key);
-      return tokenAuthoritiesFromProto([message]);
-    }),
-  );
+  const [authority] = checked(log, `invalid ${name} authority`, () => {
+    checkPublicKey(message.public_key);
+    return givenTokens([message]);
+  });
   if (authority === undefined) throw failure(log, "invalid", `missing ${name} authority`);
-  const bundle = await attempt(log, `failed to publish ${name} key`, () => publisher.publish(kind, authority));
+  const bundle = await attempt(log, `failed to publish ${name} key`, () =>
+    publisher.publish(kind, authority, checkRoom),
+  );
   await caughtUp(log);
   return bundle;
 }
 
 type Authorities = Pick<Bundle, "x509Authorities" | "jwtAuthorities" | "witAuthorities">;
+
+/**
+ * A server below, or whoever has its SVID, must not make the bundle one that nobody takes any more: of more keys than
+ * readers look at, or larger than a message. This server's own keys are to find room at all times. Throws `exhausted`.
+ */
+function checkRoom(next: Authorities): void {
+  const { x509Authorities, jwtAuthorities, witAuthorities } = next;
+  const keys = x509Authorities.length + jwtAuthorities.length + witAuthorities.length;
+  if (keys <= MOST_KEYS && messageBytes(next) <= MAX_ANSWER_BYTES / 2) return;
+  throw new Fault("exhausted", "the bundle has no room for another key", { code: "bundle-too-large" });
+}
 
 /** A caller names authorities; that one is tainted is for the server to say. */
 function readAuthorities(log: Log, request: AppendBundleRequest__Output): Authorities {
@@ -87,7 +101,7 @@ function readAuthorities(log: Log, request: AppendBundleRequest__Output): Author
   if (x509_authorities.length + jwt_authorities.length + wit_authorities.length === 0)
     throw failure(log, "invalid", "no authorities to append");
   const tokens = (kind: string, messages: typeof jwt_authorities): readonly TokenAuthority[] =>
-    untainted(checked(log, `failed to convert ${kind} authority`, () => tokenAuthoritiesFromProto(messages)));
+    checked(log, `failed to convert ${kind} authority`, () => givenTokens(messages));
   return {
     jwtAuthorities: tokens("JWT", jwt_authorities),
     x509Authorities: untainted(

@@ -1,7 +1,13 @@
 import type { Log } from "../../src/runtime/log.ts";
 import type { Bundle, TokenAuthority } from "../../src/spiffe/bundle.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
-import { type BundleAccess, type TokenKind, withTokenAuthorities } from "./bundle-edits.ts";
+import {
+  type BundleAccess,
+  type BundleContent,
+  TOKEN_FIELD,
+  type TokenKind,
+  withTokenAuthorities,
+} from "./bundle-edits.ts";
 import type { UpstreamAuthority } from "./upstream.ts";
 
 export interface TokenPublisherOptions {
@@ -21,13 +27,24 @@ export class TokenPublisher {
     this.#options = options;
   }
 
-  /** Resolves with the stored bundle, in which the key stands. Throws `invalid` when its id is another key's. */
-  async publish(kind: TokenKind, authority: TokenAuthority): Promise<Bundle> {
+  /**
+   * Resolves with the stored bundle, in which the key stands. `checkRoom` sees a bundle that grows, and may throw. Throws
+   * `invalid` when its id is another key's.
+   */
+  async publish(
+    kind: TokenKind,
+    authority: TokenAuthority,
+    checkRoom: (next: BundleContent) => void = () => {},
+  ): Promise<Bundle> {
     const { bundles, trustDomain, upstream } = this.#options;
     const above = await upstream?.publishToken(kind, authority);
     if (upstream !== undefined && above === undefined) this.#warn(kind, upstream.name);
     const published = above?.some(({ keyId }) => keyId === authority.keyId) === true ? above : [authority];
-    return bundles.change(trustDomain, (current) => withTokenAuthorities(current, kind, published));
+    return bundles.change(trustDomain, (current) => {
+      const next = withTokenAuthorities(current, kind, published);
+      if (next[TOKEN_FIELD[kind]].length > (current?.[TOKEN_FIELD[kind]].length ?? 0)) checkRoom(next);
+      return next;
+    });
   }
 
   /** Once. */

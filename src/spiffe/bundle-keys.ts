@@ -10,6 +10,8 @@ export type BundleKeys = Pick<Bundle, "x509Authorities" | "jwtAuthorities" | "wi
 
 /** Far more than a trust domain has, and few enough to check each one. */
 const MAX_KEYS = 1000;
+/** A thumbprint has 43 characters, a URL a hundred or two; what is longer fills messages and no purpose. */
+export const MAX_KEY_ID_CHARACTERS = 1024;
 const BASE64 = /^[A-Za-z0-9+/]+={0,2}$/;
 
 type Jwk = Readonly<Record<string, unknown>>;
@@ -56,6 +58,7 @@ function readKey(element: unknown): ReadKey {
   if (use === "x509-svid") return { use, keyId: "", der: readCertificate(jwk).raw };
   if (use !== "jwt-svid" && use !== "wit-svid") throw skip("its use is missing or unknown");
   if (typeof kid !== "string" || kid === "") throw skip("it has no key ID");
+  if (kid.length > MAX_KEY_ID_CHARACTERS) throw skip("its key ID is too long");
   return { use, keyId: kid, der: publicKeyFromJwk(jwk) };
 }
 
@@ -77,7 +80,7 @@ function withoutClashes(keys: readonly ReadKey[], notice: (reason: string) => vo
   const counts = Map.groupBy(tokens, ({ keyId }) => keyId);
   const clashing = [...counts].filter(([, { length }]) => length > 1).map(([keyId]) => keyId);
   for (const keyId of clashing)
-    notice(`key ID ${JSON.stringify(keyId)} occurs more than once in the bundle; its keys are skipped`);
+    notice(`key ID ${JSON.stringify(keyId.slice(0, 64))} occurs more than once in the bundle; its keys are skipped`);
   return tokens.filter(({ keyId }) => !clashing.includes(keyId));
 }
 

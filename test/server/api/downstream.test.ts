@@ -112,6 +112,33 @@ describe.each(["JWT", "WIT"] as const)("Publish%sAuthority", (kind) => {
     expect(await refused({ key_id: "k", public_key: weak })).toContain("1024 bits");
     expect(await refused({ key_id: `taken-${kind}`, public_key: other.publicKey })).toContain("belongs to another key");
   });
+
+  test("T-F4 T-F1 a key ID that fills a message is refused", async () => {
+    const { publicKey } = await generateKey("ec-p256");
+    const fault = await faultFrom(publish({ key_id: "k".repeat(1025), public_key: publicKey }));
+    expect([fault.kind, fault.message]).toEqual([
+      "invalid",
+      `invalid ${kind} authority: key ID is longer than 1024 characters`,
+    ]);
+  });
+});
+
+test("T-F4 T-F1 a server below cannot fill the bundle until nobody reads it any more, and publishes again what it has", async () => {
+  const { publicKey } = await generateKey("ec-p256");
+  const key = (key_id: string) => ({ key_id, public_key: publicKey, expires_at: 4_000_000_000 });
+  await below.bundle.PublishJWTAuthority({ jwt_authority: key("mine") });
+  const { x509_authorities, jwt_authorities, wit_authorities } = await below.bundle.GetBundle({});
+  const held = x509_authorities.length + jwt_authorities.length + wit_authorities.length;
+  const others = Array.from({ length: 900 - held }, (_, index) => key(`other-${index}`));
+  await server.admin.bundle.AppendBundle({ jwt_authorities: others });
+  const fault = await faultFrom(below.bundle.PublishJWTAuthority({ jwt_authority: key("one more") }));
+  expect([fault.kind, fault.message]).toEqual([
+    "exhausted",
+    "failed to publish JWT key: the bundle has no room for another key",
+  ]);
+  await below.bundle.PublishJWTAuthority({ jwt_authority: key("mine") });
+  await server.admin.localAuthority.PrepareJWTAuthority({});
+  expect((await below.bundle.GetBundle({})).jwt_authorities.length).toBe(jwt_authorities.length + others.length + 1);
 });
 
 const WEAK = `-----BEGIN PUBLIC KEY-----

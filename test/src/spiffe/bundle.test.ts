@@ -268,6 +268,7 @@ describe("keys of no use are skipped, with a notice, and the others count", asyn
     { what: "X509-37 a certificate that is no authority", key: certificate((await rootA.issue()).der) },
     { what: "JWT-27 no key ID", key: without(JWT_KEY, "kid") },
     { what: "JWT-27 an empty key ID", key: { ...JWT_KEY, kid: "" } },
+    { what: "T-F1 a key ID that fills a message", key: { ...JWT_KEY, kid: "x".repeat(1025) } },
     { what: "JWT-27 a key ID that is a number", key: { ...JWT_KEY, kid: 7 } },
     { what: "T-X6 an RSA key of 1024 bits", key: { ...weak, use: "jwt-svid", kid: "x" } },
     { what: "a symmetric key", key: { kty: "oct", use: "jwt-svid", kid: "x", k: "AAAA" } },
