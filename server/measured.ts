@@ -52,6 +52,7 @@ const STORE = {
     find: "datastore.federation_relationship.fetch",
     list: "datastore.federation_relationship.list",
     update: "datastore.federation_relationship.update",
+    changeBundle: "datastore.bundle.set",
     delete: "datastore.federation_relationship.delete",
   },
   authorities: {

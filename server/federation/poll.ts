@@ -7,11 +7,11 @@ import type { FederationRelationship } from "../../src/spiffe/federation.ts";
 import type { TrustDomain } from "../../src/spiffe/id.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
-import type { BundleStore, FederationStore } from "../store/store.ts";
+import type { BundleStore, FederationStore, HeldRelationship } from "../store/store.ts";
 import { fetchBundle } from "./fetch.ts";
 
 export interface BundlePollerOptions {
-  readonly federation: Pick<FederationStore, "find" | "list">;
+  readonly federation: Pick<FederationStore, "find" | "list" | "changeBundle">;
   readonly bundles: Pick<BundleStore, "changeForeign">;
   readonly directory: Pick<Directory, "bundle">;
   /** Of the configuration; they go before those of the store. */
@@ -67,7 +67,7 @@ export class BundlePoller {
   async refresh(trustDomain: TrustDomain, signal: AbortSignal): Promise<boolean> {
     const { relationships, federation } = this.#options;
     const configured = relationships.find((each) => each.trustDomain === trustDomain);
-    const relationship = configured ?? (await federation.find(trustDomain));
+    const relationship = configured ?? (await stored(federation, trustDomain));
     if (relationship === undefined) return false;
     await this.#update(relationship, signal);
     return true;
@@ -103,8 +103,7 @@ export class BundlePoller {
     const { federation, relationships, log } = this.#options;
     try {
       const { items } = await federation.list();
-      const stored = items.map(({ bundle: _, ...relationship }) => relationship);
-      return new Map([...stored, ...relationships].map((each) => [each.trustDomain, each]));
+      return new Map([...items.map(withoutBundle), ...relationships].map((each) => [each.trustDomain, each]));
     } catch (error) {
       events.relationshipsUnknown(log, Fault.from(error));
       return undefined;
@@ -138,7 +137,7 @@ export class BundlePoller {
 
   /** The bundle that is held afterwards. */
   async #update(relationship: FederationRelationship, signal: AbortSignal): Promise<Bundle> {
-    const { directory, bundles, clock, log } = this.#options;
+    const { directory, clock, log } = this.#options;
     const { trustDomain } = relationship;
     const notice = (reason: string): void => events.bundleKeySkipped(log, trustDomain, reason);
     const bundle = (name: TrustDomain): Bundle | undefined => directory.bundle(name);
@@ -146,13 +145,31 @@ export class BundlePoller {
       fetchBundle({ relationship, bundle, notice, clock, signal }),
     );
     let outcome: Outcome = "new";
-    const held = await bundles.changeForeign(trustDomain, (current) => {
+    const held = await this.#change(relationship, (current) => {
       outcome = judge(current, fetched);
       return outcome === "older" && current !== undefined ? current : fetched;
     });
     events.bundleFetched(log, relationship, { outcome, sequenceNumber: fetched.sequenceNumber });
     return held;
   }
+
+  #change(relationship: FederationRelationship, change: (current: Bundle | undefined) => Bundle): Promise<Bundle> {
+    const { federation, bundles, relationships } = this.#options;
+    if (relationships.includes(relationship)) return bundles.changeForeign(relationship.trustDomain, change);
+    return federation.changeBundle(relationship, change);
+  }
+}
+
+async function stored(
+  federation: Pick<FederationStore, "find">,
+  trustDomain: TrustDomain,
+): Promise<FederationRelationship | undefined> {
+  const held = await federation.find(trustDomain);
+  return held && withoutBundle(held);
+}
+
+function withoutBundle({ bundle: _, ...relationship }: HeldRelationship): FederationRelationship {
+  return relationship;
 }
 
 /** What a fetched bundle is, compared with the held one. */

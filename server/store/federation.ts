@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from "node:util";
 import { type Insertable, type Selectable, sql } from "kysely";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
@@ -63,6 +64,20 @@ export class SqlFederationStore implements FederationStore {
     });
   }
 
+  changeBundle(
+    relationship: FederationRelationship,
+    change: (current: Bundle | undefined) => Omit<Bundle, "trustDomain">,
+  ): Promise<Bundle> {
+    const { trustDomain } = relationship;
+    return this.#session.transaction(async (db) => {
+      const current = await lockedBundle(db, trustDomain);
+      const query = db.selectFrom("federation_relationships").selectAll().where("trust_domain", "=", trustDomain);
+      const stored = await query.forShare().executeTakeFirst();
+      if (stored === undefined || !isDeepStrictEqual(endpointOf(stored), relationship)) throw changedMeanwhile();
+      return putForeignBundle(db, current, { ...change(current), trustDomain });
+    });
+  }
+
   async delete(trustDomain: TrustDomain): Promise<void> {
     const deleted = await this.#session.write((db) =>
       db.deleteFrom("federation_relationships").where("trust_domain", "=", trustDomain).executeTakeFirst(),
@@ -107,23 +122,36 @@ type Row = Selectable<FederationRelationshipTable> & {
   readonly sequence_number: string | null;
 };
 
-/** What is stored was checked when it came in. */
 function toRelationship(row: Row): HeldRelationship {
   const { trust_domain, content, sequence_number } = row;
   return {
-    trustDomain: trust_domain as TrustDomain,
+    ...endpointOf(row),
+    bundle: sequence_number === null ? undefined : toBundle({ trust_domain, content, sequence_number }),
+  };
+}
+
+/** What is stored was checked when it came in. */
+function endpointOf(row: Selectable<FederationRelationshipTable>): FederationRelationship {
+  return {
+    trustDomain: row.trust_domain as TrustDomain,
     bundleEndpointUrl: row.bundle_endpoint_url,
     profile:
       row.bundle_endpoint_profile === "https_web"
         ? { type: "https_web" }
         : { type: "https_spiffe", endpointSpiffeId: row.endpoint_spiffe_id as SpiffeId },
-    bundle: sequence_number === null ? undefined : toBundle({ trust_domain, content, sequence_number }),
   };
 }
 
 function existing(relationship: HeldRelationship | undefined): HeldRelationship {
   if (relationship === undefined) throw notFound();
   return relationship;
+}
+
+function changedMeanwhile(): Fault {
+  return new Fault("aborted", "the federation relationship was changed or deleted meanwhile", {
+    code: "relationship-changed",
+    hint: "try again, if there is still a relationship with the trust domain",
+  });
 }
 
 function notFound(): Fault {

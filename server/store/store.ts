@@ -209,6 +209,14 @@ export interface FederationStore {
     change: Partial<Omit<FederationRelationship, "trustDomain">>,
     bundle?: Bundle,
   ): Promise<HeldRelationship>;
+  /**
+   * As `BundleStore.changeForeign`, for what was fetched by a relationship. Throws `aborted` when that is not stored like
+   * this any more: what its deletion took away does not come back.
+   */
+  changeBundle(
+    relationship: FederationRelationship,
+    change: (current: Bundle | undefined) => Omit<Bundle, "trustDomain">,
+  ): Promise<Bundle>;
   /** The bundle stays. Throws `not_found`. */
   delete(trustDomain: TrustDomain): Promise<void>;
 }

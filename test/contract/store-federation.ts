@@ -53,6 +53,19 @@ export function federationContract(current: () => StoreUnderTest): void {
     expect(await federation().find(B)).toEqual({ ...web(B), bundle: bundle(B, 1n, 1) });
   });
 
+  test("T-F1 what was fetched is stored while the relationship by which it was fetched is, and no longer", async () => {
+    await federation().create(spiffe(B), bundle(B, 1n, 1));
+    const fetched = (given: FederationRelationship) => federation().changeBundle(given, () => bundle(B, 2n, 2));
+    expect(await faultFrom(fetched(web(B)))).toMatchObject(refusal("aborted", "relationship-changed"));
+    expect(await bundles().find(B)).toEqual(bundle(B, 1n, 1));
+    expect(await fetched(spiffe(B))).toEqual(bundle(B, 2n, 2));
+    expect(await bundles().find(B)).toEqual(bundle(B, 2n, 2));
+    await federation().delete(B);
+    await bundles().delete(B, "delete");
+    expect(await faultFrom(fetched(spiffe(B)))).toMatchObject(refusal("aborted", "relationship-changed"));
+    expect(await bundles().find(B)).toBeUndefined();
+  });
+
   test("an update changes what it names", async () => {
     await federation().create(spiffe(B), bundle(B, 1n, 1));
     const bundleEndpointUrl = "https://elsewhere.test/";

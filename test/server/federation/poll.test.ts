@@ -155,6 +155,21 @@ describe("one refresh", () => {
     expect(log.lines.map(({ message }) => message)).toContain(says);
   });
 
+  test("T-F1 a bundle that was deleted while it was fetched does not come back", async () => {
+    await store.federation.create(relationship, bundle(1n));
+    const { poller, held } = await setUp();
+    const asked = Promise.withResolvers<() => void>();
+    endpoint.answer = (_, response) =>
+      asked.resolve(() => void response.writeHead(200).end(encodeBundleDocument(bundle(2n))));
+    const refresh = faultFrom(poller.refresh(PARTNER, forever));
+    const answer = await asked.promise;
+    await store.federation.delete(PARTNER);
+    await store.bundles.delete(PARTNER, "delete");
+    answer();
+    expect(await refresh).toMatchObject({ kind: "aborted", code: "relationship-changed" });
+    expect(await held()).toBeUndefined();
+  });
+
   test("TDB-14 an empty bundle is taken as what it says", async () => {
     await store.federation.create(relationship, bundle(8n));
     const { poller, held } = await setUp();
