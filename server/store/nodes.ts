@@ -94,7 +94,10 @@ export class SqlNodeStore implements NodeStore {
     return Number(row?.count ?? 0);
   }
 
-  /** When the pending serial renews, it is the one in use: it becomes the current one in the same step. */
+  /**
+   * When the pending serial renews, it is the one in use: it becomes the current one in the same step. A join token has done
+   * its work then: the answer to it was not lost, and whoever finds it later, with the key of that time, is not let in.
+   */
   renew(
     id: SpiffeId,
     renewal: { readonly currentSerial: string; readonly serialNumber: string; readonly expiresAt: Date },
@@ -104,6 +107,7 @@ export class SqlNodeStore implements NodeStore {
       const { currentSerial } = renewal;
       const fromPending = currentSerial !== "" && currentSerial === node.newSerialNumber;
       if (!fromPending && (currentSerial === "" || currentSerial !== node.serialNumber)) throw serialNotCurrent();
+      if (node.attestationType === "join_token") await deleteUsedToken(db, id);
       return updateNode(db, id, {
         serial_number: currentSerial,
         expires_at: fromPending && node.newExpiresAt !== undefined ? node.newExpiresAt : node.expiresAt,
@@ -208,12 +212,18 @@ function continuedWith(node: AttestedNode, chosen: string): NodeChange {
   };
 }
 
+/** One that was made again meanwhile stays. */
+async function deleteUsedToken(db: Queries, agent: SpiffeId): Promise<void> {
+  await db.deleteFrom("join_tokens").where("token", "=", tokenOf(agent)).where("key_hash", "<>", "").execute();
+}
+
+function tokenOf(agent: SpiffeId): string {
+  return agent.slice(agent.lastIndexOf("/") + 1);
+}
+
 /** With the alias that CreateJoinToken makes: below the token's agent, for whoever is that agent. */
 async function deleteToken(db: Queries, agent: SpiffeId): Promise<void> {
-  await db
-    .deleteFrom("join_tokens")
-    .where("token", "=", agent.slice(agent.lastIndexOf("/") + 1))
-    .execute();
+  await db.deleteFrom("join_tokens").where("token", "=", tokenOf(agent)).execute();
   await db
     .deleteFrom("entries")
     .where("parent_id", "=", agent)

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createCertificateRequest } from "../../../src/crypto/csr.ts";
 import { generateKey } from "../../../src/crypto/key.ts";
 import { denialReason } from "../../../src/rpc/status.ts";
+import { attestWith, refused } from "../../support/attest.ts";
 import { faultFrom, refusal } from "../../support/faults.ts";
 import { protoId, startServer, type TestServer, type TestSvid, testSvid } from "../../support/server.ts";
 
@@ -112,6 +113,25 @@ describe("T-N13 a copied agent key", () => {
     expect(await reasonOf(use(renewed))).toBe("not_attested");
     await use(await server.attest());
   });
+});
+
+test("T-N13 T-N3 a join token and the key that used it let nobody take the agent's place once it has renewed", async () => {
+  const [token, signer] = [await server.createToken(), await generateKey("ec-p256")];
+  const evidence = { type: "join_token", payload: token, signer };
+  using anonymous = server.connect();
+  const agent = await attestWith(anonymous, evidence);
+  // Its answer may have been lost.
+  const again = await attestWith(anonymous, evidence);
+  expect(again.id).toBe(agent.id);
+  const renewed = await renew(again);
+  expect(await refused(anonymous, evidence)).toEqual({
+    kind: "invalid",
+    message: "failed to attest: join token does not exist or has already been used",
+  });
+  await use(renewed);
+  // Made again by an administrator, it is a new token.
+  await server.createToken({ token });
+  expect((await attestWith(anonymous, { ...evidence, signer: await generateKey("ec-p256") })).id).toBe(agent.id);
 });
 
 test("T-N13 a machine that was set back to a backup waits, and goes on where it is once it is released", async () => {
