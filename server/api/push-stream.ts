@@ -26,14 +26,14 @@ export interface PushStreamParts {
   readonly drainSpreadMs: () => number;
   /** Told whenever `holds` may answer otherwise than before. */
   readonly progressed: () => void;
+  /** Told of revisions that are kept, and by a negative number that they are not any more. Throws when there are too many. */
+  readonly claim: (count: number) => void;
 }
 
 type Event = Omit<WatchAuthorizedEntriesResponse, "number">;
 
 const PAGE = 500;
 const REMOVED_PAGE = 10_000;
-/** More is held by no agent that could be served. */
-const MOST_REVISIONS = 1_000_000;
 const MAX_ID_CHARACTERS = 255;
 
 /**
@@ -50,8 +50,9 @@ export class PushStream {
   #current: ReadonlyMap<string, Entry> | undefined;
   #compared: ReadonlyMap<string, Entry> | undefined;
   /** Undefined until the agent and the server agree on it. */
-  #sent: Map<string, EntryVersion> | undefined;
+  #sent: ReadonlyMap<string, EntryVersion> | undefined;
   #received: Map<string, EntryVersion> | undefined;
+  #claimed = 0;
   #digest = new EntryDigest();
   /** False while the agent waits to hear that it and the server agree again. */
   #confirmed = true;
@@ -99,6 +100,7 @@ export class PushStream {
       if (!isAbort(error) || !signal.aborted) throw error;
     } finally {
       stop.abort();
+      this.#claim(-this.#claimed);
     }
   }
 
@@ -156,14 +158,14 @@ export class PushStream {
   *#compare(held: Held__Output, current: ReadonlyMap<string, Entry>): Generator<Event> {
     this.#mask ??= held.output_mask;
     if (held.revisions !== null) return this.#takeRevisions(held.revisions);
-    const expected = this.#sent === undefined ? new EntryDigest(current.values()) : this.#digest;
+    const expected = this.#sent === undefined ? digestOf(current) : this.#digest;
     if (!expected.equals(held.digest)) {
       this.#sent = undefined;
       return yield { divergence: {} };
     }
     if (this.#sent === undefined) {
-      this.#sent = new Map(current);
-      this.#digest = expected;
+      this.#sent = current;
+      this.#digest = expected.copy();
       this.#compared = current;
     }
     yield { entries: { digest: expected.bytes() } };
@@ -171,11 +173,12 @@ export class PushStream {
 
   #takeRevisions({ revisions, more }: Revisions__Output): void {
     this.#received ??= new Map();
+    const before = this.#received.size;
     for (const { id, revision_number, created_at } of revisions) {
       if (id.length > MAX_ID_CHARACTERS) throw new Fault("invalid", "entry ID is too long");
       this.#received.set(id, { id, revisionNumber: Number(revision_number), createdAt: Number(created_at) });
     }
-    if (this.#received.size > MOST_REVISIONS) throw new Fault("exhausted", "too many entry revisions");
+    this.#claim(this.#received.size - before);
     if (more) return;
     this.#sent = this.#received;
     this.#digest = new EntryDigest(this.#sent.values());
@@ -184,11 +187,22 @@ export class PushStream {
     this.#confirmed = false;
   }
 
-  *#entryChanges(sent: Map<string, EntryVersion>, current: ReadonlyMap<string, Entry>): Generator<Event> {
+  #claim(count: number): void {
+    this.#claimed += count;
+    this.#parts.claim(count);
+  }
+
+  *#entryChanges(sent: ReadonlyMap<string, EntryVersion>, current: ReadonlyMap<string, Entry>): Generator<Event> {
     const changed = [...current.values()].filter((entry) => !sameVersion(sent.get(entry.id), entry));
     const removed = [...sent.keys()].filter((id) => !current.has(id));
-    for (const id of removed) this.#replace(sent, id, undefined);
-    for (const entry of changed) this.#replace(sent, entry.id, entry);
+    for (const id of removed) this.#toggle(sent.get(id));
+    for (const entry of changed) {
+      this.#toggle(sent.get(entry.id));
+      this.#digest.toggle(entry);
+    }
+    // The directory's own map, which all streams of the agent share, and which is another one after each change.
+    this.#sent = current;
+    this.#claim((this.#received?.size ?? 0) - this.#claimed);
     const pages = [...entryPages(changed, removed, this.#mask)];
     if (pages.length === 0 && this.#confirmed) return;
     this.#confirmed = true;
@@ -196,12 +210,8 @@ export class PushStream {
     yield { entries: { ...pages.at(-1), digest: this.#digest.bytes() } };
   }
 
-  #replace(sent: Map<string, EntryVersion>, id: string, next: EntryVersion | undefined): void {
-    const last = sent.get(id);
-    if (last !== undefined) this.#digest.toggle(last);
-    if (next === undefined) return void sent.delete(id);
-    this.#digest.toggle(next);
-    sent.set(id, next);
+  #toggle(version: EntryVersion | undefined): void {
+    if (version !== undefined) this.#digest.toggle(version);
   }
 
   /** Ahead of every answer: an agent that comes back takes the first one about entries for a release otherwise. */
@@ -241,6 +251,15 @@ export class PushStream {
   }
 }
 
+const digests = new WeakMap<ReadonlyMap<string, Entry>, EntryDigest>();
+
+/** Made once, however often an agent asks. Not to be changed. */
+function digestOf(entries: ReadonlyMap<string, Entry>): EntryDigest {
+  const digest = digests.get(entries) ?? new EntryDigest(entries.values());
+  digests.set(entries, digest);
+  return digest;
+}
+
 function* entryPages(
   changed: readonly Entry[],
   removed: readonly string[],
@@ -256,6 +275,9 @@ function* entryPages(
 
 /** At least the encoded size; a bundle that fills a message has one of its own. */
 function bundleBytes({ x509Authorities, jwtAuthorities, witAuthorities }: Bundle): number {
-  const keys = [...jwtAuthorities, ...witAuthorities].reduce((sum, { publicKey }) => sum + publicKey.length + 160, 0);
+  const keys = [...jwtAuthorities, ...witAuthorities].reduce(
+    (sum, { publicKey, keyId }) => sum + publicKey.length + Buffer.byteLength(keyId) + 32,
+    0,
+  );
   return Math.min(MAX_ANSWER_BYTES, x509Authorities.reduce((sum, { asn1 }) => sum + asn1.length + 16, 400) + keys);
 }

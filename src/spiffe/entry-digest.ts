@@ -31,6 +31,12 @@ export class EntryDigest {
     for (let at = 0; at < BYTES; at += 1) this.#sum[at] = (this.#sum[at] ?? 0) ^ (one[at] ?? 0);
   }
 
+  copy(): EntryDigest {
+    const copy = new EntryDigest();
+    copy.#sum.set(this.#sum);
+    return copy;
+  }
+
   bytes(): Buffer {
     return Buffer.from(this.#sum);
   }

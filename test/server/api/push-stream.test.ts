@@ -18,7 +18,7 @@ beforeEach(() => {
   stop = new AbortController();
   stream = new PushStream({
     ...{ agent: AGENT, trustDomain: TD, directory, clock },
-    ...{ closing: new AbortController().signal, drainSpreadMs: () => 0, progressed: () => {} },
+    ...{ closing: new AbortController().signal, drainSpreadMs: () => 0, progressed: () => {}, claim: () => {} },
   });
 });
 
