@@ -53,6 +53,13 @@ export class Pipeline<Auth> {
     for (const [call, { endless }] of this.#running) if (which === "all" || endless) call.abort(fault);
   }
 
+  /** Callers who have kept a call waiting for longer than they may, for a request or by not taking the answer. */
+  *stalled(patienceMs: (caller: Caller) => number): Generator<Caller> {
+    const now = this.#options.clock.monotonic();
+    for (const { caller, stalledSince } of this.#running.keys())
+      if (stalledSince !== undefined && now - stalledSince > patienceMs(caller)) yield caller;
+  }
+
   #fail(call: RunningCall<Auth>, error: unknown): void {
     const fault = publicFault(error, call.requestId);
     if (fault !== error && fault.kind === "internal") call.log.error("internal error", { error: Fault.from(error) });
@@ -75,11 +82,11 @@ export class Pipeline<Auth> {
 async function answer<Auth>(handler: AnyHandler<Auth>, call: RunningCall<Auth>): Promise<void> {
   switch (handler.kind) {
     case "unary":
-      return respond(handler.run(await onlyRequest(call), call), call);
+      return respond(handler.run(await call.fromClient(onlyRequest(call)), call), call);
     case "clientStream":
       return respond(handler.run(call.requests, call), call);
     case "serverStream":
-      return pump(handler.run(await onlyRequest(call), call), call);
+      return pump(handler.run(await call.fromClient(onlyRequest(call)), call), call);
     case "bidi":
       return pump(handler.run(call.requests, call), call);
   }
@@ -96,7 +103,7 @@ async function onlyRequest(call: RunningCall<unknown>): Promise<object> {
 }
 
 async function respond(response: Promise<object>, call: RunningCall<unknown>): Promise<void> {
-  await call.orEnd(call.send(await call.orEnd(response)));
+  await call.fromClient(call.send(await call.orEnd(response)));
 }
 
 /** Asks for the next response once the last has gone; tells the handler to return when the call ends first. */

@@ -29,7 +29,9 @@ export class RunningCall<Auth> implements Call<Auth> {
   readonly #parentLog: Log;
   #log: Log | undefined;
   #auth: Auth | undefined;
+  readonly #clock: Clock;
   #end: { readonly fault: Fault | undefined } | undefined;
+  #stalledSince: number | undefined;
   /** Of what is waited for now. */
   #giveUp: ((reason: unknown) => void) | undefined;
 
@@ -40,9 +42,10 @@ export class RunningCall<Auth> implements Call<Auth> {
     this.metadata = { get: (key) => wire.metadata.get(key).map(String) };
     this.#name = parts.name;
     this.#wire = wire;
+    this.#clock = parts.clock;
     this.#parentLog = parts.log;
     this.requests = new Requests(wire, this.signal);
-    wire.on("cancelled", () => this.#left(parts.clock));
+    wire.on("cancelled", () => this.#left());
     this.signal.addEventListener("abort", () => this.#giveUp?.(this.signal.reason), { once: true });
   }
 
@@ -80,6 +83,21 @@ export class RunningCall<Auth> implements Call<Auth> {
     });
   }
 
+  /** As `orEnd`, for what nobody but the client can bring about. */
+  async fromClient<T>(promise: Promise<T>): Promise<T> {
+    this.#stalledSince = this.#clock.monotonic();
+    try {
+      return await this.orEnd(promise);
+    } finally {
+      this.#stalledSince = undefined;
+    }
+  }
+
+  /** Since when the client has kept it waiting, by the monotonic clock; undefined while it does not. */
+  get stalledSince(): number | undefined {
+    return this.#stalledSince;
+  }
+
   /** How it ended; undefined while it runs. */
   get end(): { readonly fault: Fault | undefined } | undefined {
     return this.#end;
@@ -106,9 +124,9 @@ export class RunningCall<Auth> implements Call<Auth> {
   }
 
   /** The client has gone, or its deadline has passed; gRPC has ended the stream already. */
-  #left(clock: Clock): void {
+  #left(): void {
     if (this.#end !== undefined) return;
-    const late = Number(this.#wire.getDeadline()) <= clock.now().getTime();
+    const late = Number(this.#wire.getDeadline()) <= this.#clock.now().getTime();
     const fault = late
       ? new Fault("timeout", "the deadline of the call has passed")
       : new Fault("cancelled", "the client has left");

@@ -1,6 +1,12 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { createServer, type Server as NetServer, type Socket } from "node:net";
-import { type ConnectionInjector, Server, ServerCredentials } from "@grpc/grpc-js";
+import {
+  type ConnectionInjector,
+  Server,
+  ServerCredentials,
+  type ServerInterceptingCall,
+  type ServerInterceptor,
+} from "@grpc/grpc-js";
 import { Fault } from "../runtime/fault.ts";
 import type { Feed } from "../runtime/feed.ts";
 import type { Caller } from "./caller.ts";
@@ -62,6 +68,20 @@ const MAX_CONNECTIONS = 20_000;
 /** A whole cluster may stand behind one address. */
 const MAX_CONNECTIONS_PER_ADDRESS = 2_000;
 const CONNECTION_AGE_MS = 3 * 60_000;
+const MAX_MESSAGE_BYTES = 4 * 1024 * 1024;
+/**
+ * Of clients without a certificate: what an agent needs that attests, and no more, since anybody can have it many times
+ * over. An attestation may wait for its turn and then take a minute.
+ */
+const STRANGER = {
+  "grpc.max_concurrent_streams": 20,
+  "grpc.max_connection_age_ms": 60_000,
+  "grpc.max_connection_age_grace_ms": 120_000,
+  "grpc.max_receive_message_length": 1024 * 1024,
+};
+/** How long a call waits for its request to come, and for its answer to be taken. */
+const PATIENCE_MS = { stranger: 10_000, other: 60_000 };
+const STALL_LOOK_MS = 5_000;
 const DRAIN_MS = 10_000;
 const BACKLOG = 4096;
 /** What gRPC says of a socket without an address. */
@@ -86,6 +106,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
   readonly #closing = new AbortController();
   readonly #refusals: Refusals;
   readonly #peers: PeerWatch;
+  #looking = false;
   #sequence = 0;
 
   constructor(options: RpcServerOptions<Auth>) {
@@ -131,10 +152,11 @@ export class RpcServer<Auth> implements AsyncDisposable {
     maxConnections = MAX_CONNECTIONS,
     maxConnectionsPerAddress = MAX_CONNECTIONS_PER_ADDRESS,
   }: TlsListener): Promise<{ readonly address: string; readonly port: number }> {
-    const injector = this.#open({
+    const settings = {
       "grpc.max_concurrent_streams": this.#options.maxStreamsPerConnection ?? 100,
       "grpc.max_connection_age_ms": this.#options.maxConnectionAgeMs ?? CONNECTION_AGE_MS,
-    });
+    };
+    const [known, strangers] = [this.#open(settings), this.#open(atMost(STRANGER, settings))];
     const gate = new TlsGate({
       identity,
       verifyPeer,
@@ -142,7 +164,10 @@ export class RpcServer<Auth> implements AsyncDisposable {
       log: this.#options.log,
       refusals: this.#refusals,
       accept: (socket, peer, { address: remoteAddress, port: remotePort }) =>
-        this.#inject(socket, injector, { transport: "tcp", remoteAddress, remotePort, ...(peer && { peer }) }),
+        this.#inject(socket, peer === undefined ? strangers : known, {
+          ...{ transport: "tcp", remoteAddress, remotePort },
+          ...(peer && { peer }),
+        }),
     });
     const door = new TcpDoor({
       trustedNetworks: trustedProxies,
@@ -189,9 +214,10 @@ export class RpcServer<Auth> implements AsyncDisposable {
 
   #open(settings: Readonly<Record<string, number>>): ConnectionInjector {
     const grpc = new Server({
+      "grpc.max_receive_message_length": this.#options.maxMessageBytes ?? MAX_MESSAGE_BYTES,
       ...settings,
-      "grpc.max_receive_message_length": this.#options.maxMessageBytes ?? 4 * 1024 * 1024,
       "grpc.enable_channelz": 0,
+      interceptors: [uninflated],
     });
     for (const implementation of this.#options.services) this.#register(grpc, implementation);
     const injector = grpc.createConnectionInjector(ServerCredentials.createInsecure());
@@ -279,9 +305,49 @@ export class RpcServer<Auth> implements AsyncDisposable {
       });
     });
     this.#connections.set(connectionId, { caller: Object.freeze({ ...caller, connectionId }), socket, closed });
+    if (!this.#looking) void this.#lookForStalls();
     return connectionId;
   }
+
+  /** A client that keeps a call waiting for too long loses its connection, and all that waits on it (T-X9). */
+  async #lookForStalls(): Promise<void> {
+    this.#looking = true;
+    try {
+      while (this.#connections.size > 0) {
+        await this.#options.clock.sleep(STALL_LOOK_MS, this.#closing.signal);
+        for (const { connectionId, remoteAddress } of [...this.#pipeline.stalled(patienceMs)]) {
+          this.#refusals.add(new Fault("timeout", "the client does not go on with its call"), remoteAddress);
+          this.#connections.get(connectionId)?.socket.destroy();
+        }
+      }
+    } catch {
+      // Only the signal ends the wait.
+    } finally {
+      this.#looking = false;
+    }
+  }
 }
+
+function patienceMs({ transport, peer }: Caller): number {
+  return transport === "tcp" && peer === undefined ? PATIENCE_MS.stranger : PATIENCE_MS.other;
+}
+
+/** The smaller of two numbers under one name. */
+function atMost(limits: Readonly<Record<string, number>>, settings: Readonly<Record<string, number>>) {
+  return Object.fromEntries(
+    Object.entries(limits).map(([name, limit]) => [name, Math.min(limit, settings[name] ?? limit)]),
+  );
+}
+
+/**
+ * gRPC inflates what comes packed, a thousand times its size and before anybody looks at it. No client of SPIFFE's or
+ * SPIRE's packs anything, and SPIRE's server refuses it too: here gRPC is given a name that it does not know (T-F4).
+ */
+const uninflated: ServerInterceptor = (_, given) => {
+  const call = given as ServerInterceptingCall & { incomingEncoding: string };
+  if (call.incomingEncoding !== "identity") call.incomingEncoding = call.incomingEncoding.toUpperCase();
+  return call;
+};
 
 /** A message that goes to many streams is encoded for the first of them. */
 function encodedOnce(encode: (message: object) => Buffer): (message: object) => Buffer {
