@@ -1,3 +1,4 @@
+import { checkPublicKey } from "../../src/crypto/public-key.ts";
 import { bundleFromProto, tokenAuthoritiesFromProto } from "../../src/rpc/convert.ts";
 import type { Bundle__Output } from "../../src/rpc/gen/spire/api/types/Bundle.ts";
 import type { JWTKey__Output } from "../../src/rpc/gen/spire/api/types/JWTKey.ts";
@@ -31,5 +32,6 @@ function checkedTokens(authorities: readonly TokenAuthority[]): readonly TokenAu
     throw new Fault("invalid", `key ID is longer than ${MAX_KEY_ID_CHARACTERS} characters`, {
       code: "key-id-too-long",
     });
+  for (const { publicKey } of authorities) checkPublicKey(publicKey);
   return untainted(authorities);
 }

@@ -76,23 +76,32 @@ export async function serveBundleEndpoint(options: BundleEndpointOptions): Promi
   };
 }
 
-function answering({ bundle, refreshHintSeconds }: BundleEndpointOptions): RequestListener {
-  const documents = new WeakMap<Bundle, string>();
-  const documentOf = (current: Bundle): string => {
-    const held = documents.get(current) ?? encodeBundleDocument({ ...current, refreshHint: refreshHintSeconds });
-    documents.set(current, held);
-    return held;
+function answering({ bundle, refreshHintSeconds, log }: BundleEndpointOptions): RequestListener {
+  const documents = new WeakMap<Bundle, string | undefined>();
+  const documentOf = (current: Bundle): string | undefined => {
+    if (!documents.has(current)) documents.set(current, encoded({ ...current, refreshHint: refreshHintSeconds }, log));
+    return documents.get(current);
   };
   return ({ method, url = "" }, response) => {
     if (method !== "GET" && method !== "HEAD") return refuse(response, 405, "405 method not allowed");
     if (url.split("?", 1)[0] !== "/") return refuse(response, 404, "404 page not found");
     const current = bundle();
-    if (current === undefined) return refuse(response, 500, "500 unable to retrieve local bundle");
-    const body = documentOf(current);
+    const body = current && documentOf(current);
+    if (body === undefined) return refuse(response, 500, "500 unable to retrieve local bundle");
     const headers = { "content-type": "application/json", "cache-control": "no-store" };
     response.writeHead(200, { ...headers, "content-length": Buffer.byteLength(body) });
     response.end(method === "HEAD" ? undefined : body);
   };
+}
+
+/** Whatever may be wrong with the bundle, whoever asks for it does not end the server. */
+function encoded(bundle: Bundle, log: Log): string | undefined {
+  try {
+    return encodeBundleDocument(bundle);
+  } catch (error) {
+    log.error("The bundle cannot be published", { error: Fault.from(error) });
+    return undefined;
+  }
 }
 
 function refuse(response: ServerResponse, status: number, text: string): void {

@@ -1,6 +1,6 @@
 import { parseCertificate } from "../crypto/certificate.ts";
 import { jwkFromPublicKey } from "../crypto/jwk.ts";
-import { Fault } from "../runtime/fault.ts";
+import { Fault, isFault } from "../runtime/fault.ts";
 import { type BundleKeys, type KeyUse, readBundleKeys } from "./bundle-keys.ts";
 import type { TrustDomain } from "./id.ts";
 
@@ -147,15 +147,15 @@ function malformed(message: string, cause?: unknown): Fault {
 }
 
 /**
- * The SPIFFE bundle document: a JWK Set with SPIRE's indentation. Equal bundles give equal bytes. Throws `invalid` for
- * an authority that does not parse. SPIFFE Trust Domain and Bundle, section 4; X509-SVID, section 6.1.
+ * The SPIFFE bundle document: a JWK Set with SPIRE's indentation. Equal bundles give equal bytes. An authority whose key
+ * is weak, or has no form as a JWK, is left out: it vouches for nobody here either, and the others count. SPIFFE Trust
+ * Domain and Bundle, section 4; X509-SVID, section 6.1.
  */
 export function encodeBundleDocument(bundle: Bundle): string {
   const keys = [
-    ...bundle.x509Authorities.map(({ asn1 }) => ({
-      ...jwk("x509-svid", parseCertificate(asn1).publicKey),
-      x5c: [base64(asn1)],
-    })),
+    ...bundle.x509Authorities.flatMap(({ asn1 }) =>
+      encodable(() => ({ ...jwk("x509-svid", parseCertificate(asn1).publicKey), x5c: [base64(asn1)] })),
+    ),
     ...tokenKeys("jwt-svid", bundle.jwtAuthorities),
     ...tokenKeys("wit-svid", bundle.witAuthorities),
   ];
@@ -164,7 +164,16 @@ export function encodeBundleDocument(bundle: Bundle): string {
 }
 
 function tokenKeys(use: KeyUse, authorities: readonly TokenAuthority[]): readonly object[] {
-  return authorities.map(({ keyId, publicKey }) => jwk(use, publicKey, keyId));
+  return authorities.flatMap(({ keyId, publicKey }) => encodable(() => jwk(use, publicKey, keyId)));
+}
+
+function encodable(encode: () => object): readonly object[] {
+  try {
+    return [encode()];
+  } catch (error) {
+    if (isFault(error, "invalid")) return [];
+    throw error;
+  }
 }
 
 /** In the order of members that SPIRE prints. */

@@ -1,3 +1,4 @@
+import { generateKeyPairSync } from "node:crypto";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -38,10 +39,11 @@ async function write({ pem, keyPem }: Issued): Promise<void> {
 }
 const forHost = (authority: TestCa) => authority.issue({ uris: [], dnsNames: ["localhost"] });
 
-async function start(clock = new FakeClock()) {
+async function start(clock = new FakeClock(), more: Partial<Bundle> = {}) {
   const bundle: Bundle = {
     ...{ trustDomain: HOME, jwtAuthorities: [], witAuthorities: [], refreshHint: 1, sequenceNumber: 3n },
     x509Authorities: [{ asn1: Uint8Array.from(ca.der), tainted: true }],
+    ...more,
   };
   const log = new RecordingLog();
   const identity = new Feed({ chain: ca.chain, privateKey: ca.signer.privateKey });
@@ -92,6 +94,27 @@ test("FED-13 FED-14 FED-43 https_web shows the certificate of the files, a new o
   expect(comparable(await fetched())).toEqual(published);
   stop.abort();
   await running;
+});
+
+test("T-X5 T-X6 authorities whose keys nobody takes are left out, and whoever asks does not end the server", async () => {
+  await write(await forHost(ca));
+  setDefaultCACertificates([...defaultAuthorities, ca.pem]);
+  const spki = (curve: string): Uint8Array =>
+    generateKeyPairSync("ec", { namedCurve: curve }).publicKey.export({ type: "spki", format: "der" });
+  const odd = await ca.issue({ id: "spiffe://home.test", ca: true, publicKey: spki("secp224r1") });
+  const token = { publicKey: spki("secp256k1"), keyId: "k", expiresAt: 0, tainted: false };
+  const authority = { asn1: Uint8Array.from(ca.der), tainted: false };
+  const { endpoint, fetched } = await start(undefined, {
+    x509Authorities: [authority, { asn1: Uint8Array.from(odd.der), tainted: false }],
+    jwtAuthorities: [token],
+    witAuthorities: [token],
+  });
+  await using _ = endpoint;
+  expect(comparable(await fetched())).toMatchObject({
+    x509Authorities: [authority],
+    jwtAuthorities: [],
+    witAuthorities: [],
+  });
 });
 
 test("a certificate file that is not there ends the start", async () => {
