@@ -167,19 +167,29 @@ interface Told {
   readonly selectors: (events: readonly MeasuredEvent[]) => readonly string[];
 }
 
+/** Of a list in one selector: more do not fit. */
+const MOST_TOLD = 32;
+
 /** By the register that bears it out. */
 const TOLD: readonly Told[] = [
   {
     pcr: BOOT_PROGRAM_PCR,
-    selectors: (events) => bootPrograms(events).map((digest) => `boot:program:sha256:${digest}`),
+    selectors: (events) => {
+      const programs = bootPrograms(events);
+      const [first] = programs;
+      if (first === undefined || programs.length > MOST_TOLD) return [];
+      return [`boot:program:sha256:${first}`, `boot:programs:sha256:${programs.join(",")}`];
+    },
   },
   {
     pcr: SECURE_BOOT_PCR,
     selectors: (events) => {
       const isOn = secureBoot(events);
+      const authorities = secureBootAuthorities(events);
+      const isTold = authorities.length > 0 && authorities.length <= MOST_TOLD;
       return [
         ...(isOn === undefined ? [] : [`secureboot:${isOn ? "enabled" : "disabled"}`]),
-        ...secureBootAuthorities(events).map((digest) => `secureboot:authority:sha256:${digest}`),
+        ...(isTold ? [`secureboot:authority:sha256:${authorities.join(",")}`] : []),
       ];
     },
   },

@@ -16,12 +16,11 @@ export const BOOT_PROGRAM_PCR = 4;
 export const SECURE_BOOT_PCR = 7;
 
 const NO_ACTION = 0x3;
-const VARIABLE_DRIVER_CONFIG = 0x80000001;
-const BOOT_SERVICES_APPLICATION = 0x80000003;
-const VARIABLE_AUTHORITY = 0x800000e0;
 /** EFI_SIGNATURE_DATA begins with the GUID of its owner. */
 const OWNER_BYTES = 16;
 const MAX_EVENTS = 4096;
+/** Such as "Calling EFI Application from Boot Option". */
+const MAX_TEXT_BYTES = 255;
 const SIGNATURE = "Spec ID Event03\0";
 const STARTUP_LOCALITY = "StartupLocality\0";
 
@@ -75,39 +74,78 @@ export function replay(events: readonly MeasuredEvent[]): ReadonlyMap<number, st
   return new Map([...values].map(([pcr, value]) => [pcr, value.toString("hex")]));
 }
 
+/*
+ * What follows is for somebody who may own the machine by now. A PCR vouches for digests and their order, and for nothing
+ * else that stands in the log: not for the type of an event, nor for data that it is not the digest of. And whoever runs
+ * the machine can extend PCR 4 and 7 as well, later. So each event of a register has to explain itself, by the bytes of
+ * which it is the digest; what was measured before the separator, with which firmware ends its own part, is its own; and of
+ * what came after only the whole is told, since nothing can be taken out of it (T-N11).
+ */
+
 /**
- * Whether the firmware let only signed programs boot, as measured into PCR 7; undefined when the log does not say. Only
- * what its own digest covers is believed (T-N11).
+ * Whether the firmware let only signed programs boot, as measured into PCR 7 before the separator; undefined when the log
+ * does not say.
  */
 export function secureBoot(events: readonly MeasuredEvent[]): boolean | undefined {
-  const variable = variablesOf(events, VARIABLE_DRIVER_CONFIG).find(({ name }) => name === "SecureBoot");
-  return variable === undefined ? undefined : variable.value.length === 1 && variable.value[0] === 1;
+  const found = policyOf(events)?.variables.filter(({ name }) => name === "SecureBoot") ?? [];
+  const [variable, ...more] = found;
+  if (variable === undefined || more.length > 0 || !variable.early) return undefined;
+  return variable.value.length === 1 && variable.value[0] === 1;
 }
 
 /**
- * SHA-256, hex, of the certificates (DER) of the firmware's `db` by which booted programs were let in, as measured into
- * PCR 7. Only what its own digest covers is believed (T-N11).
+ * SHA-256, hex and sorted, of all certificates (DER) of the firmware's `db` by which something was let in, as measured
+ * into PCR 7; empty when the log does not say.
  */
 export function secureBootAuthorities(events: readonly MeasuredEvent[]): readonly string[] {
-  const authorities = variablesOf(events, VARIABLE_AUTHORITY).filter(
-    ({ name, value }) => name === "db" && value.length > OWNER_BYTES,
-  );
-  return distinct(authorities.map(({ value }) => sha256(value.subarray(OWNER_BYTES))));
+  const found = policyOf(events)?.variables.filter(({ name }) => name === "db") ?? [];
+  // The first is the list itself, which firmware measures before it lets anything in by it.
+  const authorities = found[0]?.early === true ? found.slice(1) : [];
+  if (authorities.some(({ value }) => value.length <= OWNER_BYTES)) return [];
+  return [...distinct(authorities.map(({ value }) => sha256(value.subarray(OWNER_BYTES))))].sort();
 }
 
-/** Authenticode digests (SHA-256, hex) of the programs that the firmware started to boot, as measured into PCR 4. */
+/**
+ * Authenticode digests (SHA-256, hex) of all programs that were started to boot, in their order, as measured into PCR 4.
+ * Whatever is neither a separator nor a text of the firmware's counts as one. The first was the firmware's own choice.
+ */
 export function bootPrograms(events: readonly MeasuredEvent[]): readonly string[] {
-  const started = events.filter(({ pcr, type }) => pcr === BOOT_PROGRAM_PCR && type === BOOT_SERVICES_APPLICATION);
-  return distinct(started.map(({ digest }) => Buffer.from(digest).toString("hex")));
+  const started = measuredInto(events, BOOT_PROGRAM_PCR).filter((event) => !explains(event) || !isPlain(event.data));
+  return started.map(({ digest }) => Buffer.from(digest).toString("hex"));
 }
 
-/** Variables measured into PCR 7 whose digest covers what stands there. */
-function variablesOf(events: readonly MeasuredEvent[], type: number): readonly Variable[] {
-  const measured = events.filter((event) => event.pcr === SECURE_BOOT_PCR && event.type === type);
-  return measured.flatMap(({ data, digest }) => {
-    const variable = sha256(data) === Buffer.from(digest).toString("hex") ? readVariable(data) : undefined;
-    return variable === undefined ? [] : [variable];
+interface PolicyVariable extends Variable {
+  /** Measured before the separator. */
+  readonly early: boolean;
+}
+
+/** What stands in PCR 7; undefined when an event does not explain itself, or there is no separator. */
+function policyOf(events: readonly MeasuredEvent[]): { readonly variables: readonly PolicyVariable[] } | undefined {
+  const measured = measuredInto(events, SECURE_BOOT_PCR);
+  const separator = measured.findIndex((event) => explains(event) && isSeparator(event.data));
+  if (separator < 0 || !measured.every(explains)) return undefined;
+  const variables = measured.flatMap(({ data }, at) => {
+    const variable = readVariable(data);
+    return variable === undefined ? [] : [{ ...variable, early: at < separator }];
   });
+  return { variables };
+}
+
+function measuredInto(events: readonly MeasuredEvent[], register: number): readonly MeasuredEvent[] {
+  return events.filter(({ pcr, type }) => pcr === register && type !== NO_ACTION);
+}
+
+function explains({ data, digest }: MeasuredEvent): boolean {
+  return sha256(data) === Buffer.from(digest).toString("hex");
+}
+
+function isSeparator(data: Uint8Array): boolean {
+  return data.length === 4 && data.every((byte) => byte === 0);
+}
+
+/** No program looks like this: the bytes that its digest is of begin with a header that has zeros. */
+function isPlain(data: Uint8Array): boolean {
+  return data.length === 4 || (data.length <= MAX_TEXT_BYTES && data.every((byte) => byte >= 0x20 && byte < 0x7f));
 }
 
 function sha256(data: Uint8Array): string {
@@ -129,7 +167,8 @@ function readVariable(data: Uint8Array): Variable | undefined {
   try {
     reader.take(16);
     const [nameLength, valueLength] = [reader.u64(), reader.u64()];
-    return { name: reader.take(nameLength * 2).toString("utf16le"), value: reader.take(valueLength) };
+    const variable = { name: reader.take(nameLength * 2).toString("utf16le"), value: reader.take(valueLength) };
+    return reader.isAtEnd ? variable : undefined;
   } catch {
     return undefined;
   }

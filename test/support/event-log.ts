@@ -8,7 +8,7 @@ const u32 = (value: number): Buffer => {
 };
 const u64 = (value: number): Buffer => Buffer.concat([u32(value), u32(0)]);
 
-interface Event {
+export interface Event {
   readonly pcr: number;
   readonly type: number;
   readonly data: Buffer;
@@ -33,22 +33,44 @@ export function variable(name: string, value: Buffer): Buffer {
   return Buffer.concat([Buffer.alloc(16, 0x61), u64(name.length), u64(value.length), text, value]);
 }
 
-/** A log in which the firmware measured its SecureBoot variable, and that measurement's digest. */
-export function secureBootLog(value: number): { readonly log: Buffer; readonly digest: Buffer } {
-  const data = variable("SecureBoot", Buffer.of(value));
-  const digest = createHash("sha256").update(data).digest();
-  return { log: eventLog({ pcr: 7, type: 0x80000001, data }), digest };
+export const TYPE = {
+  separator: 0x4,
+  action: 0x80000007,
+  config: 0x80000001,
+  application: 0x80000003,
+  authority: 0x800000e0,
+} as const;
+
+/** With which firmware ends its own part of a register. */
+export const separator = (pcr: number): Event => ({ pcr, type: TYPE.separator, data: Buffer.alloc(4) });
+
+/** What goes into the register for these events. */
+export const digestsOf = (events: readonly Event[], register: number): readonly Buffer[] =>
+  events
+    .filter(({ pcr }) => pcr === register)
+    .map(({ data, digest = createHash("sha256").update(data).digest() }) => digest);
+
+/** What firmware measures into PCR 7 when its SecureBoot variable has this value, and has let these certificates of `db` in. */
+export function policyEvents(value: number, ...certificates: readonly Buffer[]): readonly Event[] {
+  const owner = Buffer.alloc(16, 0x62);
+  return [
+    { pcr: 7, type: TYPE.config, data: variable("SecureBoot", Buffer.of(value)) },
+    { pcr: 7, type: TYPE.config, data: variable("db", Buffer.from("the list of all certificates")) },
+    separator(7),
+    ...certificates.map((certificate) => ({
+      pcr: 7,
+      type: TYPE.authority,
+      data: variable("db", Buffer.concat([owner, certificate])),
+    })),
+  ];
 }
 
-/** A log of a machine that let a program boot by a certificate, and the digests that went into PCR 4 and 7. */
-export function bootLog(options: { readonly certificate: Buffer; readonly program: Buffer }) {
-  const owner = Buffer.alloc(16, 0x62);
-  const data = variable("db", Buffer.concat([owner, options.certificate]));
-  const authority = createHash("sha256").update(data).digest();
+/** What firmware measures into PCR 4 when it starts these programs. */
+export function programEvents(...programs: readonly Buffer[]): readonly Event[] {
   const path = Buffer.from("a device path, which no digest covers");
-  const events: readonly Event[] = [
-    { pcr: 7, type: 0x800000e0, data },
-    { pcr: 4, type: 0x80000003, data: path, digest: options.program },
+  return [
+    { pcr: 4, type: TYPE.action, data: Buffer.from("Calling EFI Application from Boot Option") },
+    separator(4),
+    ...programs.map((digest) => ({ pcr: 4, type: TYPE.application, data: path, digest })),
   ];
-  return { log: eventLog(...events), authority, program: options.program };
 }

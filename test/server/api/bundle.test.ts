@@ -322,7 +322,7 @@ describe("T-F4 no answer is larger than a message may be", () => {
   const large = (trust_domain: string): Bundle =>
     foreign({
       trust_domain,
-      jwt_authorities: Array.from({ length: 60 }, (_, at) => jwtKey(`${at}${"x".repeat(20_000)}`, KEY)),
+      jwt_authorities: Array.from({ length: 1100 }, (_, at) => jwtKey(`${at}${"x".repeat(1000)}`, KEY)),
     });
   const KEY = newKey();
 

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { OWN_SELECTOR, startAgent } from "../../support/agent.ts";
 import { attestWith, refused, selectorsOf } from "../../support/attest.ts";
-import { bootLog, secureBootLog } from "../../support/event-log.ts";
+import { digestsOf, type Event, eventLog, policyEvents, programEvents, TYPE } from "../../support/event-log.ts";
 import { eventually } from "../../support/eventually.ts";
 import { withoutPostgres } from "../../support/postgres.ts";
 import { type Apis, protoId, startServer, type TestServer } from "../../support/server.ts";
@@ -34,47 +34,65 @@ describe.skipIf(withoutSwtpm)("the state in which a node was booted", () => {
   });
   afterAll(() => scope[Symbol.asyncDispose]());
 
-  test("T-N11 an event log becomes a selector only where the quoted PCR bears it out", async () => {
-    await using machine = await startSimulator();
-    await maker.register(machine);
-    const { log, digest } = secureBootLog(1);
-    const attest = async (eventLog: Buffer): Promise<readonly string[]> => {
-      const bend: Bend = {
-        answer: ({ Secret, Quote }) => ({
-          Secret,
-          Quote: { ...(Quote as object), EventLog: eventLog.toString("base64") },
-        }),
-      };
-      const { id } = await withAgent(tpmAgent(machine), bend, (evidence) => attestWith(anonymous, evidence));
-      return (await selectorsOf(server, id)).filter((selector) => selector.includes("secureboot"));
-    };
-    expect(await attest(log)).toEqual([]);
-    await machine.use((tpm) => tpm.pcrExtend(7, digest));
-    expect(await attest(log)).toEqual(["tpm:secureboot:enabled"]);
-    expect(await attest(secureBootLog(0).log)).toEqual([]);
-    expect(await attest(log.subarray(0, -1))).toEqual([]);
-  });
+  /** What the machine is told to be by its log, with the quote that its registers give. */
+  async function toldBy(machine: Simulator, log: Buffer): Promise<readonly string[]> {
+    const EventLog = log.toString("base64");
+    const bend: Bend = { answer: ({ Secret, Quote }) => ({ Secret, Quote: { ...(Quote as object), EventLog } }) };
+    const { id } = await withAgent(tpmAgent(machine), bend, (evidence) => attestWith(anonymous, evidence));
+    return (await selectorsOf(server, id)).filter((selector) => /:(?:boot|secureboot):/.test(selector));
+  }
 
-  test("T-N11 what was booted becomes selectors register by register, where the quote bears it out", async () => {
+  async function extend(machine: Simulator, events: readonly Event[]): Promise<void> {
+    for (const pcr of [4, 7])
+      for (const digest of digestsOf(events, pcr)) await machine.use((tpm) => tpm.pcrExtend(pcr, digest));
+  }
+
+  test("T-N11 what was booted becomes selectors register by register, where the quoted PCR bears it out", async () => {
     await using machine = await startSimulator();
     await maker.register(machine);
     const certificate = Buffer.from("a certificate of db");
-    const booted = bootLog({ certificate, program: createHash("sha256").update("a boot loader").digest() });
-    const attest = async (): Promise<readonly string[]> => {
-      const EventLog = booted.log.toString("base64");
-      const bend: Bend = { answer: ({ Secret, Quote }) => ({ Secret, Quote: { ...(Quote as object), EventLog } }) };
-      const { id } = await withAgent(tpmAgent(machine), bend, (evidence) => attestWith(anonymous, evidence));
-      return (await selectorsOf(server, id)).filter((selector) => /:(?:boot|secureboot):/.test(selector));
-    };
-    const program = `tpm:boot:program:sha256:${booted.program.toString("hex")}`;
+    const [loader, kernel] = ["a boot loader", "a kernel"].map((text) => createHash("sha256").update(text).digest());
+    const [policy, programs] = [policyEvents(1, certificate), programEvents(loader as Buffer, kernel as Buffer)];
+    const log = eventLog(...policy, ...programs);
+    const hex = [loader, kernel].map((digest) => digest?.toString("hex"));
+    const booted = [`tpm:boot:program:sha256:${hex[0]}`, `tpm:boot:programs:sha256:${hex.join(",")}`];
     const authority = `tpm:secureboot:authority:sha256:${createHash("sha256").update(certificate).digest("hex")}`;
-    expect(await attest()).toEqual([]);
-    await machine.use((tpm) => tpm.pcrExtend(4, booted.program));
-    expect(await attest()).toEqual([program]);
-    await machine.use((tpm) => tpm.pcrExtend(7, booted.authority));
-    expect(await attest()).toEqual([program, authority]);
-    await machine.use((tpm) => tpm.pcrExtend(4, booted.program));
-    expect(await attest()).toEqual([authority]);
+    expect(await toldBy(machine, log)).toEqual([]);
+    await extend(machine, programs);
+    expect(await toldBy(machine, log)).toEqual(booted);
+    await extend(machine, policy);
+    expect(await toldBy(machine, log)).toEqual([...booted, authority, "tpm:secureboot:enabled"]);
+    expect(await toldBy(machine, eventLog(...policyEvents(0, certificate), ...programs))).toEqual(booted);
+    expect(await toldBy(machine, log.subarray(0, -1))).toEqual([]);
+    await machine.use((tpm) => tpm.pcrExtend(4, loader as Buffer));
+    expect(await toldBy(machine, log)).toEqual([authority, "tpm:secureboot:enabled"]);
+  });
+
+  test("T-N11 whoever owns a machine that booted something else cannot make it one that did not", async () => {
+    await using machine = await startSimulator();
+    await maker.register(machine);
+    const [good, evil] = ["good", "evil"].map((text) => createHash("sha256").update(text).digest()) as [Buffer, Buffer];
+    const [trusted, own] = [Buffer.from("a certificate of db"), Buffer.from("one that the owner put into db")];
+    const booted = [...policyEvents(0, own), ...programEvents(evil)];
+    const later = [
+      ...policyEvents(1, trusted).filter(({ type }) => type !== TYPE.separator),
+      ...programEvents(good).slice(2),
+    ];
+    await extend(machine, booted);
+    await extend(machine, later);
+    const both = [evil, good].map((digest) => digest.toString("hex"));
+    const authorities = [trusted, own].map((der) => createHash("sha256").update(der).digest("hex"));
+    // What the log calls the events of the boot is the owner's choice.
+    for (const type of Object.values(TYPE)) {
+      const log = eventLog(...booted.map((event) => ({ ...event, type })), ...later);
+      const told = await toldBy(machine, log);
+      expect(told).not.toContain("tpm:secureboot:enabled");
+      expect(told).not.toContain(`tpm:secureboot:authority:sha256:${authorities[0]}`);
+      expect(told.filter((selector) => selector.includes(":boot:"))).toEqual([
+        `tpm:boot:program:sha256:${both[0]}`,
+        `tpm:boot:programs:sha256:${both.join(",")}`,
+      ]);
+    }
   });
 
   test("T-N11 a node that leaves the required states is refused, and what it has is withdrawn at once", async () => {
