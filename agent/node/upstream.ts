@@ -8,7 +8,7 @@ import type { JWTSVID__Output } from "../../src/rpc/gen/spire/api/types/JWTSVID.
 import type { WatchAuthorizedEntriesRequest } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesRequest.ts";
 import type { WatchAuthorizedEntriesResponse__Output } from "../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesResponse.ts";
 import { AgentApi, BundleApi, ContinuityApi, EntryApi, PushApi, SvidApi } from "../../src/rpc/protos.ts";
-import { faultFrom } from "../../src/rpc/status.ts";
+import { faultFrom, rpcErrorText } from "../../src/rpc/status.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, isAbort, isFault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
@@ -228,10 +228,15 @@ export class Upstream implements Disposable {
     });
   }
 
-  /** Throws `internal` when the answer lacks something. */
+  /** Throws `internal` when the answer lacks something. What the server says reaches the workload with its code. */
   async signJwt({ entryId, audience, deadlineMs }: JwtRequest, signal: AbortSignal): Promise<SignedToken> {
     const { svid } = await this.#sharedCall("failed to fetch JWT SVID", (channel) =>
-      channel.client(SvidApi).NewJWTSVID({ entry_id: entryId, audience: [...audience] }, { signal, deadlineMs }),
+      channel
+        .client(SvidApi)
+        .NewJWTSVID({ entry_id: entryId, audience: [...audience] }, { signal, deadlineMs })
+        .catch((error: unknown) => {
+          throw saying(error, rpcErrorText);
+        }),
     );
     return signedToken(svid, "JWT");
   }
@@ -390,11 +395,17 @@ function options(signal: AbortSignal): { readonly signal: AbortSignal; readonly 
   return { signal, deadlineMs: DEADLINE_MS };
 }
 
-/** The same fault, saying what was being done. Details stay: the agent acts on them. An abort stays an abort. */
+/** The same fault, saying what was being done. */
 function during(what: string, error: unknown): unknown {
+  return saying(error, ({ message }) => `${what}: ${message}`);
+}
+
+/** The same fault in other words. Details stay: the agent acts on them. An abort stays an abort. */
+function saying(error: unknown, words: (fault: Fault) => string): unknown {
   if (isAbort(error)) return error;
-  const { kind, message, code, hint, details } = Fault.from(error);
-  return new Fault(kind, `${what}: ${message}`, {
+  const fault = Fault.from(error);
+  const { kind, code, hint, details } = fault;
+  return new Fault(kind, words(fault), {
     code,
     details,
     cause: error,

@@ -1,5 +1,5 @@
 import { type Channel, dialUnix } from "../rpc/dial.ts";
-import { codeNameOf, codeOf } from "../rpc/status.ts";
+import { rpcErrorText } from "../rpc/status.ts";
 import { type Command, type CommandCall, type CommandNode, type CommandSpec, command } from "../runtime/cli.ts";
 import { systemClock } from "../runtime/clock.ts";
 import { Fault } from "../runtime/fault.ts";
@@ -134,7 +134,7 @@ async function asRpcError<T>(answer: Promise<T>, context: string | undefined): P
 /** The fault with the text that a gRPC error has in SPIRE's output. */
 function rpcError(error: unknown, context?: string): Fault {
   const fault = Fault.from(error);
-  const text = `rpc error: code = ${codeNameOf(codeOf(fault))} desc = ${fault.message}`;
+  const text = rpcErrorText(fault);
   return new Fault(fault.kind, context === undefined ? text : `${context}: ${text}`, {
     code: fault.code,
     cause: error,

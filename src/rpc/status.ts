@@ -62,6 +62,11 @@ export function codeNameOf(code: number): CodeName {
   return codeNames[code] ?? "Unknown";
 }
 
+/** As gRPC for Go prints an error, which is what scripts for SPIRE look for. */
+export function rpcErrorText(fault: Fault): string {
+  return `rpc error: code = ${codeNameOf(codeOf(fault))} desc = ${fault.message}`;
+}
+
 export function codeOf(fault: Fault): number {
   return wireCodes[fault.kind];
 }

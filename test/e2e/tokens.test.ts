@@ -130,3 +130,15 @@ describe("tokens from the server to a workload and its peers", () => {
     expect((await eventually("its key", () => source.validate(again.token, "missing"))).id).toBe(WEB);
   });
 });
+
+test("a workload is told why the server gives no JWT-SVIDs, with the server's code", async () => {
+  await using quiet = await startServer({ server: { disable_jwt_svids: true }, keyManager: "memory" });
+  await using node = await startAgent(quiet);
+  await quiet.createEntry({ spiffeId: WEB, parentId: node.id(), selectors: [OWN_SELECTOR] });
+  await eventually("the identity", async () => (await node.fetch()).svids.length === 1);
+  const why = "failed to fetch JWT SVID: rpc error: code = Unimplemented desc = JWT functionality is disabled";
+  expect(await faultFrom(fetchJwtSvid("reports", { socket: node.socket }))).toMatchObject({
+    kind: "unavailable",
+    message: expect.stringContaining(`could not fetch JWT-SVID: ${why}`),
+  });
+});
