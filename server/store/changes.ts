@@ -1,19 +1,27 @@
-import { sql } from "kysely";
+import { type RawBuilder, sql } from "kysely";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { Entry } from "../../src/spiffe/entry.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
 import { type BundleRow, toBundle } from "./bundle-rows.ts";
 import { checkReadable } from "./migrations.ts";
-import { ENTRY_COLUMNS, type EntryRow, type NodeRow, sharingEntryReader, toEntry, toNode } from "./rows.ts";
+import {
+  type EntryRow,
+  LOADED_ENTRY,
+  type LoadedEntryRow,
+  loadedEntryReader,
+  type NodeRow,
+  toEntry,
+  toNode,
+} from "./rows.ts";
 import type { Queries, Session } from "./session.ts";
 import type { AttestedNode, ChangeSet, ChangeStore, Snapshot } from "./store.ts";
 import type { Waker } from "./wake.ts";
 
-/** Rows of one read while everything is loaded. */
+/** Rows of one read: while they are taken in, nothing else is done. */
 const LOAD_ROWS = 1000;
 /** With more changes than this, loading everything costs less memory than one answer. */
-const MAX_CHANGES = 50_000;
+const MAX_CHANGES = 100_000;
 
 /**
  * The cursor is the history (epoch, cluster, timeline), the snapshot of the last read and the newest log row that it
@@ -47,12 +55,12 @@ export class SqlChangeStore implements ChangeStore {
   async since(cursor: string): Promise<ChangeSet | "reload" | "other"> {
     const last = split(cursor);
     if (last === undefined) return "reload";
-    const rows = await this.#session.read((db) => readChanges(db, last));
-    const position = rows[0];
-    const next = cursorOf(position);
-    if (position?.history !== last.history || position.older) return "other";
-    if (position.lost || rows.length > MAX_CHANGES) return "reload";
-    return collect(next, rows);
+    const few = await this.#session.read((db) => readFew(db, last));
+    const set = comparedTo(last, few[0]);
+    if (typeof set === "string") return set;
+    if (few.length > LOAD_ROWS) return this.#session.snapshot((db) => manySince(db, last));
+    set.take(few);
+    return set;
   }
 
   wake(signal: AbortSignal): AsyncIterable<void> {
@@ -109,60 +117,112 @@ interface Cursor {
   readonly witness: string;
 }
 
-interface ChangeRow extends Position {
-  /** The database is as it was before the cursor. */
+/** Where the database is, seen from a cursor. */
+interface Relation extends Position {
+  /** It is as it was before the cursor. */
   readonly older: boolean;
   /** The log no longer reaches back to the cursor. */
   readonly lost: boolean;
+}
+
+interface ChangeRow {
   readonly kind: "entry" | "node" | "bundle" | "relationship" | null;
   readonly entity: string;
   /** Null when it was deleted. */
   readonly row: unknown;
 }
 
-async function readChanges(db: Queries, { snapshot, witness }: Cursor): Promise<readonly ChangeRow[]> {
+function relationTo({ snapshot, witness }: Cursor): RawBuilder<Relation> {
   const [seq, xid] = (witness || "0:0:").split(":");
-  const { rows } = await sql<ChangeRow>`
-    with last as (select ${snapshot}::pg_snapshot as seen),
-    position as (
-      select ${POSITION},
-        pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(seen)
-          or horizon < ${xid}::xid8 and not exists (
-            select from change_log where seq = ${seq}::bigint and ${WITNESS} = ${witness}
-          ) as older,
-        horizon >= pg_snapshot_xmin(seen) as lost
-      from feed_state, last
-    ),
-    changed as (
-      select kind, entity from change_log where xid >= (select pg_snapshot_xmax(seen) from last)
-      union
-      select kind, entity from change_log where xid = any(array(select pg_snapshot_xip(seen) from last))
-      limit ${MAX_CHANGES + 1}
+  return sql`
+    select ${POSITION},
+      pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax(seen)
+        or horizon < ${xid}::xid8 and not exists (
+          select from change_log where seq = ${seq}::bigint and ${WITNESS} = ${witness}
+        ) as older,
+      horizon >= pg_snapshot_xmin(seen) as lost
+    from feed_state, (select ${snapshot}::pg_snapshot as seen) last`;
+}
+
+function changedSince({ snapshot }: Cursor, limit: number): RawBuilder<unknown> {
+  const seen = sql`${snapshot}::pg_snapshot`;
+  return sql`
+    select kind, entity from change_log where xid >= pg_snapshot_xmax(${seen})
+    union
+    select kind, entity from change_log where xid = any(array(select pg_snapshot_xip(${seen})))
+    limit ${limit}`;
+}
+
+const ROW = sql`
+  case kind
+    when 'entry' then (select to_jsonb(e) from entries e where e.id = entity)
+    when 'node' then (select to_jsonb(n) from attested_nodes n where n.spiffe_id = entity)
+    when 'bundle' then (
+      select to_jsonb(b) || jsonb_build_object('sequence_number', b.sequence_number::text)
+      from bundles b where b.trust_domain = entity
     )
-    select history, snapshot, witness, standby, version, readable_from, older, lost, kind, entity,
-      case kind
-        when 'entry' then (select to_jsonb(e) from entries e where e.id = entity)
-        when 'node' then (select to_jsonb(n) from attested_nodes n where n.spiffe_id = entity)
-        when 'bundle' then (
-          select to_jsonb(b) || jsonb_build_object('sequence_number', b.sequence_number::text)
-          from bundles b where b.trust_domain = entity
-        )
-      end as row
+  end as row`;
+
+/** In one statement, for there are few as a rule; one row more than `LOAD_ROWS` when there are more. */
+async function readFew(db: Queries, last: Cursor): Promise<readonly (Relation & ChangeRow)[]> {
+  const { rows } = await sql<Relation & ChangeRow>`
+    with position as (${relationTo(last)}), changed as (${changedSince(last, LOAD_ROWS + 1)})
+    select position.*, kind, entity, ${ROW}
     from position left join changed on not (older or lost)`.execute(db);
   return rows;
 }
 
-function collect(cursor: string, rows: readonly ChangeRow[]): ChangeSet {
-  const entries = new Map<string, Entry | undefined>();
-  const nodes = new Map<SpiffeId, AttestedNode | undefined>();
-  const bundles = new Map<TrustDomain, Bundle | undefined>();
-  for (const { kind, entity, row } of rows) {
-    const gone = row === null;
-    if (kind === "entry") entries.set(entity, gone ? undefined : toEntry(row as EntryRow));
-    else if (kind === "node") nodes.set(entity as SpiffeId, gone ? undefined : toNode(row as NodeRow));
-    else if (kind === "bundle") bundles.set(entity as TrustDomain, gone ? undefined : toBundle(row as BundleRow));
+/** In portions of `LOAD_ROWS`, of one snapshot. */
+async function* readMany(db: Queries, last: Cursor): AsyncGenerator<readonly ChangeRow[], void, undefined> {
+  await sql`declare changes no scroll cursor for
+    select kind, entity, ${ROW} from (${changedSince(last, MAX_CHANGES + 1)}) changed`.execute(db);
+  for (let count = LOAD_ROWS; count === LOAD_ROWS; ) {
+    const { rows } = await sql<ChangeRow>`fetch 1000 from changes`.execute(db);
+    count = rows.length;
+    yield rows;
   }
-  return { cursor, entries, nodes, bundles };
+}
+
+async function manySince(db: Queries, last: Cursor): Promise<ChangeSet | "reload" | "other"> {
+  const { rows } = await relationTo(last).execute(db);
+  const set = comparedTo(last, rows[0]);
+  if (typeof set === "string") return set;
+  let count = 0;
+  for await (const portion of readMany(db, last)) {
+    count += portion.length;
+    if (count > MAX_CHANGES) return "reload";
+    set.take(portion);
+  }
+  return set;
+}
+
+/** Of where the database is, the empty set; or why there is none. Throws as `cursorOf`. */
+function comparedTo(last: Cursor, position: Relation | undefined): Collected | "reload" | "other" {
+  const next = cursorOf(position);
+  if (position?.history !== last.history || position.older) return "other";
+  return position.lost ? "reload" : new Collected(next);
+}
+
+/** Takes rows in as they come. */
+class Collected implements ChangeSet {
+  readonly cursor: string;
+  readonly entries = new Map<string, Entry | undefined>();
+  readonly nodes = new Map<SpiffeId, AttestedNode | undefined>();
+  readonly bundles = new Map<TrustDomain, Bundle | undefined>();
+
+  constructor(cursor: string) {
+    this.cursor = cursor;
+  }
+
+  take(rows: readonly ChangeRow[]): void {
+    for (const { kind, entity, row } of rows) {
+      const gone = row === null;
+      if (kind === "entry") this.entries.set(entity, gone ? undefined : toEntry(row as EntryRow));
+      else if (kind === "node") this.nodes.set(entity as SpiffeId, gone ? undefined : toNode(row as NodeRow));
+      else if (kind === "bundle")
+        this.bundles.set(entity as TrustDomain, gone ? undefined : toBundle(row as BundleRow));
+    }
+  }
 }
 
 /** Throws `unavailable` for a standby, `precondition` for a schema that this program must not work on. */
@@ -210,10 +270,11 @@ function portion<Row extends { readonly seq: string }, T>(rows: readonly Row[], 
 }
 
 function entriesReader(): ReadPortion<Entry> {
-  const convert = sharingEntryReader();
+  const convert = loadedEntryReader();
   return async (db, after) => {
-    const rows = db.selectFrom("entries").select(ENTRY_COLUMNS).where("seq", ">", after).orderBy("seq");
-    return portion(await rows.limit(LOAD_ROWS).execute(), convert);
+    const { rows } = await sql<LoadedEntryRow>`
+      select ${LOADED_ENTRY} from entries where seq > ${after} order by seq limit ${LOAD_ROWS}`.execute(db);
+    return portion(rows, convert);
   };
 }
 

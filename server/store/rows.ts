@@ -1,8 +1,9 @@
 import { createHash } from "node:crypto";
-import type { Insertable, Selectable } from "kysely";
+import { type Insertable, type Selectable, sql } from "kysely";
+import pg from "pg";
 import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
-import { formatSelector, type Selector, selectorSet } from "../../src/spiffe/selector.ts";
+import { formatSelector, type Selector, selectorSet, storedSelector } from "../../src/spiffe/selector.ts";
 import type { EntryTable, NodeTable } from "./schema.ts";
 import type { AttestedNode } from "./store.ts";
 
@@ -11,45 +12,31 @@ import type { AttestedNode } from "./store.ts";
  * The readers accept both. What is stored was checked when it came in, so IDs are not parsed again.
  */
 export type EntryRow = Omit<Selectable<EntryTable>, "seq" | "similar_hash">;
-/** Those of an `EntryRow`, with its place in the order of creation. */
-export const ENTRY_COLUMNS = [
-  "seq",
-  "id",
-  "spiffe_id",
-  "parent_id",
-  "selectors",
-  "x509_svid_ttl",
-  "jwt_svid_ttl",
-  "federates_with",
-  "admin",
-  "downstream",
-  "store_svid",
-  "expires_at",
-  "dns_names",
-  "hint",
-  "disable_x509_svid_prefetch",
-  "jwt_svid_include_jti",
-  "revision_number",
-  "created_at",
-] as const;
+/** A row with as few values as it may have: what is as usual is null, and `plain` is what one text can hold. */
+export interface LoadedEntryRow extends Pick<EntryRow, "id" | "spiffe_id" | "parent_id" | "revision_number"> {
+  readonly seq: string;
+  readonly created_at: EntryRow["created_at"];
+  /** As PostgreSQL writes lists. */
+  readonly selectors: string;
+  readonly federates_with: string | null;
+  readonly dns_names: string | null;
+  readonly hint: string | null;
+  readonly plain: string;
+}
+/** Of a `LoadedEntryRow`. */
+export const LOADED_ENTRY = sql`
+  seq, id, spiffe_id, parent_id, selectors::text as selectors, revision_number, created_at,
+  nullif(federates_with, '{}')::text as federates_with, nullif(dns_names, '{}')::text as dns_names, nullif(hint, '') as hint,
+  x509_svid_ttl || ' ' || jwt_svid_ttl || ' ' || expires_at || ' ' || admin::int || ' ' || downstream::int || ' ' ||
+    store_svid::int || ' ' || disable_x509_svid_prefetch::int || ' ' || jwt_svid_include_jti::int as plain`;
 export type NodeRow = Omit<Selectable<NodeTable>, "seq" | "key_hash">;
 
 export function toEntry(row: EntryRow): Entry {
-  return entryOf(row, NOT_SHARED);
-}
-
-/** As `toEntry`, for many rows of one reading: what they repeat becomes one object. */
-export function sharingEntryReader(): (row: EntryRow) => Entry {
-  const sharing = { parent: once((text) => text), selector: once(storedSelector) };
-  return (row) => entryOf(row, sharing);
-}
-
-function entryOf(row: EntryRow, share: Sharing): Entry {
   return {
     id: row.id,
     spiffeId: row.spiffe_id as SpiffeId,
-    parentId: share.parent(row.parent_id) as SpiffeId,
-    selectors: row.selectors.map(share.selector),
+    parentId: row.parent_id as SpiffeId,
+    selectors: row.selectors.map(storedSelector),
     x509SvidTtl: row.x509_svid_ttl,
     jwtSvidTtl: row.jwt_svid_ttl,
     federatesWith: row.federates_with.length === 0 ? NONE : (row.federates_with as TrustDomain[]),
@@ -66,26 +53,51 @@ function entryOf(row: EntryRow, share: Sharing): Entry {
   };
 }
 
+/** As `toEntry`, for many rows of one reading: what they repeat is read once and becomes one object. */
+export function loadedEntryReader(): (row: LoadedEntryRow) => Entry {
+  const text = shared((one) => one);
+  const selector = shared(storedSelector);
+  const selectors = shared((list) => readArray(list).map(selector));
+  const plain = shared(readPlain);
+  return (row) => ({
+    id: row.id,
+    spiffeId: row.spiffe_id as SpiffeId,
+    parentId: text(row.parent_id) as SpiffeId,
+    selectors: selectors(row.selectors),
+    federatesWith: row.federates_with === null ? NONE : (readArray(row.federates_with) as TrustDomain[]),
+    dnsNames: row.dns_names === null ? NONE : readArray(row.dns_names),
+    hint: row.hint ?? "",
+    revisionNumber: Number(row.revision_number),
+    createdAt: Number(row.created_at),
+    ...plain(row.plain),
+  });
+}
+
+function readPlain(plain: string) {
+  const numbers = plain.split(" ").map(Number);
+  const [x509SvidTtl = 0, jwtSvidTtl = 0, expiresAt = 0, ...bits] = numbers;
+  const [admin, downstream, storeSvid, disableX509SvidPrefetch, jwtSvidIncludeJti] = bits.map((bit) => bit === 1);
+  return {
+    ...{ x509SvidTtl, jwtSvidTtl, expiresAt, admin: admin === true, downstream: downstream === true },
+    storeSvid: storeSvid === true,
+    disableX509SvidPrefetch: disableX509SvidPrefetch === true,
+    jwtSvidIncludeJti: jwtSvidIncludeJti === true,
+  };
+}
+
 const NONE: readonly never[] = Object.freeze([]);
+/** Its object identifier; the driver's types name those of scalars only. */
+const TEXT_ARRAY = 1009 as Parameters<typeof pg.types.getTypeParser>[0];
+const readArray: (text: string) => string[] = pg.types.getTypeParser(TEXT_ARRAY);
+/** A map that grew with the table would stop the event loop to grow. What repeats is soon met again. */
+const MOST_SHARED = 20_000;
 
-interface Sharing {
-  readonly parent: (text: string) => string;
-  readonly selector: (text: string) => Selector;
-}
-
-const NOT_SHARED: Sharing = { parent: (text) => text, selector: storedSelector };
-
-/** Never throws: one row that should not be there must not keep the others from being read. */
-function storedSelector(text: string): Selector {
-  const colon = text.indexOf(":");
-  return colon < 0 ? { type: text, value: "" } : { type: text.slice(0, colon), value: text.slice(colon + 1) };
-}
-
-function once<T>(read: (text: string) => T): (text: string) => T {
+function shared<T>(read: (text: string) => T): (text: string) => T {
   const known = new Map<string, T>();
   return (text) => {
     const held = known.get(text);
     if (held !== undefined) return held;
+    if (known.size === MOST_SHARED) known.clear();
     const value = read(text);
     known.set(text, value);
     return value;

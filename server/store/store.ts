@@ -272,7 +272,7 @@ export interface BundleLinkStore {
 /** Everything the directory holds, as of one snapshot of the database, in portions of a few thousand rows at most. */
 export interface Snapshot {
   readonly cursor: string;
-  /** Equal selectors and parents are the same objects, which more than halves what a large directory takes. */
+  /** Equal selectors and parents are the same objects as a rule: they are read once. */
   readonly entries: AsyncIterable<readonly Entry[]>;
   readonly nodes: AsyncIterable<readonly AttestedNode[]>;
   readonly bundles: AsyncIterable<readonly Bundle[]>;

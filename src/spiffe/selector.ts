@@ -22,6 +22,12 @@ export function parseSelector(text: string): Selector {
   return checkSelector({ type: text.slice(0, colon), value: text.slice(colon + 1) });
 }
 
+/** As `parseSelector`, of what was checked before it was stored. Never throws: what should not be there is read as it is. */
+export function storedSelector(text: string): Selector {
+  const colon = text.indexOf(":");
+  return colon < 0 ? { type: text, value: "" } : { type: text.slice(0, colon), value: text.slice(colon + 1) };
+}
+
 /** Returns its argument when type and value are well formed. Throws `invalid`. */
 export function checkSelector(selector: Selector): Selector {
   if (selector.type === "") throw new Fault("invalid", "missing selector type", { code: "selector-type" });

@@ -162,8 +162,31 @@ export function changeContract(current: () => StoreUnderTest): void {
       );
     await flood(2000);
     expect((await since(start)).entries.size).toBe(2000);
-    await flood(50_001);
+    await flood(100_001);
     expect(await changes().since(start)).toBe("reload");
+  });
+
+  test("many changes at once come all, in their newest state, as of one moment", async () => {
+    const { store } = current();
+    const first = (await store.entries.create(draftOf("first"))).entry;
+    const start = await cursorNow();
+    const copy = (count: number) =>
+      store.session.write((db) =>
+        sql`insert into entries select r.* from entries e, generate_series(1, ${count}::int) n,
+          jsonb_populate_record(null::entries, to_jsonb(e) || jsonb_build_object(
+            'id', 'n' || n, 'seq', e.seq + n, 'similar_hash', '\\x' || lpad(to_hex(n), 8, '0'))) r`.execute(db),
+      );
+    await copy(3000);
+    await store.session.write((db) => sql`update entries set hint = 'new' where seq % 2 = 0`.execute(db));
+    await store.session.write((db) => sql`delete from entries where seq % 3 = 0`.execute(db));
+    await store.nodes.attest(nodeOf("one"));
+    const held = new Map((await store.entries.list({})).items.map((entry) => [entry.id, entry]));
+    const set = await since(start);
+    const ids = Array.from({ length: 3000 }, (_, n) => `n${n + 1}`).concat(set.entries.has(first.id) ? first.id : []);
+    expect(set.entries).toEqual(new Map(ids.map((id) => [id, held.get(id)])));
+    expect([...set.nodes.keys()]).toEqual([idOf("/spire/agent/one")]);
+    const next = await since(set.cursor);
+    expect([next.entries.size, next.nodes.size]).toEqual([0, 0]);
   });
 
   test("the wait for changes ends with a change, at a poll, and with the signal", async () => {
