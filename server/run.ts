@@ -149,7 +149,7 @@ async function openState(
   const manager = scope.use(await openKeyManager(config.keyManager, { log: part(log, "key_manager"), clock }));
   const keys = measuredKeys(manager, { metrics: log.metrics, clock });
   const directory = new Directory({ trustDomain, clock });
-  const follower = new Follower({ changes: store.changes, directory, trustDomain, clock, log: part(log, "directory") });
+  const follower = new Follower({ changes: store.changes, directory, clock, log: part(log, "directory") });
   await follower.load(signal);
   const upstreamParts = { trustDomain, clock, log: part(log, "upstream_authority"), signal };
   const upstream = await openUpstreamAuthority(config.upstreamAuthority, upstreamParts);

@@ -81,7 +81,7 @@ export class PushStream {
     const stop = new AbortController();
     const until = AbortSignal.any([signal, stop.signal]);
     const failed = new AbortController();
-    const sources = [this.#receive(requests, until), this.#followEntries(until), this.#followBundles(until)];
+    const sources = [this.#receive(requests, until), this.#follow(until)];
     for (const source of sources) source.catch((error: unknown) => failed.abort(error));
     this.#parts.closing.addEventListener("abort", () => this.#tick(), { once: true, signal: until });
     try {
@@ -119,15 +119,12 @@ export class PushStream {
     this.#tick();
   }
 
-  async #followEntries(signal: AbortSignal): Promise<void> {
+  /** Entries and bundles. */
+  async #follow(signal: AbortSignal): Promise<void> {
     for await (const entries of this.#parts.directory.watchAuthorized(this.agent, signal)) {
       this.#current = entries;
       this.#tick();
     }
-  }
-
-  async #followBundles(signal: AbortSignal): Promise<void> {
-    for await (const _ of this.#parts.directory.bundles.watch(signal)) this.#tick();
   }
 
   /** What there is to say now. */

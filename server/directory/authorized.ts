@@ -5,40 +5,57 @@ import type { Entry } from "../../src/spiffe/entry.ts";
 import type { SpiffeId, TrustDomain } from "../../src/spiffe/id.ts";
 import type { AttestedNode, ChangeSet } from "../store/store.ts";
 import { isBanned } from "./agents.ts";
-import { EntryIndex } from "./entries.ts";
+import { EntryIndex, endOf } from "./entries.ts";
 import { NodeIndex } from "./nodes.ts";
+import { atOnce, type Steps } from "./steps.ts";
 import { Watchers } from "./watchers.ts";
 
-/** What a snapshot of the database is loaded into before it becomes the directory's content, all at once. */
-export interface DirectoryContent {
-  readonly entries: EntryIndex;
-  readonly nodes: NodeIndex;
-  readonly bundles: ReadonlyMap<TrustDomain, Bundle>;
+/**
+ * The whole content anew, in portions. Nobody sees any of it before `finish` has got to the end of it, or ever after
+ * `abandon`; one of the two follows.
+ */
+export interface Reload {
+  entry(entry: Entry): void;
+  node(node: AttestedNode): void;
+  bundle(bundle: Bundle): void;
+  /** What was given takes the place of all that was held. */
+  finish(): Steps;
+  abandon(): Steps;
 }
 
 interface Answer {
-  readonly entries: ReadonlyMap<string, Entry>;
+  readonly entries: readonly Entry[];
   /** Unix milliseconds at which something in the answer ends by itself. */
   readonly until: number;
+  /** Made when it is first needed. */
+  byId?: ReadonlyMap<string, Entry>;
 }
 
 /** Bounds the memory of remembered answers: entries referred to, over all agents. */
 const REMEMBERED_ENTRIES = 200_000;
+/** Watchers that are told of a change before the event loop gets a turn: each may look at thousands of entries. */
+const TOLD_AT_ONCE = 8;
 
 /**
  * Who is entitled to what, in memory: no question put to it reads the database. Follows the change feed through
- * `apply` and `replace`; bundles are swapped whole.
+ * `apply` and `reload`, one at a time; bundles are swapped whole.
+ *
+ * Large changes take many steps, and questions may come between any two of them. They are answered by what was held
+ * before, until at one moment all of the change is held.
  */
 export class Directory {
   readonly bundles = new Feed<ReadonlyMap<TrustDomain, Bundle>>(new Map());
   readonly ownBundle = new Feed<Bundle | undefined>(undefined);
   readonly #trustDomain: TrustDomain;
   readonly #clock: Clock;
-  #entries: EntryIndex;
-  #nodes = new NodeIndex();
+  readonly #entries: EntryIndex;
+  readonly #nodes = new NodeIndex();
   readonly #watchers = new Watchers();
   readonly #answers = new Map<SpiffeId, Answer>();
   #remembered = 0;
+  /** Agents that were asked about since it was seen whom the staged change concerns. */
+  #askedMeanwhile: Set<SpiffeId> | undefined;
+  #committed = false;
 
   constructor(options: { readonly trustDomain: TrustDomain; readonly clock: Clock }) {
     this.#trustDomain = options.trustDomain;
@@ -82,17 +99,17 @@ export class Directory {
    * attestation ended, has no aliases; one that is banned or quarantined gets nothing.
    */
   authorizedEntries(agent: SpiffeId): readonly Entry[] {
-    return [...this.#answer(agent).entries.values()];
+    return this.#answer(agent).entries;
   }
 
   /** The entry, when this agent is entitled to it. Many questions about one agent cost one descent. */
   authorizedEntry(agent: SpiffeId, entryId: string): Entry | undefined {
-    return this.#answer(agent).entries.get(entryId);
+    return entriesById(this.#answer(agent)).get(entryId);
   }
 
   /**
    * Yields what `authorizedEntries` answers: now, and again whenever that may be another answer, by a change or because
-   * something in it ended. Unchanged entries are the same objects. Ends with the signal.
+   * something in it ended, or a bundle changed. Unchanged entries are the same objects. Ends with the signal.
    */
   async *watchAuthorized(
     agent: SpiffeId,
@@ -103,9 +120,9 @@ export class Directory {
       for await (const _ of this.#watchers.watch(agent, signal)) {
         replaced.abort();
         replaced = new AbortController();
-        const { entries, until } = this.#answer(agent);
-        if (until < Number.POSITIVE_INFINITY) void this.#touchAt(agent, until, replaced.signal);
-        yield entries;
+        const answer = this.#answer(agent);
+        if (answer.until < Number.POSITIVE_INFINITY) void this.#touchAt(agent, answer.until, replaced.signal);
+        yield entriesById(answer);
       }
     } finally {
       replaced.abort();
@@ -117,38 +134,85 @@ export class Directory {
     return this.#watchers.watch(agent, signal);
   }
 
-  apply(changes: ChangeSet): void {
-    // Who is above a changed entry is asked before and after: the change may have moved it, or those above it.
-    const touched = new Set<SpiffeId>(changes.nodes.keys());
-    const collect = (): void => {
-      for (const id of changes.entries.keys()) this.#collectAffected(this.#entries.get(id), touched);
-    };
-    collect();
-    for (const [id, entry] of changes.entries)
-      entry === undefined ? this.#entries.delete(id) : this.#entries.put(entry);
-    for (const [id, node] of changes.nodes) node === undefined ? this.#nodes.delete(id) : this.#nodes.put(node);
-    collect();
-    for (const agent of touched) {
-      this.#forget(agent);
-      this.#watchers.touch(agent);
+  /** All of it is held, and whoever watches has been told, when the last step is done. */
+  *apply({ entries, nodes, bundles }: ChangeSet): Steps {
+    try {
+      for (const [id, entry] of entries) {
+        entry === undefined ? this.#entries.delete(id) : this.#entries.put(entry);
+        yield;
+      }
+      for (const [id, node] of nodes) {
+        node === undefined ? this.#nodes.delete(id) : this.#nodes.put(node);
+        yield;
+      }
+      yield* this.#take(bundles.size > 0 ? changed(this.bundles.value, bundles) : this.bundles.value);
+    } finally {
+      atOnce(this.#end());
     }
-    if (changes.bundles.size > 0) this.#setBundles(changed(this.bundles.value, changes.bundles));
   }
 
-  replace(content: DirectoryContent): void {
-    this.#entries = content.entries;
-    this.#nodes = content.nodes;
-    this.#forgetAll();
-    this.#watchers.touchAll();
-    this.#setBundles(content.bundles);
+  reload(): Reload {
+    const bundles = new Map<TrustDomain, Bundle>();
+    const [end, take] = [() => this.#end(), () => this.#take(bundles)];
+    const [entries, nodes] = [this.#entries, this.#nodes];
+    return {
+      entry: (entry) => entries.put(entry),
+      node: (node) => nodes.put(node),
+      bundle: (bundle) => bundles.set(bundle.trustDomain, bundle),
+      *finish() {
+        try {
+          yield* entries.deleteOthers();
+          yield* nodes.deleteOthers();
+          yield* take();
+        } finally {
+          atOnce(end());
+        }
+      },
+      abandon: end,
+    };
   }
 
-  /** Adds the agents whose answer may contain this entry, or depend on it. IDs that are no agent's do no harm. */
-  #collectAffected(entry: Entry | undefined, touched: Set<SpiffeId>): void {
-    if (entry === undefined) return;
-    const { parents, aliases } = this.#entries.above(entry);
-    for (const id of parents) touched.add(id);
-    for (const { selectors } of aliases) for (const id of this.#nodes.withSelectors(selectors)) touched.add(id);
+  /** What is staged becomes what is held. */
+  *#take(bundles: ReadonlyMap<TrustDomain, Bundle>): Steps {
+    this.#askedMeanwhile = new Set();
+    const touched = new Set<SpiffeId>(this.#nodes.staged());
+    const touch = (id: SpiffeId): void => {
+      if (this.#answers.has(id) || this.#watchers.has(id)) touched.add(id);
+    };
+    yield* this.#entries.above(touch, (selectors) => {
+      for (const id of this.#nodes.withSelectors(selectors)) touch(id);
+    });
+    const others = this.bundles.value === bundles ? [] : this.#watchers.watched();
+    this.#committed = true;
+    this.#entries.commit();
+    this.#nodes.commit();
+    this.#setBundles(bundles);
+    for (const agent of this.#askedMeanwhile) touched.add(agent);
+    for (const agent of touched) this.#forget(agent);
+    for (const agent of others) touched.add(agent);
+    yield* this.#tell(touched);
+    yield* this.#end();
+  }
+
+  *#tell(agents: Iterable<SpiffeId>): Steps {
+    let told = 0;
+    for (const agent of agents) {
+      told += Number(this.#watchers.touch(agent));
+      yield told > 0 && told % TOLD_AT_ONCE === 0 ? "turn" : undefined;
+    }
+  }
+
+  /** Nothing is staged any more. */
+  *#end(): Steps {
+    this.#askedMeanwhile = undefined;
+    if (this.#committed) {
+      yield* this.#entries.settle();
+      yield* this.#nodes.settle();
+    } else {
+      yield* this.#entries.undo();
+      yield* this.#nodes.undo();
+    }
+    this.#committed = false;
   }
 
   async #touchAt(agent: SpiffeId, until: number, signal: AbortSignal): Promise<void> {
@@ -177,33 +241,21 @@ export class Directory {
     const held = this.#answers.get(agent);
     if (held !== undefined && held.until > now) return held;
     this.#forget(agent);
+    this.#askedMeanwhile?.add(agent);
     const answer = this.#descend(agent, now);
-    if (this.#remembered + answer.entries.size > REMEMBERED_ENTRIES) this.#forgetAll();
+    if (this.#remembered + answer.entries.length > REMEMBERED_ENTRIES) this.#forgetAll();
     this.#answers.set(agent, answer);
-    this.#remembered += answer.entries.size;
+    this.#remembered += answer.entries.length;
     return answer;
   }
 
   #descend(agent: SpiffeId, now: number): Answer {
-    const found = new Map<string, Entry>();
     const { parents, until } = this.#startOf(agent, now);
-    const seen = new Set(parents);
-    let ends = until;
-    for (let parent = parents.pop(); parent !== undefined; parent = parents.pop()) {
-      for (const entry of this.#entries.children(parent)) {
-        const end = endOf(entry);
-        if (end <= now) continue;
-        ends = Math.min(ends, end);
-        found.set(entry.id, entry);
-        if (seen.has(entry.spiffeId)) continue;
-        seen.add(entry.spiffeId);
-        parents.push(entry.spiffeId);
-      }
-    }
-    return { entries: found, until: ends };
+    const below = this.#entries.below(parents, now);
+    return { entries: below.entries, until: Math.min(until, below.until) };
   }
 
-  #startOf(agent: SpiffeId, now: number): { readonly parents: SpiffeId[]; readonly until: number } {
+  #startOf(agent: SpiffeId, now: number): { readonly parents: Iterable<SpiffeId>; readonly until: number } {
     const node = this.#nodes.get(agent);
     if (node !== undefined && (isBanned(node) || node.quarantine !== undefined))
       return { parents: [], until: Number.POSITIVE_INFINITY };
@@ -216,11 +268,11 @@ export class Directory {
       until = Math.min(until, endOf(alias));
       parents.add(alias.spiffeId);
     }
-    return { parents: [...parents], until };
+    return { parents, until };
   }
 
   #forget(agent: SpiffeId): void {
-    this.#remembered -= this.#answers.get(agent)?.entries.size ?? 0;
+    this.#remembered -= this.#answers.get(agent)?.entries.length ?? 0;
     this.#answers.delete(agent);
   }
 
@@ -230,9 +282,9 @@ export class Directory {
   }
 }
 
-/** Unix milliseconds; an entry counts until its `expiresAt` is past. */
-function endOf(entry: Entry): number {
-  return entry.expiresAt === 0 ? Number.POSITIVE_INFINITY : entry.expiresAt * 1000;
+function entriesById(answer: Answer): ReadonlyMap<string, Entry> {
+  answer.byId ??= new Map(answer.entries.map((entry) => [entry.id, entry]));
+  return answer.byId;
 }
 
 function changed<K, V>(current: ReadonlyMap<K, V>, changes: ReadonlyMap<K, V | undefined>): ReadonlyMap<K, V> {

@@ -1,19 +1,15 @@
 import type { Clock } from "../../src/runtime/clock.ts";
 import { Fault, isFault } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
-import type { Bundle } from "../../src/spiffe/bundle.ts";
 import type { Entry } from "../../src/spiffe/entry.ts";
-import type { TrustDomain } from "../../src/spiffe/id.ts";
 import * as events from "../events.ts";
 import { type ChangeStore, SCHEMA_NEWER, type Snapshot } from "../store/store.ts";
-import type { Directory, DirectoryContent } from "./authorized.ts";
-import { EntryIndex } from "./entries.ts";
-import { NodeIndex } from "./nodes.ts";
+import type { Directory, Reload } from "./authorized.ts";
+import { inTurns } from "./steps.ts";
 
 export interface FollowerOptions {
   readonly changes: Pick<ChangeStore, "load" | "since" | "wake">;
   readonly directory: Directory;
-  readonly trustDomain: TrustDomain;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -72,10 +68,10 @@ export class Follower {
     if (this.#cursor === undefined) return this.#reload();
     const changes = await this.#options.changes.since(this.#cursor);
     if (changes === "reload" || changes === "other") return this.#reload(changes);
-    const { directory, log } = this.#options;
+    const { directory, log, clock } = this.#options;
     const isNews = changes.entries.size + changes.nodes.size > 0;
-    if (isNews) await events.chore(this.#options, "entry.cache.reload", async () => directory.apply(changes));
-    else directory.apply(changes);
+    const apply = () => inTurns(clock, directory.apply(changes));
+    await (isNews ? events.chore(this.#options, "entry.cache.reload", apply) : apply());
     this.#cursor = changes.cursor;
     if (isNews) events.directoryFollowed(log, directory.counts);
   }
@@ -86,16 +82,28 @@ export class Follower {
 
   async #loadAll(why: "reload" | "other"): Promise<void> {
     const started = this.#options.clock.monotonic();
-    const { cursor, content, loss } = await this.#options.changes.load(async (snapshot) => {
-      const loss = new Loss(this.#options.directory);
-      const content = await readContent(snapshot, this.#options, loss);
-      return { cursor: snapshot.cursor, content, loss };
-    });
-    if (why === "other") events.datastoreReplaced(this.#options.log, loss.count());
-    if (why === "other") this.#replaced += 1;
-    this.#options.directory.replace(content);
-    this.#cursor = cursor;
-    const { counts } = this.#options.directory;
+    const { directory, clock } = this.#options;
+    const reload = directory.reload();
+    let loaded: { readonly cursor: string; readonly loss: Loss | undefined };
+    try {
+      loaded = await this.#options.changes.load(async (snapshot) => {
+        // Only then does it matter, and looking at every entry costs.
+        const loss = why === "other" ? new Loss(directory) : undefined;
+        await readAll(snapshot, { clock, reload, loss });
+        return { cursor: snapshot.cursor, loss };
+      });
+    } catch (error) {
+      await inTurns(clock, reload.abandon());
+      throw error;
+    }
+    const lost = loaded.loss?.count();
+    await inTurns(clock, reload.finish());
+    if (lost !== undefined) {
+      events.datastoreReplaced(this.#options.log, lost);
+      this.#replaced += 1;
+    }
+    this.#cursor = loaded.cursor;
+    const { counts } = directory;
     const { entries, nodes, bundles } = counts;
     events.directoryFollowed(this.#options.log, counts);
     const elapsedMs = Math.round(this.#options.clock.monotonic() - started);
@@ -169,17 +177,19 @@ class Loss {
   }
 }
 
-async function readContent(snapshot: Snapshot, options: FollowerOptions, loss: Loss): Promise<DirectoryContent> {
-  const entries = new EntryIndex(options.trustDomain);
-  const nodes = new NodeIndex();
-  const bundles = new Map<TrustDomain, Bundle>();
-  await receive(options.clock, snapshot.entries, (entry) => {
-    loss.see(entry);
-    entries.put(entry);
+interface Reading {
+  readonly clock: Clock;
+  readonly reload: Reload;
+  readonly loss: Loss | undefined;
+}
+
+async function readAll(snapshot: Snapshot, { clock, reload, loss }: Reading): Promise<void> {
+  await receive(clock, snapshot.entries, (entry) => {
+    loss?.see(entry);
+    reload.entry(entry);
   });
-  await receive(options.clock, snapshot.nodes, (node) => nodes.put(node));
-  await receive(options.clock, snapshot.bundles, (bundle) => bundles.set(bundle.trustDomain, bundle));
-  return { entries, nodes, bundles };
+  await receive(clock, snapshot.nodes, (node) => reload.node(node));
+  await receive(clock, snapshot.bundles, (bundle) => reload.bundle(bundle));
 }
 
 async function receive<T>(clock: Clock, portions: AsyncIterable<readonly T[]>, take: (row: T) => void): Promise<void> {

@@ -28,12 +28,19 @@ export class Watchers {
     }
   }
 
-  touch(agent: SpiffeId): void {
-    const watched = this.#watched.get(agent);
-    if (watched !== undefined) watched.feed.set(watched.feed.value + 1);
+  has(agent: SpiffeId): boolean {
+    return this.#watched.has(agent);
   }
 
-  touchAll(): void {
-    for (const { feed } of this.#watched.values()) feed.set(feed.value + 1);
+  watched(): readonly SpiffeId[] {
+    return [...this.#watched.keys()];
+  }
+
+  /** False when nobody watches it. */
+  touch(agent: SpiffeId): boolean {
+    const watched = this.#watched.get(agent);
+    if (watched === undefined) return false;
+    watched.feed.set(watched.feed.value + 1);
+    return true;
   }
 }

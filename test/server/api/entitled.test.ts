@@ -1,6 +1,7 @@
 import { beforeEach, expect, test } from "vitest";
 import { whileEntitled } from "../../../server/api/entitled.ts";
 import { Directory } from "../../../server/directory/authorized.ts";
+import { atOnce } from "../../../server/directory/steps.ts";
 import { faultFrom } from "../../support/faults.ts";
 import { RecordingLog } from "../../support/recording-log.ts";
 import { id, ManualClock, makeEntry, START, TD } from "../ca/support.ts";
@@ -12,12 +13,12 @@ const entry = makeEntry({ id: "web", spiffeId: id("/web"), parentId: agent });
 let directory: Directory;
 beforeEach(() => {
   directory = new Directory({ trustDomain: TD, clock: new ManualClock() });
-  directory.apply(changeSet({ entries: [entry], nodes: [makeNode({ id: agent })] }));
+  atOnce(directory.apply(changeSet({ entries: [entry], nodes: [makeNode({ id: agent })] })));
 });
 
 function signing(meanwhile: Changes): Promise<string> {
   return whileEntitled({ directory }, { agent, entry, log: new RecordingLog() }, async () => {
-    directory.apply(changeSet(meanwhile));
+    atOnce(directory.apply(changeSet(meanwhile)));
     return "svid";
   });
 }

@@ -1,6 +1,7 @@
 import { beforeEach, expect, test } from "vitest";
 import { PushStream } from "../../../server/api/push-stream.ts";
 import { Directory } from "../../../server/directory/authorized.ts";
+import { atOnce } from "../../../server/directory/steps.ts";
 import type { WatchAuthorizedEntriesRequest__Output as Request } from "../../../src/rpc/gen/steeple/api/server/push/v1/WatchAuthorizedEntriesRequest.ts";
 import { eventually } from "../../support/eventually.ts";
 import { faultFrom } from "../../support/faults.ts";
@@ -14,7 +15,7 @@ let stop: AbortController;
 beforeEach(() => {
   const clock = new ManualClock();
   const directory = new Directory({ trustDomain: TD, clock });
-  directory.apply(changeSet({ nodes: [makeNode({ id: AGENT })] }));
+  atOnce(directory.apply(changeSet({ nodes: [makeNode({ id: AGENT })] })));
   stop = new AbortController();
   stream = new PushStream({
     ...{ agent: AGENT, trustDomain: TD, directory, clock },

@@ -68,7 +68,7 @@ async function setUp(relationships: readonly FederationRelationship[] = [], metr
   const clock = new FakeClock(new Date().toISOString());
   const log = new RecordingLog([], {}, metrics);
   const directory = new Directory({ trustDomain: HOME, clock: systemClock });
-  const follower = new Follower({ changes: store.changes, directory, trustDomain: HOME, clock: systemClock, log });
+  const follower = new Follower({ changes: store.changes, directory, clock: systemClock, log });
   await follower.load(forever);
   const poller = new BundlePoller({
     ...{ federation: store.federation, bundles: store.bundles },

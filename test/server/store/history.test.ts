@@ -39,7 +39,6 @@ class Holder implements AsyncDisposable {
     this.follower = new Follower({
       changes,
       directory: this.directory,
-      trustDomain,
       clock: systemClock,
       log: this.log,
     });
