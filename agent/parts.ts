@@ -8,6 +8,8 @@ import type { SigstoreConfig } from "./config/sigstore.ts";
 import type { AgentConfig } from "./config.ts";
 import type { NodeAttestor } from "./node/attestor.ts";
 import { awsIidAttestor } from "./node/aws-iid.ts";
+import { azureImdsAttestor } from "./node/azure-imds.ts";
+import { azureMsiAttestor } from "./node/azure-msi.ts";
 import { gcpIitAttestor } from "./node/gcp-iit.ts";
 import { httpChallengeAttestor } from "./node/http-challenge.ts";
 import { joinTokenAttestor } from "./node/join-token.ts";
@@ -63,6 +65,8 @@ const nodeAttestors: {
   tpm: tpmAttestor,
   tpm_devid: tpmDevIdAttestor,
   sshpop: sshpopAttestor,
+  azure_imds: (own, { clock }) => azureImdsAttestor(own, clock),
+  azure_msi: (own, { clock }) => azureMsiAttestor(own, clock),
   gcp_iit: (own, { clock }) => gcpIitAttestor(own, clock),
   aws_iid: (own, { clock }) => awsIidAttestor(own, clock),
   x509pop: ({ source }) => x509popAttestor(source),

@@ -10,6 +10,8 @@ import { writePrivateFile } from "../src/runtime/files.ts";
 import type { Log } from "../src/runtime/log.ts";
 import type { NodeAttestor } from "./attest/attestor.ts";
 import { AwsIidAttestor } from "./attest/aws-iid.ts";
+import { AzureImdsAttestor } from "./attest/azure-imds.ts";
+import { AzureMsiAttestor } from "./attest/azure-msi.ts";
 import { GcpIitAttestor } from "./attest/gcp-iit.ts";
 import { HttpChallengeAttestor } from "./attest/http-challenge.ts";
 import { JoinTokenAttestor, type JoinTokenOptions } from "./attest/join-token.ts";
@@ -109,6 +111,8 @@ const nodeAttestors: {
   tpm: (config, parts) => new TpmAttestor({ ...config, ...parts }),
   tpm_devid: (config, parts) => TpmDevIdAttestor.open({ ...config, ...parts }),
   sshpop: (config, parts) => SshPopAttestor.open({ ...config, ...parts }),
+  azure_imds: (config, parts) => AzureImdsAttestor.open({ ...config, ...parts }),
+  azure_msi: (config, parts) => new AzureMsiAttestor({ ...config, ...parts }),
   gcp_iit: (config, parts) => new GcpIitAttestor({ ...config, ...parts }),
   aws_iid: (config, parts) => AwsIidAttestor.open({ ...config, ...parts }),
   x509pop: (config, parts) => X509PopAttestor.open({ ...config, ...parts }),

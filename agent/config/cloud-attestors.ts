@@ -1,3 +1,5 @@
+import { AZURE_RESOURCE } from "../../src/evidence/azure-msi.ts";
+import { azureMetadataEndpoint } from "../../src/runtime/azure-metadata.ts";
 import type { ConfigReader, Values } from "../../src/runtime/config.ts";
 import { text } from "../../src/runtime/config-keys.ts";
 import { ec2MetadataEndpoint } from "../../src/runtime/ec2-metadata.ts";
@@ -38,4 +40,30 @@ export function gcpIitConfig(values: Values<typeof gcpIit>, { reader }: CloudSpo
   if (!URL.canParse(`http://${identityTokenHost}/`) || new URL(`http://${identityTokenHost}/`).host === "")
     reader.fault("plugins.NodeAttestor.gcp_iit", "identity_token_host is not a host");
   return { identityTokenHost, serviceAccount };
+}
+
+export const azureMsi = {
+  resource_id: text({ doc: "Audience of the token, as the server has it for the tenant.", default: AZURE_RESOURCE }),
+};
+
+export function azureMsiConfig({ resource_id: resourceId }: Values<typeof azureMsi>, spot: CloudSpot) {
+  return { resourceId, endpoint: azureEndpoint("azure_msi", spot) };
+}
+
+export const azureImds = {
+  tenant_domain: text({ doc: "Domain of the machine's tenant, as the server's configuration has it. Required." }),
+};
+
+export function azureImdsConfig({ tenant_domain: tenantDomain }: Values<typeof azureImds>, spot: CloudSpot) {
+  if (tenantDomain === undefined) spot.reader.fault("plugins.NodeAttestor.azure_imds", "tenant_domain is required");
+  return { tenantDomain: tenantDomain ?? "", endpoint: azureEndpoint("azure_imds", spot) };
+}
+
+function azureEndpoint(type: string, { reader, env }: CloudSpot): string {
+  try {
+    return azureMetadataEndpoint(env).href;
+  } catch {
+    reader.fault(`plugins.NodeAttestor.${type}`, "AZURE_POD_IDENTITY_AUTHORITY_HOST is not a URL");
+    return "";
+  }
 }

@@ -3,7 +3,17 @@ import type { ConfigReader, Values } from "../../src/runtime/config.ts";
 import { duration, integer, oneOf, text } from "../../src/runtime/config-keys.ts";
 import { pluginNames } from "../../src/runtime/config-plugins.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
-import { awsIid, awsIidConfig, type CloudSpot, gcpIit, gcpIitConfig } from "./cloud-attestors.ts";
+import {
+  awsIid,
+  awsIidConfig,
+  azureImds,
+  azureImdsConfig,
+  azureMsi,
+  azureMsiConfig,
+  type CloudSpot,
+  gcpIit,
+  gcpIitConfig,
+} from "./cloud-attestors.ts";
 
 /*
  * The agent's half of each node attestor, as configured.
@@ -83,8 +93,8 @@ export const nodeAttestorPlugins = {
   k8s_psat: { doc: "The service account token of the agent's pod.", keys: k8sPsat },
   sshpop: { doc: "The host's SSH certificate.", keys: sshpop },
   aws_iid: { doc: "The identity document of the EC2 instance.", keys: awsIid },
-  azure_imds: undefined,
-  azure_msi: undefined,
+  azure_imds: { doc: "A document that Azure signs for the machine, over the server's nonce.", keys: azureImds },
+  azure_msi: { doc: "A token of the machine's managed identity in Azure.", keys: azureMsi },
   gcp_iit: { doc: "The identity token of the Compute Engine instance.", keys: gcpIit },
 };
 
@@ -97,6 +107,8 @@ interface Enabled {
   readonly sshpop?: Values<typeof sshpop>;
   readonly aws_iid?: Values<typeof awsIid>;
   readonly gcp_iit?: Values<typeof gcpIit>;
+  readonly azure_imds?: Values<typeof azureImds>;
+  readonly azure_msi?: Values<typeof azureMsi>;
 }
 
 export type NodeAttestorConfig =
@@ -108,7 +120,9 @@ export type NodeAttestorConfig =
   | ({ readonly type: "tpm_devid" } & ReturnType<typeof tpmDevIdConfig>)
   | { readonly type: "sshpop"; readonly hostKeyPath: string; readonly hostCertPath: string }
   | ({ readonly type: "aws_iid" } & ReturnType<typeof awsIidConfig>)
-  | ({ readonly type: "gcp_iit" } & ReturnType<typeof gcpIitConfig>);
+  | ({ readonly type: "gcp_iit" } & ReturnType<typeof gcpIitConfig>)
+  | ({ readonly type: "azure_imds" } & ReturnType<typeof azureImdsConfig>)
+  | ({ readonly type: "azure_msi" } & ReturnType<typeof azureMsiConfig>);
 
 /** Where certificate and key come from. */
 export type X509PopSource =
@@ -142,6 +156,8 @@ export function nodeAttestorConfig(enabled: Enabled, spot: CloudSpot): NodeAttes
   }
   if (enabled.aws_iid !== undefined) return { type: "aws_iid", ...awsIidConfig(enabled.aws_iid, spot) };
   if (enabled.gcp_iit !== undefined) return { type: "gcp_iit", ...gcpIitConfig(enabled.gcp_iit, spot) };
+  if (enabled.azure_imds !== undefined) return { type: "azure_imds", ...azureImdsConfig(enabled.azure_imds, spot) };
+  if (enabled.azure_msi !== undefined) return { type: "azure_msi", ...azureMsiConfig(enabled.azure_msi, spot) };
   return { type: "join_token" };
 }
 

@@ -1,6 +1,10 @@
 import { parseAgentPathTemplate } from "../../src/evidence/agent-path.ts";
+import { azureCloud } from "../../src/evidence/azure-cloud.ts";
+import { AZURE_RESOURCE } from "../../src/evidence/azure-msi.ts";
+import { azureMetadataEndpoint } from "../../src/runtime/azure-metadata.ts";
 import type { ConfigReader, Values } from "../../src/runtime/config.ts";
 import { block, duration, flag, integer, named, parsed, text, texts } from "../../src/runtime/config-keys.ts";
+import { Fault } from "../../src/runtime/fault.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
 
 /*
@@ -177,6 +181,140 @@ export function gcpIitConfig(values: Values<typeof gcpIit>, { reader, env }: Clo
       values.agent_path_template ?? parseAgentPathTemplate("/{{ .PluginName }}/{{ .ProjectID }}/{{ .InstanceID }}"),
     env: environment(env, GOOGLE_ENVIRONMENT),
   };
+}
+
+const azurePath = (shown: string) =>
+  agentPathTemplate({ doc: "What agent IDs have after /spire/agent.", shown: JSON.stringify(shown) });
+const IMDS_PATH = "/{{ .PluginName }}/{{ .TenantID }}/{{ .SubscriptionID }}/{{ .VMID }}";
+const MSI_PATH = "/{{ .PluginName }}/{{ .TenantID }}/{{ .PrincipalID }}";
+
+export const azureImds = {
+  tenants: named(
+    "The tenants whose machines may attest, by domain, as agents name them.",
+    block("One tenant. Without an auth block, the server is who Azure's programs would be.", {
+      auth_type: text({ doc: "Says which block there is; the block itself says it as well." }),
+      secret_auth: block("An application's secret.", {
+        app_id: text({ doc: "The application." }),
+        app_secret: text({ doc: "Its secret." }),
+      }),
+      token_auth: block("A token of another issuer that the application trusts.", {
+        app_id: text({ doc: "The application." }),
+        token_path: filePath({ doc: "File with the token; read each time." }),
+      }),
+      restrict_to_subscriptions: texts({ doc: "Subscriptions of the machines; [] is all.", default: [], shown: "[]" }),
+      allowed_vm_tags: texts({ doc: "Tags that become selectors.", default: [], shown: "[]" }),
+    }),
+  ),
+  agent_path_template: azurePath(IMDS_PATH),
+  allowed_metadata_domains: texts({
+    doc: "Domains of the certificates that sign documents.",
+    shown: '["metadata.azure.com"]',
+  }),
+  trust_bundle_path: filePath({ doc: "PEM file with roots besides Azure's; reloaded when it changes." }),
+};
+
+export const azureMsi = {
+  tenants: named(
+    "The tenants whose machines may attest, by ID.",
+    block("One tenant. Without an application, the server is who Azure's programs would be.", {
+      resource_id: text({ doc: "Audience of the tokens.", default: AZURE_RESOURCE }),
+      subscription_id: text({ doc: "Subscription of the machines.", shown: "that of the server's machine" }),
+      app_id: text({ doc: "Application by which the server asks for machines." }),
+      app_secret: text({ doc: "Its secret." }),
+    }),
+  ),
+  agent_path_template: azurePath(MSI_PATH),
+};
+
+/** Of Azure's programs and of proxies. */
+const AZURE_ENVIRONMENT = /^(AZURE_|(https?|no)_proxy$)/i;
+
+export function azureImdsConfig(values: Values<typeof azureImds>, spot: CloudSpot) {
+  const at = "plugins.NodeAttestor.azure_imds";
+  const { reader } = spot;
+  if (values.tenants.size === 0) reader.fault(at, "configuration must have at least one tenant");
+  const tenants = [...values.tenants].map(([domain, tenant]) => {
+    const path = `${at}.tenants.${domain}`;
+    const wrong = (what: string): void => reader.fault(path, `misconfigured tenant "${domain}": ${what}`);
+    if (!/^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$/.test(domain)) wrong("expected a domain or an ID");
+    const subscriptions = tenant.restrict_to_subscriptions.map((each) => each.trim().toLowerCase());
+    if (subscriptions.includes("")) wrong("restrict_to_subscriptions entries must be non-empty");
+    return [
+      domain,
+      { auth: imdsAuth(tenant, { reader, path, wrong }), subscriptions, allowedTags: tenant.allowed_vm_tags },
+    ] as const;
+  });
+  const domains = values.allowed_metadata_domains ?? [];
+  return {
+    tenants: new Map(tenants),
+    metadataDomains: domains.length === 0 ? ["metadata.azure.com"] : domains,
+    trustBundlePath: values.trust_bundle_path,
+    agentPath: values.agent_path_template ?? parseAgentPathTemplate(IMDS_PATH),
+    ...azureEnvironment(at, spot),
+  };
+}
+
+type ImdsTenant = Values<typeof azureImds>["tenants"] extends ReadonlyMap<string, infer T> ? T : never;
+
+function imdsAuth(
+  { secret_auth: secret, token_auth: token }: ImdsTenant,
+  { reader, path, wrong }: { reader: ConfigReader; path: string; wrong: (what: string) => void },
+) {
+  const [isSecret, isToken] = [reader.isSet(`${path}.secret_auth`), reader.isSet(`${path}.token_auth`)];
+  if (isSecret && isToken) wrong("only one of secret_auth or token_auth may be specified in the config");
+  const required = (value: string | undefined, what: string): string => {
+    if (value === undefined) wrong(`missing ${what}`);
+    return value ?? "";
+  };
+  if (isToken) {
+    const [tokenPath, appId] = [required(token.token_path, "token file path"), required(token.app_id, "app id")];
+    return { kind: "token", appId, tokenPath } as const;
+  }
+  if (!isSecret) return { kind: "default" } as const;
+  const [appId, appSecret] = [required(secret.app_id, "app id"), required(secret.app_secret, "app secret")];
+  return { kind: "secret", appId, appSecret } as const;
+}
+
+const UUID = /^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$/;
+
+export function azureMsiConfig(values: Values<typeof azureMsi>, spot: CloudSpot) {
+  const at = "plugins.NodeAttestor.azure_msi";
+  const { reader } = spot;
+  if (values.tenants.size === 0) reader.fault(at, "configuration must have at least one tenant");
+  const tenants = [...values.tenants].map(([id, tenant]) => {
+    const { subscription_id: subscriptionId, app_id: appId, app_secret: appSecret, resource_id: resourceId } = tenant;
+    const wrong = (what: string): void => reader.fault(`${at}.tenants.${id}`, `misconfigured tenant "${id}": ${what}`);
+    if (!UUID.test(id)) wrong("expected the ID of the tenant");
+    if (subscriptionId !== undefined && !UUID.test(subscriptionId)) wrong("subscription_id is not one");
+    const isOwn = subscriptionId !== undefined || appId !== undefined || appSecret !== undefined;
+    if (isOwn && subscriptionId === undefined) wrong("missing subscription id");
+    if (isOwn && appId === undefined) wrong("missing app id");
+    if (isOwn && appSecret === undefined) wrong("missing app secret");
+    const auth = isOwn
+      ? ({ kind: "secret", appId: appId ?? "", appSecret: appSecret ?? "" } as const)
+      : ({ kind: "default" } as const);
+    return [id, { resourceId, subscriptionId, auth }] as const;
+  });
+  return {
+    tenants: new Map(tenants),
+    agentPath: values.agent_path_template ?? parseAgentPathTemplate(MSI_PATH),
+    ...azureEnvironment(at, spot),
+  };
+}
+
+function azureEnvironment(at: string, { reader, env }: CloudSpot) {
+  const own = environment(env, AZURE_ENVIRONMENT);
+  try {
+    azureMetadataEndpoint(own);
+  } catch {
+    reader.fault(at, "AZURE_POD_IDENTITY_AUTHORITY_HOST is not a URL");
+  }
+  try {
+    return { cloud: azureCloud(own), env: own };
+  } catch (error) {
+    reader.fault(at, Fault.from(error).message);
+    return { cloud: azureCloud({}), env: own };
+  }
 }
 
 /** What the attestor may see of the program's environment. */

@@ -5,7 +5,18 @@ import { block, flag, integer, list, named, oneOf, port, text, texts } from "../
 import { Fault } from "../../src/runtime/fault.ts";
 import { networkList } from "../../src/runtime/networks.ts";
 import { filePath } from "../../src/runtime/program-config.ts";
-import { agentPathTemplate, awsIid, awsIidConfig, type CloudSpot, gcpIit, gcpIitConfig } from "./cloud-attestors.ts";
+import {
+  agentPathTemplate,
+  awsIid,
+  awsIidConfig,
+  azureImds,
+  azureImdsConfig,
+  azureMsi,
+  azureMsiConfig,
+  type CloudSpot,
+  gcpIit,
+  gcpIitConfig,
+} from "./cloud-attestors.ts";
 
 /*
  * The server's half of each node attestor, as configured. The attestors of server/attest take these values as they are.
@@ -128,8 +139,8 @@ export const nodeAttestorPlugins = {
   k8s_psat: { doc: "Service account tokens of agents in Kubernetes.", keys: k8sPsat },
   sshpop: { doc: "SSH host certificates whose key the node holds.", keys: sshpop },
   aws_iid: { doc: "Identity documents of EC2 instances, signed by AWS.", keys: awsIid },
-  azure_imds: undefined,
-  azure_msi: undefined,
+  azure_imds: { doc: "Documents that Azure has signed for its machines, over a nonce.", keys: azureImds },
+  azure_msi: { doc: "Tokens of the managed identities of Azure's machines.", keys: azureMsi },
   gcp_iit: { doc: "Identity tokens of Compute Engine instances, signed by Google.", keys: gcpIit },
 };
 
@@ -142,6 +153,8 @@ interface Enabled {
   readonly sshpop?: Values<typeof sshpop>;
   readonly aws_iid?: Values<typeof awsIid>;
   readonly gcp_iit?: Values<typeof gcpIit>;
+  readonly azure_imds?: Values<typeof azureImds>;
+  readonly azure_msi?: Values<typeof azureMsi>;
 }
 
 export type NodeAttestorConfig =
@@ -153,7 +166,9 @@ export type NodeAttestorConfig =
   | ({ readonly type: "tpm_devid" } & ReturnType<typeof tpmDevIdConfig>)
   | ({ readonly type: "sshpop" } & ReturnType<typeof sshpopConfig>)
   | ({ readonly type: "aws_iid" } & ReturnType<typeof awsIidConfig>)
-  | ({ readonly type: "gcp_iit" } & ReturnType<typeof gcpIitConfig>);
+  | ({ readonly type: "gcp_iit" } & ReturnType<typeof gcpIitConfig>)
+  | ({ readonly type: "azure_imds" } & ReturnType<typeof azureImdsConfig>)
+  | ({ readonly type: "azure_msi" } & ReturnType<typeof azureMsiConfig>);
 
 /** Join tokens first: they are always on. */
 export function nodeAttestorConfigs(enabled: Enabled, spot: CloudSpot): readonly NodeAttestorConfig[] {
@@ -174,6 +189,12 @@ export function nodeAttestorConfigs(enabled: Enabled, spot: CloudSpot): readonly
     ...(enabled.sshpop === undefined ? [] : [{ type: "sshpop", ...sshpopConfig(enabled.sshpop, reader) } as const]),
     ...(enabled.aws_iid === undefined ? [] : [{ type: "aws_iid", ...awsIidConfig(enabled.aws_iid, spot) } as const]),
     ...(enabled.gcp_iit === undefined ? [] : [{ type: "gcp_iit", ...gcpIitConfig(enabled.gcp_iit, spot) } as const]),
+    ...(enabled.azure_imds === undefined
+      ? []
+      : [{ type: "azure_imds", ...azureImdsConfig(enabled.azure_imds, spot) } as const]),
+    ...(enabled.azure_msi === undefined
+      ? []
+      : [{ type: "azure_msi", ...azureMsiConfig(enabled.azure_msi, spot) } as const]),
   ];
 }
 

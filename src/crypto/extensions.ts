@@ -43,6 +43,7 @@ export const EXTENSION = {
   basicConstraints: "2.5.29.19",
   nameConstraints: "2.5.29.30",
   certificatePolicies: "2.5.29.32",
+  authorityInfoAccess: "1.3.6.1.5.5.7.1.1",
   authorityKeyId: "2.5.29.35",
   extKeyUsage: "2.5.29.37",
 } as const;
@@ -71,6 +72,8 @@ export interface Extensions extends SubjectAltNames {
   /** Lower-case hex; empty when absent. */
   readonly authorityKeyId: string;
   readonly nameConstraints: NameConstraints | undefined;
+  /** Where the issuer's certificate is, as the certificate has it. RFC 5280, section 4.2.2.1. */
+  readonly issuerUrls: readonly string[];
   /** Object identifiers of all extensions, in order. */
   readonly extensionIds: readonly string[];
   readonly criticalExtensionIds: ReadonlySet<string>;
@@ -88,6 +91,7 @@ const READERS: ReadonlyMap<string, (value: Uint8Array) => Values> = new Map<stri
   [EXTENSION.subjectKeyId, (value) => ({ subjectKeyId: readSubjectKeyId(value) })],
   [EXTENSION.authorityKeyId, (value) => ({ authorityKeyId: readAuthorityKeyId(value) })],
   [EXTENSION.nameConstraints, (value) => ({ nameConstraints: readNameConstraints(value) })],
+  [EXTENSION.authorityInfoAccess, (value) => ({ issuerUrls: readIssuerUrls(value) })],
   // With any policy acceptable and none required, processing policies always succeeds. RFC 5280, section 6.1.1.
   [EXTENSION.certificatePolicies, () => ({})],
 ]);
@@ -105,6 +109,7 @@ const NO_EXTENSIONS: Extensions = {
   subjectKeyId: "",
   authorityKeyId: "",
   nameConstraints: undefined,
+  issuerUrls: [],
   extensionIds: [],
   criticalExtensionIds: new Set(),
   unknownCritical: [],
@@ -195,4 +200,20 @@ function readSubjectKeyId(value: Uint8Array): string {
 function readAuthorityKeyId(value: Uint8Array): string {
   const keyId = readOnly(value).optional(contextTag(0));
   return keyId === undefined ? "" : hexOf(keyId.body);
+}
+
+const CA_ISSUERS = "1.3.6.1.5.5.7.48.2";
+
+/** A hint and no more, so that one which cannot be read is none. */
+function readIssuerUrls(value: Uint8Array): readonly string[] {
+  try {
+    return [...readOnly(value).rest(TAG.sequence)].flatMap(({ body }) => {
+      const access = new DerReader(body);
+      const method = readOid(access.read(TAG.oid));
+      const { tag, body: location } = access.read();
+      return method === CA_ISSUERS && tag === contextTag(6) ? [readAscii(location)] : [];
+    });
+  } catch {
+    return [];
+  }
 }

@@ -121,7 +121,6 @@ describe("faults", () => {
   ])("$message", async ({ lines, message }) => expect(await refused(agent(lines))).toBe(message));
 
   test.each([
-    ["NodeAttestor", "azure_imds"],
     ["WorkloadAttestor", "windows"],
     ["SVIDStore", "aws_secretsmanager"],
   ])('%s "%s" is not supported', async (type, name) => {

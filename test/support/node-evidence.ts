@@ -16,6 +16,7 @@ import { answerChallenge as answerSsh, writeEvidence as writeSsh } from "../../s
 import { answerChallenge, writeEvidence } from "../../src/evidence/x509pop.ts";
 import type { Evidence } from "./attest.ts";
 import { AwsDouble, SERVER_ACCOUNT } from "./aws.ts";
+import { AzureDouble, TENANT } from "./azure.ts";
 import { CloudNet } from "./cloud-net.ts";
 import { GcpDouble } from "./gcp.ts";
 import { issueTls, KubeApiServer } from "./kube-apiserver.ts";
@@ -55,7 +56,7 @@ export const nodeMethodNames: readonly string[] = [
   "join_token",
   ...["x509pop, ECDSA", "x509pop, RSA"],
   ...(withoutKeygen ? [] : ["sshpop"]),
-  ...["http_challenge", "k8s_psat", "aws_iid", "gcp_iit"],
+  ...["http_challenge", "k8s_psat", "aws_iid", "gcp_iit", "azure_imds", "azure_msi"],
   ...(withoutSwtpm ? [] : ["tpm_devid", "tpm, without a quote", "tpm, quote of 8 PCRs"]),
 ];
 
@@ -74,6 +75,7 @@ export async function openNodeMethods(
     await k8sPsat(scope, folder),
     await awsIid(scope, net),
     await gcpIit(scope, net),
+    ...(await azure(scope, net)),
     ...(withoutSwtpm ? [] : await tpms(scope, options)),
   ];
 }
@@ -211,6 +213,31 @@ async function gcpIit(scope: AsyncDisposableStack, net: CloudNet): Promise<NodeM
     env: gcp.env,
     show: async () => shown({ type: "gcp_iit", payload: gcp.evidence(gcp.launch()) }),
   };
+}
+
+/** Each time another machine, which attests once. */
+async function azure(scope: AsyncDisposableStack, net: CloudNet): Promise<readonly NodeMethod[]> {
+  const double = scope.use(await AzureDouble.open(net));
+  const imds = { tenants: { [TENANT.domain]: {} }, trust_bundle_path: double.rootPath };
+  return [
+    {
+      name: "azure_imds",
+      ...{ config: { azure_imds: imds }, env: double.env },
+      async show() {
+        const machine = double.launch();
+        const respond = (nonce: Buffer) => double.answer(double.sign(double.document(machine, nonce.toString())));
+        return shown({ type: "azure_imds", payload: "non_empty_payload", respond });
+      },
+    },
+    {
+      name: "azure_msi",
+      ...{ config: { azure_msi: { tenants: { [TENANT.id]: {} } } }, env: double.env },
+      async show() {
+        const token = double.token(double.claims(double.launch(), "https://management.azure.com/"));
+        return shown({ type: "azure_msi", payload: JSON.stringify({ token }) });
+      },
+    },
+  ];
 }
 
 /** With an RSA attestation key for `tpm_devid`, as SPIRE's server wants it, and an ECC one for `tpm`. */

@@ -18,6 +18,13 @@ aws-api | AWS did not answer the server as it should. | Check the network, and t
 aws-credentials | The server has no credentials for AWS. | Give it a role, or set access_key_id and secret_access_key.
 aws-iid-evidence | The instance identity document is malformed. | Run matching versions on both sides.
 aws-iid-refused | The instance is not accepted. | The message says what does not match; see the aws_iid attestor's configuration.
+azure-api | Azure did not answer the server as it should. | Check the network, and the roles of the server's application or identity.
+azure-credentials | The server's credentials for Azure cannot be used. | See the tenant's token_path.
+azure-imds-refused | The attested document or its machine is not accepted. | The message says what does not match; see the azure_imds attestor's configuration.
+azure-metadata | The metadata service of Azure did not answer as it should. | See whether the program runs on a machine of Azure, and whether that has a managed identity.
+azure-msi-evidence | The managed identity's token is malformed. | Run matching versions on both sides.
+azure-msi-refused | The managed identity's token or its machine is not accepted. | The message says what does not match; see the azure_msi attestor's configuration.
+azure-trust-bundle | The file of Azure's further roots cannot be used. | Put certificates of authorities alone into trust_bundle_path.
 caller-changed | The calling process went away or became another while it was attested. | Call again.
 caller-unknown | The calling process could not be attested. | See the agent's log for the attestor and its reason.
 cgroup-malformed | The control groups of a process cannot be read. | See which runtime made the container.

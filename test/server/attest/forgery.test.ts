@@ -77,7 +77,7 @@ describe.each(nodeMethodNames)("T-N8 evidence by %s", (name) => {
   });
 });
 
-const unchallenged = ["join_token", "k8s_psat", "aws_iid", "gcp_iit"];
+const unchallenged = ["join_token", "k8s_psat", "aws_iid", "gcp_iit", "azure_msi"];
 const challenged = nodeMethodNames.filter((name) => !unchallenged.includes(name));
 
 describe.each(challenged)("T-N8 the answer to a challenge of %s", (name) => {

@@ -92,7 +92,7 @@ describe("the reference", () => {
     '`DataStore "sql"`',
     "`connection_string`",
     "`health_checks`",
-    "`azure_imds`",
+    "`aws_kms`",
   ])("names %s", (key) => expect(text).toContain(key));
 
   test("says what has no effect and what is not supported", () => {
