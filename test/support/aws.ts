@@ -157,7 +157,8 @@ export class AwsDouble implements AsyncDisposable {
     if (method === "PUT") {
       if (!this.hasTokens) return { status: 404, body: "" };
       const ttl = Number(headers["x-aws-ec2-metadata-token-ttl-seconds"]);
-      return ttl >= 1 && ttl <= 21_600 ? { body: "metadata-token" } : { status: 400, body: "" };
+      if (!(ttl >= 1 && ttl <= 21_600)) return { status: 400, body: "" };
+      return { headers: { "x-aws-ec2-metadata-token-ttl-seconds": String(ttl) }, body: "metadata-token" };
     }
     if (this.hasTokens && headers["x-aws-ec2-metadata-token"] !== "metadata-token") return { status: 401, body: "" };
     const role = "meta-data/iam/security-credentials/";
