@@ -26,6 +26,8 @@ export interface TestAgentOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** A folder of the caller's, which stays; for starting again on the same data. */
   readonly folder?: string;
+  /** How long it may take until it serves. */
+  readonly startMs?: number;
   /** Do not wait until workloads can be served. */
   readonly anyState?: boolean;
 }
@@ -95,15 +97,17 @@ export function restartAgent(folder: string, options: Pick<TestAgentOptions, "an
 
 async function launch(
   surroundings: Surroundings,
-  { token, anyState, env }: Pick<TestAgentOptions, "anyState" | "env"> & { readonly token: string | null },
+  options: Pick<TestAgentOptions, "anyState" | "env" | "startMs"> & { readonly token: string | null },
 ): Promise<TestAgent> {
+  const { token, anyState, env, startMs = 30_000 } = options;
   const args = ["run", "-config", surroundings.configFile, ...(token === null ? [] : ["-joinToken", token])];
   const agent = testAgent(spawnAgent(args, env), surroundings);
   if (anyState === true) return agent;
   const failed = agent
     .exited()
     .then((status) => Promise.reject(new Error(`the agent ended with status ${status}:\n${agent.output()}`)));
-  await Promise.race([agent.untilLogged("Starting Workload and SDS APIs"), failed]);
+  const serves = (): boolean => agent.logged("Starting Workload and SDS APIs").length > 0;
+  await Promise.race([eventually("the agent serves", serves, startMs), failed]);
   failed.catch(() => {});
   return agent;
 }

@@ -89,7 +89,7 @@ describe("aws_iid", () => {
       const instance = fullInstance();
       aws.here = instance;
       const nodeAttestor = { aws_iid: { ec2_metadata_endpoint: aws.metadata } };
-      await using agent = await startAgent(server, { nodeAttestor, env: aws.net.env });
+      await using agent = await startAgent(server, { nodeAttestor, env: aws.net.env, startMs: START_MS });
       const id = `spiffe://example.org/spire/agent/aws_iid/${NODE_ACCOUNT}/us-test-1/${instance.id}`;
       expect(agent.id()).toBe(id);
       expect(await selectorsOf(server, id)).toEqual(selectorsFor(instance));

@@ -82,7 +82,7 @@ describe("azure_imds", () => {
     const machine = azure.launch({ nics, tags: { role: "a:b", secret: "no" } });
     azure.here = machine;
     const nodeAttestor = { azure_imds: { tenant_domain: TENANT.domain } };
-    await using agent = await startAgent(server, { nodeAttestor, env: azure.env });
+    await using agent = await startAgent(server, { nodeAttestor, env: azure.env, startMs: START_MS });
     const id = `spiffe://example.org/spire/agent/azure_imds/${TENANT.id}/${SUBSCRIPTION}/${machine.vmId}`;
     expect(agent.id()).toBe(id);
     expect(await selectorsOf(server, id)).toEqual(

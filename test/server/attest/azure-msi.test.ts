@@ -54,7 +54,7 @@ describe("azure_msi", () => {
     });
     azure.here = machine;
     const nodeAttestor = { azure_msi: { resource_id: AUDIENCE } };
-    await using agent = await startAgent(server, { nodeAttestor, env: azure.env });
+    await using agent = await startAgent(server, { nodeAttestor, env: azure.env, startMs: START_MS });
     const id = `spiffe://example.org/spire/agent/azure_msi/${TENANT.id}/${machine.principalId}`;
     expect(agent.id()).toBe(id);
     expect(await selectorsOf(server, id)).toEqual(

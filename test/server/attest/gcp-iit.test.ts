@@ -69,7 +69,7 @@ describe("gcp_iit", () => {
     });
     gcp.here = instance;
     const nodeAttestor = { gcp_iit: { identity_token_host: gcp.metadataHost, service_account: "agents" } };
-    await using agent = await startAgent(server, { nodeAttestor, env: gcp.net.env });
+    await using agent = await startAgent(server, { nodeAttestor, env: gcp.net.env, startMs: START_MS });
     const id = `spiffe://example.org/spire/agent/gcp_iit/project-1/${instance.id}`;
     expect(agent.id()).toBe(id);
     expect(await selectorsOf(server, id)).toEqual(
