@@ -211,11 +211,11 @@ export class IdentityCache {
       .reduce<Date | undefined>((first, time) => (first === undefined || time < first ? time : first), undefined);
   }
 
-  /** Takes what was signed. An SVID for an entry that has gone meanwhile is dropped. */
+  /** Takes what was signed. An SVID for an entry that has gone meanwhile, or that names another ID by now, is dropped. */
   accept(svids: ReadonlyMap<string, HeldSvid>): void {
     for (const [id, svid] of svids) {
       const holding = this.#holdings.get(id);
-      if (holding !== undefined) Object.assign(holding, { svid, failed: false, refusals: 0 });
+      if (holding?.entry.spiffeId === svid.spiffeId) Object.assign(holding, { svid, failed: false, refusals: 0 });
     }
     this.#evict();
     this.#tellSizes();

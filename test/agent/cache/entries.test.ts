@@ -277,6 +277,22 @@ describe("a subscription", () => {
     const other = listen("unix:uid:5");
     expect(await other.news()).toEqual([]);
     await Promise.all([reader.stop(), other.stop()]);
+
+  test("T-J6 what was being signed while the entry came to name another ID, and other callers, goes to nobody", async () => {
+    const { cache, sign, listen, dueIds } = setUp();
+    const asked = entry("web");
+    cache.replace(entryMap(asked), bundles());
+    expect(dueIds()).toEqual(["web"]);
+    const renamed = entry("web", { path: "/renamed", selectors: ["unix:uid:2000"], revisionNumber: 1 });
+    cache.replace(entryMap(renamed), bundles());
+    const caller = listen("unix:uid:2000");
+    sign(asked);
+    expect(await caller.news()).toEqual([]);
+    expect(cache.current(selectors("unix:uid:2000"))).toMatchObject({ identities: [], entitled: true });
+    expect(dueIds()).toEqual(["web"]);
+    sign(renamed);
+    expect(await caller.news()).toEqual(["web"]);
+    await caller.stop();
   });
 
   test("an entry that cannot be signed does not hold back the others", async () => {
