@@ -1,6 +1,8 @@
+import { readFileSync } from "node:fs";
 import { readlink } from "node:fs/promises";
 import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
 import { Fault } from "../../src/runtime/fault.ts";
+import { delegateOf } from "./cgroup-owner.ts";
 import { readProcText } from "./process.ts";
 
 /** The container that a process runs in, as its control groups say. */
@@ -11,7 +13,7 @@ export interface ContainerPlace {
   readonly podUid?: string;
   /** Every id on the way to the process, the outermost first; a container may make groups of any name below its own. */
   readonly chain: readonly string[];
-  /** The user whose slice holds the group, and who can name groups below it at will. */
+  /** The user whose slice or service holds the group, and who can name groups below it at will. */
   readonly user?: number;
   /** Podman made the container. */
   readonly podman: boolean;
@@ -48,17 +50,38 @@ export function locateContainer({ cgroup, mountinfo }: ContainerFiles): Containe
 export async function readContainer(peer: PeerProcess, procRoot: string): Promise<ContainerPlace | undefined> {
   const cgroup = await readProcText(peer, "cgroup", procRoot);
   const found = locateContainer({ cgroup });
-  if (found !== undefined || !(await isOwnGroup(cgroup))) return found;
+  if (found !== undefined) return withDelegate(found, cgroup);
+  if (!(await isOwnGroup(cgroup))) return undefined;
   return locateContainer({ mountinfo: await readProcText(peer, "mountinfo", procRoot) });
+}
+
+/** The place with the user, if any, who could have named the container's group as it is named. */
+export function withDelegate(place: ContainerPlace, cgroup: string): ContainerPlace {
+  if (place.user !== undefined) return place;
+  const users = cgroupLines(cgroup).map(({ controllers, path }) => {
+    const at = path.indexOf(place.containerId);
+    return at < 0 ? undefined : delegateOf(controllers, path.slice(0, at));
+  });
+  const user = users.find((each) => each !== undefined);
+  return user === undefined ? place : { ...place, user };
+}
+
+/** Whether we ourselves run inside of this container: then it is our node. */
+export function isOurNode(containerId: string): boolean {
+  return cgroupPaths(readFileSync("/proc/self/cgroup", "latin1")).some((path) => path.includes(containerId));
 }
 
 /** Paths of the control groups that a process is in. Throws `precondition` for a malformed line. */
 export function cgroupPaths(text: string): readonly string[] {
+  return cgroupLines(text).map(({ path }) => path);
+}
+
+function cgroupLines(text: string): readonly { readonly controllers: string; readonly path: string }[] {
   return lines(text).map((line) => {
     const [id, controllers, ...path] = line.split(":");
     if (id === undefined || controllers === undefined || path.length === 0)
       throw new Fault("precondition", `malformed cgroup entry ${JSON.stringify(line)}`, { code: "cgroup-malformed" });
-    return path.join(":");
+    return { controllers, path: path.join(":") };
   });
 }
 

@@ -5,7 +5,14 @@ import type { Log } from "../../src/runtime/log.ts";
 import { retry } from "../../src/runtime/task.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 import { type Attestor, atOnce, type Remote } from "./attest.ts";
-import { type ContainerPlace, cgroupPaths, ownerOf, readContainer, refuseConflict } from "./container.ts";
+import {
+  type ContainerPlace,
+  cgroupPaths,
+  ownerOf,
+  readContainer,
+  refuseConflict,
+  withDelegate,
+} from "./container.ts";
 import { Engine, type EngineConfig, type EngineContainer } from "./engine.ts";
 import { type ImageVerifier, verified } from "./image-verifier.ts";
 import { readProcText } from "./process.ts";
@@ -95,7 +102,9 @@ export class DockerAttestor implements Attestor {
   async #locate(peer: PeerProcess): Promise<ContainerPlace | undefined> {
     const { matcher, procRoot } = this.#options;
     if (matcher === undefined) return readContainer(peer, procRoot);
-    return matchContainer(await readProcText(peer, "cgroup", procRoot), matcher);
+    const cgroup = await readProcText(peer, "cgroup", procRoot);
+    const place = matchContainer(cgroup, matcher);
+    return place === undefined ? undefined : withDelegate(place, cgroup);
   }
 
   /** In a user's slice only that user's engine knows: anybody can name a control group like another one's container. */

@@ -4,7 +4,7 @@ import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { Log } from "../../src/runtime/log.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 import { type Attestor, atOnce, type Remote } from "./attest.ts";
-import { type ContainerPlace, readContainer } from "./container.ts";
+import { type ContainerPlace, isOurNode, readContainer } from "./container.ts";
 import { type ImageVerifier, verified } from "./image-verifier.ts";
 import { KubeApi } from "./kube-api.ts";
 import { type BrokerPolicy, KubernetesReferences } from "./kube-references.ts";
@@ -211,9 +211,13 @@ class Seeker {
   }
 }
 
-/** Whoever can name groups at will is believed only by a program of his own. */
-function mayCount({ user }: ContainerPlace): boolean {
-  return user === undefined || user === process.geteuid?.();
+/**
+ * Whoever can name groups at will is believed only by a program of his own; and a container names those of its pods at
+ * will unless it is the node that we run on.
+ */
+function mayCount({ user, chain, containerId }: ContainerPlace): boolean {
+  const around = chain.slice(0, chain.indexOf(containerId));
+  return (user === undefined || user === process.geteuid?.()) && around.every(isOurNode);
 }
 
 function logged(place: ContainerPlace | undefined): { readonly pod_uid?: string; readonly container_id?: string } {

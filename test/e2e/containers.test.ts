@@ -10,10 +10,11 @@ import { KubeApiServer } from "../support/kube-apiserver.ts";
 import { Kubelet } from "../support/kubelet.ts";
 import { RawClient } from "../support/raw-client.ts";
 import { startServer, type TestServer } from "../support/server.ts";
-import { startWorkload, temporaryDirectory } from "../support/workload.ts";
+import { NOBODY, startWorkload, temporaryDirectory } from "../support/workload.ts";
 
 const POD: { readonly uid: string; readonly id: string } = { uid: randomUUID(), id: randomBytes(32).toString("hex") };
 const CONTAINER = randomBytes(32).toString("hex");
+const PERMISSION_DENIED = 7;
 const SECRET = "PASSWORD=hunter2";
 const scope = new AsyncDisposableStack();
 let server: TestServer;
@@ -58,15 +59,23 @@ async function entry(name: string, ...selectors: readonly string[]): Promise<voi
   await agent.untilLogged("Entry created", { entry: made.id });
 }
 
-/** A process in a control group of this path, with a client that speaks over its connection. */
-async function inside(path: string) {
+/** A process in a control group of this path, all of which is `owner`'s, with a client that speaks over its connection. */
+async function inside(path: string, owner = 0) {
   const held = new AsyncDisposableStack();
   const group = held.use(new Cgroup(path));
+  group.give(owner);
   const relay = join(folder, `${randomUUID()}.sock`);
   const workload = held.use(await startWorkload({ socket: agent.socketPath, relay }));
   group.add(workload.pid);
   const client = held.use(new RawClient(relay));
   return { workload, client, [Symbol.asyncDispose]: () => held.disposeAsync() };
+}
+
+/** The IDs, or the status without any. */
+async function outcome(client: RawClient): Promise<readonly string[] | number> {
+  const call = client.svids();
+  const status = call.status.then(({ code }) => code);
+  return Promise.race([status, call.x509Svids().then(({ svids }) => svids.map(({ spiffe_id }) => spiffe_id))]);
 }
 
 async function ids(client: RawClient): Promise<readonly string[]> {
@@ -101,6 +110,22 @@ describe.skipIf(!hasCgroups)("workloads in containers", () => {
     using outside = new Cgroup(`steeple-${randomUUID()}`);
     outside.add(caller.workload.pid);
     expect((await caller.client.svids().status).code).toBe(7);
+  });
+
+  test("T-W4 a user who may make groups below his own makes himself no pod and no container", async () => {
+    const own = `steeple-${randomUUID()}.service`;
+    for (const path of [podPath, `docker-${CONTAINER}.scope`]) {
+      await using caller = await inside(`${own}/${path}`, NOBODY);
+      expect(await outcome(caller.client)).toBe(PERMISSION_DENIED);
+    }
+  });
+
+  test("T-W4 a container that names groups like a node's pods makes itself none", async () => {
+    const other = randomBytes(32).toString("hex");
+    for (const outer of [`machine.slice/libpod-${other}.scope/container`, `docker/${other}`]) {
+      await using caller = await inside(`${outer}/${podPath}`);
+      expect(await outcome(caller.client)).toBe(PERMISSION_DENIED);
+    }
   });
 
   test("T-W8 while the kubelet is away nothing is matched that needs it, and the reason is in the log", async () => {

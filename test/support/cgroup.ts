@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { chownSync, existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { isRoot } from "./workload.ts";
 
@@ -44,6 +44,11 @@ export class Cgroup implements Disposable {
   /** Moves a process in. */
   add(pid: number): void {
     for (const { folder } of this.#groups) writeFileSync(join(folder, "cgroup.procs"), String(pid));
+  }
+
+  /** Gives the groups that were made to a user, as a service manager does by delegation. */
+  give(uid: number): void {
+    for (const folder of this.#made) chownSync(folder, uid, -1);
   }
 
   [Symbol.dispose](): void {

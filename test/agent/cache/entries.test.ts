@@ -277,6 +277,7 @@ describe("a subscription", () => {
     const other = listen("unix:uid:5");
     expect(await other.news()).toEqual([]);
     await Promise.all([reader.stop(), other.stop()]);
+  });
 
   test("T-J6 what was being signed while the entry came to name another ID, and other callers, goes to nobody", async () => {
     const { cache, sign, listen, dueIds } = setUp();
