@@ -7,7 +7,7 @@ const unix = {
   doc: "User, groups and program of the calling process.",
   keys: {
     discover_workload_path: flag({
-      doc: "Adds the program's path and, unless the limit forbids, its SHA-256.",
+      doc: "Adds the program's path, unless an ordinary user's namespaces made it up, and, unless the limit forbids, its SHA-256.",
       default: false,
     }),
     workload_size_limit: integer(

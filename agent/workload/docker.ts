@@ -5,14 +5,7 @@ import type { Log } from "../../src/runtime/log.ts";
 import { retry } from "../../src/runtime/task.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 import { type Attestor, atOnce, type Remote } from "./attest.ts";
-import {
-  type ContainerPlace,
-  cgroupPaths,
-  ownerOf,
-  readContainer,
-  refuseConflict,
-  withDelegate,
-} from "./container.ts";
+import { type ContainerPlace, cgroupPaths, ownerOf, readContainer, refuseConflict, withDelegate } from "./container.ts";
 import { Engine, type EngineConfig, type EngineContainer } from "./engine.ts";
 import { type ImageVerifier, verified } from "./image-verifier.ts";
 import { readProcText } from "./process.ts";

@@ -2,7 +2,7 @@ import { isUtf8 } from "node:buffer";
 import { closeSync, constants, openSync, readSync } from "node:fs";
 import { type FileHandle, open, readlink } from "node:fs/promises";
 import { join } from "node:path";
-import { libc } from "../../src/rpc/libc.ts";
+import { type FileIdentity, libc } from "../../src/rpc/libc.ts";
 import { type PeerProcess, parseIds, parseStat, statusNumbers } from "../../src/rpc/peer-credentials.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 
@@ -66,7 +66,7 @@ export function seesPrograms(status: string): boolean {
 }
 
 /** The program a process runs: the file itself, held open so that path and contents are of one and the same file. */
-export interface Executable extends AsyncDisposable {
+export interface Executable extends AsyncDisposable, FileIdentity {
   /** Without the right to read. */
   readonly file: FileHandle;
   /** As the kernel names it; ends with ` (deleted)` when the file has no name any more. */
@@ -83,7 +83,7 @@ export async function openExecutable(peer: PeerProcess, procRoot = PROC): Promis
   const path = await pathLookup(readlink(`/proc/self/fd/${file.fd}`, { encoding: "buffer" }));
   if (!isUtf8(path)) throw new Fault("unavailable", "path lookup: path is not UTF-8", { code: "path-lookup" });
   const held = scope.move();
-  return { file, path: path.toString(), [Symbol.asyncDispose]: () => held.disposeAsync() };
+  return { ...opened, file, path: path.toString(), [Symbol.asyncDispose]: () => held.disposeAsync() };
 }
 
 /** Text of a file in the caller's folder, latin1, at most 1 MiB. Throws `unauthenticated` when the caller is gone. */

@@ -5,6 +5,7 @@ import { AccountNames } from "./accounts.ts";
 import type { Attestor } from "./attest.ts";
 import { Digests } from "./digest.ts";
 import { openExecutable, readCallerStatus } from "./process.ts";
+import { isNamed } from "./program-name.ts";
 
 export interface UnixAttestorOptions {
   /** Adds path and digest of the program; the agent must be allowed to see it. */
@@ -48,9 +49,11 @@ export class UnixAttestor implements Attestor {
     return values;
   }
 
+  /** Without its path where nobody but the caller's own user says that this is it. */
   async #program(peer: PeerProcess): Promise<string[]> {
-    await using executable = await openExecutable(peer, this.#options.procRoot);
-    const values = [`path:${executable.path}`];
+    const { procRoot = "/proc" } = this.#options;
+    await using executable = await openExecutable(peer, procRoot);
+    const values = isNamed(peer, executable, procRoot) ? [`path:${executable.path}`] : [];
     if (this.#options.workloadSizeLimit >= 0) values.push(`sha256:${await this.#digests.sha256(executable.file)}`);
     return values;
   }

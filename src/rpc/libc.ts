@@ -19,6 +19,15 @@ export interface Libc {
    * system that does not answer, as stat(2) does: what the kernel knows is enough. statx(2).
    */
   fileOf(path: string): FileIdentity | undefined;
+  /**
+   * Opens a path below a folder for looking at, without following links: a new descriptor, or the errno negated. Looks in
+   * the kernel's memory alone, so that no file system is waited for; what a process runs is always there. openat2(2).
+   */
+  openKnown(folder: number, path: string): number;
+  /** The user namespace that owns another namespace: a new descriptor, or the errno negated. ioctl_ns(2). */
+  ownerOf(namespace: number): number;
+  /** Effective user who made a user namespace, as we number users; or the errno negated. ioctl_ns(2). */
+  makerOf(userNamespace: number): number;
   /** Takes an exclusive lock without waiting; false when another open file holds it. */
   tryLock(fd: number): boolean;
 }
@@ -35,6 +44,17 @@ const STATX_INO = 0x100;
 const STATX_BYTES = 256;
 const SOL_SOCKET = 1;
 const SYS_PIDFD_OPEN = 434;
+const SYS_OPENAT2 = 437;
+const OPEN_HOW_BYTES = 24;
+/** O_PATH | O_CLOEXEC. */
+const PATH_ONLY = 0o12000000n;
+/** RESOLVE_CACHED | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS. */
+const KNOWN_ONLY = 0x20n | 0x04n | 0x02n;
+const EAGAIN = 11;
+/** Whatever is renamed anywhere at that moment may disturb a look. */
+const LOOKS = 20;
+const NS_GET_USERNS = 0xb701;
+const NS_GET_OWNER_UID = 0xb704;
 const POLLIN = 1;
 const POLLFD_BYTES = 8;
 const LOCK_EX_NB = 2 | 4;
@@ -103,7 +123,33 @@ function load(): Libc {
       const found = Buffer.alloc(STATX_BYTES);
       return statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_INO, found) === 0 ? identityOf(found) : undefined;
     },
+    ...lookingCalls(library),
     tryLock: (fd) => flock(fd, LOCK_EX_NB) === 0,
+  };
+}
+
+function lookingCalls(library: ReturnType<typeof koffi.load>): Pick<Libc, "openKnown" | "ownerOf" | "makerOf"> {
+  const openat2 = library.func("syscall", "long", ["long", "int", "const char *", "const uint8_t *", "size_t"]);
+  const ioctl = library.func("int ioctl(int fd, unsigned long request, _Out_ uint8_t *found)");
+  return {
+    openKnown(folder, path) {
+      const how = Buffer.from(new BigUint64Array([PATH_ONLY, 0n, KNOWN_ONLY]).buffer);
+      for (let looks = 0; looks < LOOKS; looks += 1) {
+        const fd = Number(openat2(SYS_OPENAT2, folder, path, how, OPEN_HOW_BYTES));
+        if (fd >= 0) return fd;
+        if (koffi.errno() !== EAGAIN) break;
+      }
+      return -koffi.errno();
+    },
+    ownerOf(namespace) {
+      const fd = ioctl(namespace, NS_GET_USERNS, null);
+      return fd < 0 ? -koffi.errno() : fd;
+    },
+    makerOf(userNamespace) {
+      const uid = new Uint32Array(1);
+      const failed = ioctl(userNamespace, NS_GET_OWNER_UID, Buffer.from(uid.buffer)) < 0;
+      return failed ? -koffi.errno() : (uid[0] ?? 0);
+    },
   };
 }
 
