@@ -135,8 +135,8 @@ describe.skipIf(!hasCgroups)("workloads in containers", () => {
     const status = await caller.client.svids().status;
     kubelet.override = undefined;
     expect(status.code).toBe(7);
-    const [failed] = agent.logged('workload attestor "k8s" failed', { pid: caller.workload.pid });
-    expect(failed?.["error"]).toMatch(/unexpected status code on pods response: 503 starting/);
+    const failed = await agent.untilLogged('workload attestor "k8s" failed', { pid: caller.workload.pid });
+    expect(failed["error"]).toMatch(/unexpected status code on pods response: 503 starting/);
     await using again = await inside(podPath);
     expect(await ids(again.client)).toEqual(["spiffe://example.org/pod"]);
   });
