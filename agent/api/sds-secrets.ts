@@ -34,7 +34,7 @@ export interface SecretResource {
 export class Secrets {
   readonly #update: WorkloadUpdate;
   readonly #names: SecretNames;
-  readonly #made = new Map<string, SecretResource | undefined>();
+  readonly #made = new Map<string, SecretResource>();
 
   constructor(update: WorkloadUpdate, names: SecretNames) {
     this.#update = update;
@@ -54,8 +54,10 @@ export class Secrets {
    */
   find(name: string, spiffeValidator: boolean): SecretResource | undefined {
     const key = `${spiffeValidator} ${name}`;
-    if (!this.#made.has(key)) this.#made.set(key, this.#make(name, spiffeValidator));
-    return this.#made.get(key);
+    const made = this.#made.get(key) ?? this.#make(name, spiffeValidator);
+    // Names of nothing are the client's to make up, without end.
+    if (made !== undefined) this.#made.set(key, made);
+    return made;
   }
 
   #make(name: string, spiffeValidator: boolean): SecretResource | undefined {

@@ -19,6 +19,8 @@ export interface Subscription<Q, R> {
 
 export interface SubscriptionOptions {
   readonly disableSpiffeCertValidation: boolean;
+  /** Told how many characters of the client's the subscription keeps. Throws `exhausted` for too many of all its streams. */
+  readonly keep: (characters: number) => void;
   readonly log: Log;
 }
 
@@ -34,13 +36,14 @@ export class WorldSubscription implements Subscription<DiscoveryRequest__Output,
   readonly #options: SubscriptionOptions;
   #secrets: Secrets | undefined;
   #names: ReadonlySet<string> | undefined;
-  #node: Node__Output | undefined;
+  #spiffeValidator: boolean;
   #version = 0;
   #nonce = "";
   #sent: readonly SecretResource[] = [];
 
   constructor(options: SubscriptionOptions) {
     this.#options = options;
+    this.#spiffeValidator = validatorOf(undefined, options);
   }
 
   request(request: DiscoveryRequest__Output): readonly DiscoveryResponse[] {
@@ -58,7 +61,8 @@ export class WorldSubscription implements Subscription<DiscoveryRequest__Output,
       if (version_info !== this.#versionInfo)
         log.error("Client rejected expected version and rolled back", { version_info, expect: this.#versionInfo });
     }
-    this.#node = request.node ?? this.#node;
+    if (request.node !== null) this.#spiffeValidator = validatorOf(request.node, this.#options);
+    this.#options.keep(charactersOf(names));
     const isNew = this.#names === undefined || !sameNames(names, this.#names);
     this.#names = names;
     return isNew && this.#secrets !== undefined ? [this.#respond(this.#collect(this.#secrets, names))] : [];
@@ -82,7 +86,7 @@ export class WorldSubscription implements Subscription<DiscoveryRequest__Output,
   }
 
   #collect(secrets: Secrets, names: ReadonlySet<string>): readonly SecretResource[] {
-    return collect(secrets, names, usesSpiffeValidator(this.#node, this.#options.disableSpiffeCertValidation));
+    return collect(secrets, names, this.#spiffeValidator);
   }
 
   #respond(found: readonly SecretResource[]): DiscoveryResponse {
@@ -101,7 +105,7 @@ export class DeltaSubscription implements Subscription<DeltaDiscoveryRequest__Ou
   #names: ReadonlySet<string> = new Set();
   #wildcard = false;
   #isFirst = true;
-  #node: Node__Output | undefined;
+  #spiffeValidator: boolean;
   #version = 0;
   #lastNonce = "";
   /** Versions that the client has, or has been sent; undefined for a name that it was told not to exist. */
@@ -109,6 +113,7 @@ export class DeltaSubscription implements Subscription<DeltaDiscoveryRequest__Ou
 
   constructor(options: SubscriptionOptions) {
     this.#options = options;
+    this.#spiffeValidator = validatorOf(undefined, options);
   }
 
   request(request: DeltaDiscoveryRequest__Output): readonly DeltaDiscoveryResponse[] {
@@ -123,7 +128,7 @@ export class DeltaSubscription implements Subscription<DeltaDiscoveryRequest__Ou
     logRejection(log, error_detail, this.#names);
     if (response_nonce !== "" && response_nonce !== this.#lastNonce)
       log.debug("Received the answer to an earlier response", { nonce: response_nonce, expect: this.#lastNonce });
-    this.#node = request.node ?? this.#node;
+    if (request.node !== null) this.#spiffeValidator = validatorOf(request.node, this.#options);
     this.#subscribe(request);
     return this.#secrets === undefined ? [] : this.#changes(this.#secrets);
   }
@@ -143,18 +148,18 @@ export class DeltaSubscription implements Subscription<DeltaDiscoveryRequest__Ou
     const named = wanted.filter((name) => name !== WILDCARD);
     for (const name of [...named, ...unwanted]) this.#known.delete(name);
     this.#names = namesOf([...[...this.#names].filter((name) => !unwanted.has(name)), ...named]);
-    if (this.#isFirst)
-      for (const [name, version] of Object.entries(request.initial_resource_versions)) this.#known.set(name, version);
+    const had = this.#isFirst ? Object.entries(request.initial_resource_versions) : [];
+    this.#options.keep(charactersOf(this.#names) + charactersOf(namesOf(had.flat())));
+    for (const [name, version] of had) this.#known.set(name, version);
     this.#isFirst = false;
   }
 
   #changes(secrets: Secrets): readonly DeltaDiscoveryResponse[] {
-    const spiffeValidator = usesSpiffeValidator(this.#node, this.#options.disableSpiffeCertValidation);
     const wanted = new Set([...this.#names, ...(this.#wildcard ? secrets.allNames() : [])]);
     const changed: SecretResource[] = [];
     const removed: string[] = [];
     for (const name of wanted) {
-      const found = secrets.find(name, spiffeValidator);
+      const found = secrets.find(name, this.#spiffeValidator);
       if (this.#known.has(name) && this.#known.get(name) === found?.version) continue;
       this.#known.set(name, found?.version);
       if (found === undefined) removed.push(name);
@@ -201,12 +206,20 @@ export function collect(
 /** The names in a request. Throws `invalid` for more than any proxy needs. */
 export function namesOf(names: readonly string[]): ReadonlySet<string> {
   const distinct = new Set(names.filter((name) => name !== ""));
-  const bytes = [...distinct].reduce((sum, name) => sum + name.length, 0);
-  if (bytes <= MAX_NAME_BYTES) return distinct;
+  if (charactersOf(distinct) <= MAX_NAME_BYTES) return distinct;
   throw new Fault("invalid", `the names of the requested secrets take more than ${MAX_NAME_BYTES} bytes`, {
     code: "sds-too-many-names",
     hint: "ask for fewer secrets on one stream, or for all of them by naming none",
   });
+}
+
+function charactersOf(names: ReadonlySet<string>): number {
+  return [...names].reduce((sum, name) => sum + name.length, 0);
+}
+
+/** Of what an Envoy says of itself this alone is kept. */
+function validatorOf(node: Node__Output | undefined, options: SubscriptionOptions): boolean {
+  return usesSpiffeValidator(node, options.disableSpiffeCertValidation);
 }
 
 /** Throws `invalid` for another type than secrets. None at all is taken as that type. */

@@ -1,8 +1,11 @@
 import type { Call } from "../../src/rpc/caller.ts";
+import type { DeltaDiscoveryRequest__Output } from "../../src/rpc/gen/envoy/service/discovery/v3/DeltaDiscoveryRequest.ts";
+import type { DeltaDiscoveryResponse } from "../../src/rpc/gen/envoy/service/discovery/v3/DeltaDiscoveryResponse.ts";
 import type { DiscoveryRequest__Output } from "../../src/rpc/gen/envoy/service/discovery/v3/DiscoveryRequest.ts";
 import type { DiscoveryResponse } from "../../src/rpc/gen/envoy/service/discovery/v3/DiscoveryResponse.ts";
 import { SecretDiscoveryApi } from "../../src/rpc/protos.ts";
 import { bidi, type ServiceImplementation, service, unary } from "../../src/rpc/service.ts";
+import { Shares } from "../../src/rpc/shares.ts";
 import { Fault } from "../../src/runtime/fault.ts";
 import { merge } from "../../src/runtime/merge.ts";
 import { followerOf } from "../../src/runtime/task.ts";
@@ -17,6 +20,7 @@ import {
   DeltaSubscription,
   namesOf,
   type Subscription,
+  type SubscriptionOptions,
   WorldSubscription,
 } from "./sds-subscriptions.ts";
 
@@ -36,25 +40,51 @@ type SecretsOf = (update: WorkloadUpdate) => Secrets;
 /** Envoy does not close its stream when it is told to go elsewhere. */
 const ENDLESS = { endless: true };
 
+/** Characters of names that all streams of one user, and of one control group, ask for: tens of thousands of names. */
+const MOST_NAMES = { perUser: 16 * 1024 * 1024, perCgroup: 4 * 1024 * 1024 } as const;
+
 /** Envoy's Secret Discovery Service, version 3. Each call is attested once, when it begins. */
 export function sdsApi(options: SdsApiOptions): ServiceImplementation<LocalCaller> {
   const secretsOf = sharedSecrets(options.sds.names);
   const { disableSpiffeCertValidation } = options.sds;
+  const names = new Shares(MOST_NAMES, { what: "too many names of secrets", code: "sds-too-many-names" });
+  const subscribed = (call: Call<LocalCaller>, held: DisposableStack): SubscriptionOptions => ({
+    disableSpiffeCertValidation,
+    log: call.auth.log,
+    keep: keeping(names, call.auth, held),
+  });
   return service<NonNullable<(typeof SecretDiscoveryApi)["types"]>, LocalCaller>(SecretDiscoveryApi, {
-    StreamSecrets: bidi((requests, call) => {
-      const subscription = new WorldSubscription({ disableSpiffeCertValidation, log: call.auth.log });
-      return responses<DiscoveryRequest__Output, DiscoveryResponse>(
-        { options, secretsOf, call },
-        requests,
-        subscription,
-      );
-    }, ENDLESS),
-    DeltaSecrets: bidi((requests, call) => {
-      const subscription = new DeltaSubscription({ disableSpiffeCertValidation, log: call.auth.log });
-      return responses({ options, secretsOf, call }, requests, subscription);
-    }, ENDLESS),
+    StreamSecrets: bidi(
+      (requests, call) =>
+        responses<DiscoveryRequest__Output, DiscoveryResponse>(
+          { options, secretsOf, call },
+          requests,
+          (held) => new WorldSubscription(subscribed(call, held)),
+        ),
+      ENDLESS,
+    ),
+    DeltaSecrets: bidi(
+      (requests, call) =>
+        responses<DeltaDiscoveryRequest__Output, DeltaDiscoveryResponse>(
+          { options, secretsOf, call },
+          requests,
+          (held) => new DeltaSubscription(subscribed(call, held)),
+        ),
+      ENDLESS,
+    ),
     FetchSecrets: unary((request, call) => fetchSecrets({ options, secretsOf, call }, request)),
   });
+}
+
+/** Counts what one stream keeps as its caller's, in place of what it kept before. */
+function keeping(names: Shares, { process }: LocalCaller, held: DisposableStack): (characters: number) => void {
+  let giveBack = (): void => undefined;
+  held.defer(() => giveBack());
+  return (characters) => {
+    giveBack();
+    giveBack = () => undefined;
+    giveBack = names.take(process, characters);
+  };
 }
 
 /** Callers with the same selectors get the same update, and so the same encoded secrets. */
@@ -81,9 +111,11 @@ type Event<Q> =
 async function* responses<Q, R>(
   { options, secretsOf, call }: SecretCall,
   requests: AsyncIterable<Q>,
-  subscription: Subscription<Q, R>,
+  open: (held: DisposableStack) => Subscription<Q, R>,
 ): AsyncGenerator<R, void, undefined> {
   if (!options.identities.ready.value) throw notReady();
+  using held = new DisposableStack();
+  const subscription = open(held);
   const caller = await AttestedCall.open(options, call);
   const life = followerOf(call.signal);
   const answered = Promise.withResolvers<void>();

@@ -10,7 +10,6 @@ import {
 import { Fault } from "../runtime/fault.ts";
 import type { Feed } from "../runtime/feed.ts";
 import type { Caller } from "./caller.ts";
-import { ConnectionCaps } from "./connection-caps.ts";
 import { type PeerProcess, pinPeer } from "./peer-credentials.ts";
 import { PeerWatch } from "./peer-watch.ts";
 import { Pipeline, type PipelineOptions } from "./pipeline.ts";
@@ -18,6 +17,7 @@ import { portHolder } from "./port-holder.ts";
 import { Refusals } from "./refusals.ts";
 import type { WireCall } from "./running-call.ts";
 import type { ServiceImplementation } from "./service.ts";
+import { type LocalLimits, type Shares, sharesOf } from "./shares.ts";
 import { statusOf } from "./status.ts";
 import { TcpDoor } from "./tcp-door.ts";
 import type { TlsIdentity } from "./tls.ts";
@@ -26,16 +26,12 @@ import { UnixConnection } from "./unix-authority.ts";
 import { listenAt, type SocketPlace } from "./unix-socket.ts";
 import { UnixTls } from "./unix-tls.ts";
 
-export interface RpcServerOptions<Auth> extends PipelineOptions<Auth> {
+export interface RpcServerOptions<Auth> extends PipelineOptions<Auth>, LocalLimits {
   readonly services: readonly ServiceImplementation<Auth>[];
   /** TCP connections get a GOAWAY after this long, give or take a tenth. Default: 3 minutes. */
   readonly maxConnectionAgeMs?: number;
   /** Default: 2000 on a Unix socket, 100 on TCP. */
   readonly maxStreamsPerConnection?: number;
-  /** Connections of one user on the Unix sockets. Default: 1000. */
-  readonly maxConnectionsPerUser?: number;
-  /** Connections of one user from one control group, such as a container, on the Unix sockets. Default: 500. */
-  readonly maxConnectionsPerCgroup?: number;
   /** Of a received message. Default: 4 MiB. */
   readonly maxMessageBytes?: number;
 }
@@ -102,7 +98,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
   readonly #connections = new Map<string, Connection>();
   /** Our name for the connection in whose HTTP/2 session the code runs, where a socket's address cannot say it. */
   readonly #session = new AsyncLocalStorage<string>();
-  readonly #caps: ConnectionCaps;
+  readonly #shares: { readonly connections: Shares; readonly calls: Shares };
   readonly #closing = new AbortController();
   readonly #refusals: Refusals;
   readonly #peers: PeerWatch;
@@ -114,8 +110,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
     this.#pipeline = new Pipeline(options);
     this.#refusals = new Refusals(options.log, options.clock);
     this.#peers = new PeerWatch(options.clock, this.#closing.signal);
-    const { maxConnectionsPerUser: perUser = 1000, maxConnectionsPerCgroup: perCgroup = 500 } = options;
-    this.#caps = new ConnectionCaps({ perUser, perCgroup });
+    this.#shares = sharesOf(options);
   }
 
   /** Replaces a socket on which nobody listens. Throws `precondition`, naming the process that holds the path. */
@@ -235,9 +230,20 @@ export class RpcServer<Auth> implements AsyncDisposable {
       const run = (wire: WireCall): void => {
         const caller = this.#connections.get(this.#nameOf(wire))?.caller;
         if (caller === undefined) wire.emit("error", statusOf(new Fault("unauthenticated", "the connection is gone")));
-        else void this.#pipeline.run({ name, wire, caller, handler });
+        else this.#run({ name, wire, caller, handler });
       };
       grpc.register(path, run, encodedOnce(responseSerialize), requestDeserialize, "bidi");
+    }
+  }
+
+  #run(call: Parameters<Pipeline<Auth>["run"]>[0]): void {
+    const { process } = call.caller;
+    try {
+      const giveBack = process === undefined ? undefined : this.#shares.calls.take(process);
+      void this.#pipeline.run(call).finally(giveBack);
+    } catch (error) {
+      this.#refusals.add(error);
+      call.wire.emit("error", statusOf(Fault.from(error)));
     }
   }
 
@@ -262,7 +268,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
       const process = pinPeer(socket);
       socket.once("close", () => this.#release(process));
       this.#peers.add(process, () => socket.destroy());
-      this.#caps.hold(socket, process);
+      socket.once("close", this.#shares.connections.take(process));
       accept(process);
     } catch (error) {
       this.#refusals.add(error);

@@ -148,6 +148,7 @@ stream-ended | The endpoint ended the stream. | Nothing: the client connects aga
 sync-ended-early | The server ended the list of entries too early. | The agent asks again.
 sync-mixed-page | The server mixed pages of entries. | The agent asks again.
 tls-handshake | The TLS handshake failed. | The message says why; compare bundle, address and clock.
+too-many-calls | Too many calls are open. | End those that are not used; a workload needs few streams.
 too-many-connections | Too many connections are open. | Close those that are not used; one connection carries many calls.
 too-many-revisions | An agent says that it holds more entries than there can be. | See whether the machine does what it should.
 too-many-streams | An agent has more streams open than it needs. | See whether the machine does what it should, or its SVID was copied.

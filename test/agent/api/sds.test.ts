@@ -1,5 +1,8 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { describe, expect, test } from "vitest";
+import { Secrets } from "../../../agent/api/sds-secrets.ts";
 import { bundlesOf, Endpoint } from "../../support/endpoint.ts";
 import { eventually } from "../../support/eventually.ts";
 import { SdsClient, SECRET_TYPE, secretsIn } from "../../support/sds.ts";
@@ -174,6 +177,37 @@ describe("StreamSecrets", () => {
     using stream = client.world();
     stream.send({ resource_names: Array.from({ length: 300 }, (_, at) => `${at}`.padEnd(1024, "x")) });
     expect(await stream.ended).toMatchObject({ kind: "invalid", code: "sds-too-many-names" });
+  });
+
+  test("T-X9 what all streams of one control group ask for is bounded, and given back when they end", async () => {
+    const names = (stream: number) => Array.from({ length: 250 }, (_, at) => `${stream}-${at}`.padEnd(1024, "x"));
+    const ask = (stream: number) => {
+      const opened = client.delta();
+      const had = Object.fromEntries(names(stream).map((name) => [name, ""]));
+      opened.send(stream % 2 === 0 ? { resource_names_subscribe: names(stream) } : { initial_resource_versions: had });
+      return opened;
+    };
+    const streams = Array.from({ length: 20 }, (_, stream) => ask(stream));
+    const refusal = await Promise.race(streams.map(({ ended }) => ended));
+    expect(refusal).toMatchObject({ kind: "exhausted", code: "sds-too-many-names" });
+    for (const stream of streams) stream[Symbol.dispose]();
+    await eventually("room for the next", async () => {
+      using next = ask(0);
+      return await Promise.race([next.response(1).then(() => true), next.ended.then(() => false)]);
+    });
+  });
+
+  test("T-X9 names of nothing are not remembered", () => {
+    setFlagsFromString("--expose-gc");
+    const collectGarbage = runInNewContext("gc") as () => void;
+    const update = { identities: [], bundle: bundlesOf(root).own, federatedBundles: new Map(), entitled: true };
+    const secrets = new Secrets(update, { svid: "default", bundle: "ROOTCA", allBundles: "ALL" });
+    collectGarbage();
+    const before = process.memoryUsage().heapUsed;
+    for (let at = 0; at < 20_000; at += 1)
+      expect(secrets.find(Buffer.alloc(2048, `${at} `).toString("latin1"), false)).toBeUndefined();
+    collectGarbage();
+    expect(process.memoryUsage().heapUsed - before).toBeLessThan(10 * 1024 * 1024);
   });
 
   test("keys are not logged", async () => {

@@ -1,9 +1,7 @@
-import { once } from "node:events";
-import { Socket } from "node:net";
 import { expect, test } from "vitest";
 import { type Attestor, WorkloadAttestor } from "../../../agent/workload/attest.ts";
-import { ConnectionCaps } from "../../../src/rpc/connection-caps.ts";
 import { type PeerProcess, pinPid } from "../../../src/rpc/peer-credentials.ts";
+import { Shares } from "../../../src/rpc/shares.ts";
 import { systemClock } from "../../../src/runtime/clock.ts";
 import { parseSelector } from "../../../src/spiffe/selector.ts";
 import { eventually } from "../../support/eventually.ts";
@@ -40,26 +38,16 @@ test("T-W10 the storm of one control group leaves its user's others room, and ev
   for (const selectors of await Promise.all([quiet, ...noisy])) expect(selectors).toEqual([parseSelector("held:yes")]);
 });
 
-test("T-W10 connections are counted by user and by control group, and given back when they close", async () => {
+test("T-W10 shares are counted by user and by control group, taken whole or not at all, and given back once", () => {
   using own = pinPid(process.pid);
-  const caps = new ConnectionCaps({ perUser: 3, perCgroup: 2 });
-  const peer = (cgroup: string): PeerProcess => ({ ...own, cgroup });
-  const sockets: Socket[] = [];
-  const hold = (cgroup: string): void => {
-    const socket = new Socket();
-    caps.hold(socket, peer(cgroup));
-    sockets.push(socket);
-  };
-  hold("a");
-  hold("a");
-  const refused = new Socket();
-  expect(() => caps.hold(refused, peer("a"))).toThrow("the control group of process");
-  refused.destroy();
-  await once(refused, "close");
-  hold("b");
-  expect(() => caps.hold(new Socket(), peer("c"))).toThrow(`uid ${own.uid} has too many connections`);
-  sockets[0]?.destroy();
-  if (sockets[0] !== undefined) await once(sockets[0], "close");
-  hold("a");
-  for (const socket of sockets) socket.destroy();
+  const shares = new Shares({ perUser: 30, perCgroup: 20 }, { what: "too many connections", code: "too-many" });
+  const take = (cgroup: string, amount: number) => shares.take({ ...own, cgroup }, amount);
+  const [first] = [take("a", 10), take("a", 10)];
+  expect(() => take("a", 1)).toThrow("the control group of process");
+  take("b", 10);
+  expect(() => take("c", 1)).toThrow(`uid ${own.uid} has too many connections`);
+  first?.();
+  first?.();
+  take("a", 10);
+  expect(() => take("c", 1)).toThrow(`uid ${own.uid} has too many connections`);
 });

@@ -179,6 +179,30 @@ test("T-W10 connections of one control group are counted by themselves", async (
   for (const socket of held) socket.destroy();
 });
 
+test.each([
+  { who: "user", limit: { maxCallsPerUser: 5 }, message: /^uid \d+ has too many calls open$/ },
+  { who: "control group", limit: { maxCallsPerCgroup: 5 }, message: /^the control group of process \d+ has too many/ },
+])(
+  "T-X9 one $who has so many calls open, over however many connections, and more once some have ended",
+  async (row) => {
+    await using server = await startRpc({ ...row.limit, health: { Watch: serverStream(untilLeft) } });
+    const channels = [dialUnix(server.path), dialUnix(server.path)];
+    const leave = new AbortController();
+    const calls = Array.from({ length: 6 }, async (_, at) => {
+      for await (const { status } of (channels[at % 2] ?? dialUnix(""))
+        .client(HealthApi)
+        .Watch({}, { signal: leave.signal }))
+        expect(status).toBe("SERVING");
+    });
+    const [refused, ...others] = [Promise.race(calls), ...calls];
+    await expect(refused).rejects.toMatchObject({ kind: "exhausted", code: "too-many-calls", message: row.message });
+    leave.abort();
+    await Promise.allSettled(others);
+    await eventually("a free place", () => expectServing(server).then(() => true));
+    for (const channel of channels) channel[Symbol.dispose]();
+  },
+);
+
 test("T-X9 a server that runs out of descriptors goes on accepting once there are some", async () => {
   await using folder = await temporaryDirectory();
   const path = join(folder.path, "api.sock");
@@ -193,6 +217,12 @@ test("T-X9 a server that runs out of descriptors goes on accepting once there ar
   child.stdin.end();
   expect(await exited).toEqual([0, null]);
 });
+
+/** Says that it serves, and goes on for as long as the client stays. */
+async function* untilLeft(_: object, { signal }: { readonly signal: AbortSignal }) {
+  yield { status: "SERVING" as const };
+  await once(signal, "abort");
+}
 
 function workloadApi() {
   const refused = (): AsyncIterable<never> => {
