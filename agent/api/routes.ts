@@ -12,6 +12,7 @@ import type { DelegatedIdentityOptions } from "./delegate.ts";
 import { delegatedIdentityApi } from "./delegated-identity.ts";
 import { delegatedPartsApi } from "./delegated-parts.ts";
 import { type SdsApiOptions, sdsApi } from "./sds.ts";
+import { sharedProbe } from "./shared-probe.ts";
 import { type WorkloadApiOptions, workloadApi } from "./workload.ts";
 
 export interface WorkloadServicesOptions extends WorkloadApiOptions, Pick<SdsApiOptions, "sds"> {
@@ -28,8 +29,9 @@ export interface LocalServices {
 }
 
 export function workloadServices(options: WorkloadServicesOptions): LocalServices {
+  const probe = sharedProbe(options.probe, options.clock);
   const isReady = async (call: Call<LocalCaller>): Promise<boolean> => {
-    await options.probe(call.signal);
+    await probe(call.signal);
     return true;
   };
   const health = healthService<LocalCaller>({ isReady, clock: options.clock });

@@ -113,6 +113,24 @@ describe("WEP-08 WEP-09 T-W5 the security header", () => {
   });
 });
 
+test("T-X9 however many ask for the agent's health, it looks once, and again after a second", async () => {
+  using channel = dialUnix(endpoint.path);
+  const health = channel.client(HealthApi);
+  await eventually("what was found before is old", async () => {
+    const { attestations } = await endpoint.look();
+    await health.Check({});
+    return (await endpoint.look()).attestations > attestations;
+  });
+  await eventually("it is old again, and all find the same", async () => {
+    const { attestations } = await endpoint.look();
+    const answers = await Promise.all(Array.from({ length: 300 }, () => health.Check({})));
+    expect(answers.every(({ status }) => status === "SERVING")).toBe(true);
+    const looks = (await endpoint.look()).attestations - attestations;
+    expect(looks).toBeLessThan(50);
+    return looks > 0;
+  });
+});
+
 describe("T-W5 what is not gRPC gets nothing", () => {
   test("a web request that some program was talked into (HTTP/1.1)", async () => {
     const sent = httpRequest({
