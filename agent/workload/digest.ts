@@ -10,7 +10,7 @@ const HARD_LIMIT_BYTES = 8n * 1024n ** 3n;
 const MAX_MS = 60_000;
 const CHUNK_BYTES = 128 * 1024;
 const CACHED_DIGESTS = 1024;
-/** Files read at the same time; reading more at once is no faster, and takes the processor from everybody else. */
+/** Files read at the same time for one caller's like; reading more at once is no faster. */
 const CONCURRENT = 2;
 const WAITING = 4096;
 /** A file changed this recently could change again within one tick of its timestamps, so its digest is not kept. */
@@ -31,7 +31,7 @@ export interface DigestOptions {
  */
 export class Digests {
   readonly #options: DigestOptions;
-  readonly #gate = new KeyedGate({ concurrent: CONCURRENT, waiting: WAITING });
+  readonly #gate = new KeyedGate<string>({ concurrent: CONCURRENT, waiting: WAITING });
   readonly #known = new Map<string, string>();
   readonly #reading = new Map<string, Promise<string>>();
 
@@ -39,15 +39,15 @@ export class Digests {
     this.#options = options;
   }
 
-  /** `file` may be open with O_PATH only; it is opened anew for reading. Hex, lower case. */
-  async sha256(file: FileHandle): Promise<string> {
+  /**
+   * `file` may be open with O_PATH only; it is opened anew for reading. `group` tells callers apart who stand in each
+   * other's way: programs that take long to read hold up those of the same group alone. Hex, lower case.
+   */
+  async sha256(file: FileHandle, group = ""): Promise<string> {
     const stats = await file.stat({ bigint: true });
     this.#check(stats);
     const key = keyOf(stats);
-    const known = this.#known.get(key);
-    if (known !== undefined) return known;
-    const running = this.#reading.get(key) ?? this.#start(key, file, stats);
-    return running;
+    return this.#known.get(key) ?? this.#reading.get(`${key} ${group}`) ?? this.#start(group, file, stats);
   }
 
   #check(stats: BigIntStats): void {
@@ -61,10 +61,14 @@ export class Digests {
     }
   }
 
-  #start(key: string, file: FileHandle, stats: BigIntStats): Promise<string> {
-    const turn = this.#gate.run(0, this.#options.signal, () => this.#read(file, stats));
-    const reading = turn.finally(() => this.#reading.delete(key));
-    this.#reading.set(key, reading);
+  /** Another group may have had the same file read meanwhile. */
+  #start(group: string, file: FileHandle, stats: BigIntStats): Promise<string> {
+    const key = keyOf(stats);
+    const turn = this.#gate.run(group, this.#options.signal, async () => {
+      return this.#known.get(key) ?? (await this.#read(file, stats));
+    });
+    const reading = turn.finally(() => this.#reading.delete(`${key} ${group}`));
+    this.#reading.set(`${key} ${group}`, reading);
     return reading;
   }
 

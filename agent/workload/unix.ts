@@ -54,8 +54,9 @@ export class UnixAttestor implements Attestor {
     const { procRoot = "/proc" } = this.#options;
     await using executable = await openExecutable(peer, procRoot);
     const values = isNamed(peer, executable, procRoot) ? [`path:${executable.path}`] : [];
-    if (this.#options.workloadSizeLimit >= 0) values.push(`sha256:${await this.#digests.sha256(executable.file)}`);
-    return values;
+    if (this.#options.workloadSizeLimit < 0) return values;
+    const digest = await this.#digests.sha256(executable.file, `${peer.uid} ${peer.cgroup}`);
+    return [...values, `sha256:${digest}`];
   }
 }
 

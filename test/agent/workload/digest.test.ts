@@ -167,6 +167,26 @@ describe("T-W6 what cannot be hashed within bounds is refused", () => {
     expect(most).toBe(2);
   });
 
+  test("T-W6 programs that take long to read hold up nobody but callers of their own group", async () => {
+    await using held = new AsyncDisposableStack();
+    const { path: folder } = held.use(await temporaryDirectory());
+    const stop = new AbortController();
+    const known = digests({ signal: stop.signal });
+    const opened = async (name: string, size: number) => {
+      await writeFile(join(folder, name), "#!");
+      await truncate(join(folder, name), size);
+      return held.use(await open(join(folder, name), O_PATH));
+    };
+    const large = await Promise.all(["a", "b", "c"].map((name) => opened(name, 8 * 1024 ** 3)));
+    const hogs = large.map((file) => known.sha256(file, "noisy"));
+    const small = await opened("small", 16);
+    const behind = known.sha256(small, "noisy");
+    const ended = Promise.allSettled([...hogs, behind]);
+    expect(await Promise.race([known.sha256(small, "quiet").then(() => "quiet"), ended])).toBe("quiet");
+    stop.abort();
+    expect((await ended).map(({ status }) => status)).toEqual(Array(4).fill("rejected"));
+  });
+
   test("a file being read when the agent stops", async () => {
     const stopped = AbortSignal.abort();
     await expect(withFile(1, (file) => digests({ signal: stopped }).sha256(file))).rejects.toThrow(/abort/i);
