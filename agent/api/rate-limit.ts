@@ -76,5 +76,5 @@ export class CallRates {
 
 function keyOf(selectors: readonly Selector[]): string {
   const texts = selectors.map(formatSelector).sort();
-  return createHash("sha256").update(texts.join("\0")).digest("base64");
+  return createHash("sha256").update(JSON.stringify(texts)).digest("base64");
 }

@@ -6,6 +6,7 @@ import {
   lstatSync,
   mkdirSync,
   openSync,
+  realpathSync,
   renameSync,
   type Stats,
   unlinkSync,
@@ -14,6 +15,7 @@ import { connect, type Server } from "node:net";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import type { Clock } from "../runtime/clock.ts";
 import { Fault, messageOf } from "../runtime/fault.ts";
+import { checkDirectory } from "../runtime/files.ts";
 import { Backoff } from "../runtime/task.ts";
 import { libc } from "./libc.ts";
 import { listenerPid } from "./peer-credentials.ts";
@@ -37,7 +39,7 @@ const LOCK_PATIENCE_MS = 5_000;
 export async function listenAt(server: Server, place: SocketPlace, clock: Clock): Promise<() => void> {
   const path = checkedPath(place.path);
   try {
-    checkDirectory(dirname(path));
+    await prepareDirectory(dirname(path));
     return await claim(server, { path, mode: place.mode }, clock);
   } catch (cause) {
     if (cause instanceof Fault) throw cause;
@@ -76,12 +78,18 @@ function checkedPath(path: string): string {
 }
 
 /**
- * Creates what is missing. Every folder and link on the way belongs to root or to us, else its owner could put a socket
- * of his own in place of ours.
+ * Creates what is missing. Every folder and link on the way, and on the way that links lead, belongs to root or to us,
+ * else its owner could put a socket of his own in place of ours; and so could anybody in a folder that everyone may write
+ * to.
  */
-function checkDirectory(directory: string): void {
+async function prepareDirectory(directory: string): Promise<void> {
   withUmask(0o022, () => mkdirSync(directory, { recursive: true, mode: 0o755 }));
-  const parts = directory.split(sep);
+  for (const way of [directory, realpathSync(directory)]) checkOwners(way, directory);
+  await checkDirectory(directory);
+}
+
+function checkOwners(way: string, directory: string): void {
+  const parts = way.split(sep);
   for (let depth = 1; depth <= parts.length; depth++) {
     const step = parts.slice(0, depth).join(sep) || sep;
     const { uid } = lstatSync(step);

@@ -36,7 +36,7 @@ export class Endpoint implements AsyncDisposable {
   static async start({ delegates, broker, ...options }: EndpointOptions): Promise<Endpoint> {
     await using scope = new AsyncDisposableStack();
     const { path: folder } = scope.use(await temporaryDirectory());
-    await chmod(folder, 0o777);
+    await chmod(folder, 0o1777);
     const path = join(folder, "api.sock");
     const script = new URL("./endpoint-process.ts", import.meta.url);
     const child = fork(script, {

@@ -34,6 +34,12 @@ describe("rates of calls", () => {
     expect(() => rates.take(METHOD, selectors("a:1", "b:2"), metrics)).toThrow("rate limit exceeded");
   });
 
+  test("T-X9 nobody uses up the calls of others by a selector that looks like several of theirs", () => {
+    const rates = new CallRates(new FakeClock(), { ...NONE, fetch_x509_svid: 1 });
+    rates.take(METHOD, [{ type: "docker", value: "label:a:1\0unix:uid:0" }], counting());
+    rates.take(METHOD, selectors("docker:label:a:1", "unix:uid:0"), counting());
+  });
+
   test("0 is no limit", () => {
     const rates = new CallRates(new FakeClock(), NONE);
     for (let call = 0; call < 1000; call += 1) rates.take(METHOD, selectors("a:1"), counting());

@@ -136,6 +136,29 @@ test.skipIf(!isRoot)("T-W10 a folder or link on the way that another user owns i
   await expectAccepting(fine.path);
 });
 
+test.skipIf(!isRoot)("T-W10 a link into what another user can move away is refused", async () => {
+  await using folder = await directory();
+  const foreign = join(folder.path, "foreign");
+  await mkdir(join(foreign, "ours"), { recursive: true });
+  await chown(foreign, 12345, 12345);
+  const link = join(folder.path, "link");
+  await symlink(join(foreign, "ours"), link);
+  const fault = await faultFrom(listening(join(link, "api.sock")));
+  expect(fault).toMatchObject(refusal("precondition", "socket-directory-owner"));
+});
+
+test("T-W10 a folder in which everybody could replace the socket is refused, and a sticky one is not", async () => {
+  await using folder = await directory();
+  const open = join(folder.path, "open");
+  await mkdir(open);
+  await chmod(open, 0o777);
+  expect(await faultFrom(listening(join(open, "api.sock")))).toMatchObject(refusal("precondition", "directory-unsafe"));
+  expect(await readdir(open)).toEqual([]);
+  await chmod(open, 0o1777);
+  await using server = await listening(join(open, "api.sock"));
+  await expectAccepting(server.path);
+});
+
 test("T-W10 closing removes the socket, but never that of a successor", async () => {
   await using folder = await directory();
   const path = join(folder.path, "api.sock");
