@@ -8,6 +8,7 @@ import { systemClock } from "../../../src/runtime/clock.ts";
 import { canRun } from "../../support/pid-storm.ts";
 import { isRoot, NOBODY, PinningSocket, temporaryDirectory } from "../../support/workload.ts";
 
+const PERL = "perl";
 /** Where nothing is, and what entries may name nevertheless. */
 const VICTIM = "/usr/local/sbin/steeple-victim";
 const CONNECT = "socket(S, AF_UNIX, SOCK_STREAM, 0); connect(S, sockaddr_un($ARGV[0])) or die; <S>";
@@ -20,7 +21,7 @@ const TREE = `unshare -Urm sh -c '${MOUNT} && touch "$1/ready" && exec sleep 100
 const AS_USER = ["setpriv", "--reuid", String(NOBODY), "--regid", String(NOBODY), "--clear-groups"] as const;
 const canSpoof =
   isRoot &&
-  (await canRun("perl", "-MSocket", "-e", "1")) &&
+  (await canRun(PERL, "-MSocket", "-e", "1")) &&
   (await canRun(AS_USER[0], ...AS_USER.slice(1), "unshare", "-Urm", "true"));
 
 /** What is found of the one who connects while the command runs this script. */
@@ -28,7 +29,7 @@ async function attested(command: readonly string[], script: string): Promise<rea
   await using held = new AsyncDisposableStack();
   const { path: folder } = held.use(await temporaryDirectory());
   const [perl, shared] = [join(folder, "perl"), join(folder, "shared")];
-  copyFileSync(execFileSync("perl", ["-e", 'print readlink("/proc/self/exe")']).toString(), perl);
+  copyFileSync(execFileSync(PERL, ["-e", 'print readlink("/proc/self/exe")']).toString(), perl);
   mkdirSync(shared);
   for (const [path, mode] of [
     [folder, 0o755],
