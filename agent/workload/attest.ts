@@ -63,25 +63,28 @@ export class WorkloadAttestor {
     return this.#history.records;
   }
 
-  /** Sorted, each once, never empty. Throws `unavailable` when nothing is known of the caller. */
-  async attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]> {
+  /**
+   * Sorted, each once, never empty. Throws `unavailable` when nothing is known of the caller, and, with the code of its
+   * fault, when the attestor failed that `needed` names.
+   */
+  async attest(peer: PeerProcess, signal: AbortSignal, needed?: string): Promise<readonly Selector[]> {
     const leave = once(await this.#gate.enter(peer, signal));
     try {
       return await events.chore(this.#options, "workload_api.workload_attestation", () =>
-        this.#attest(peer, signal, leave),
+        this.#attest({ peer, signal, leave, needed }),
       );
     } finally {
       leave();
     }
   }
 
-  /** `leave` is called when all that is left to do is to wait for somebody outside. */
-  async #attest(peer: PeerProcess, signal: AbortSignal, leave: () => void): Promise<readonly Selector[]> {
+  async #attest(attestation: Attestation): Promise<readonly Selector[]> {
+    const { peer } = attestation;
     const remember = this.#begin(peer);
     const sources: SourceRecord[] = [];
     try {
       await verifyCaller(peer, this.#options.procRoot);
-      const selectors = selectorSet(await this.#collect({ peer, signal, leave }, sources));
+      const selectors = selectorSet(await this.#collect(attestation, sources));
       if (selectors.length === 0) throw new Fault("unavailable", "no workload attestor knows the caller");
       await verifyCaller(peer, this.#options.procRoot);
       remember(sources);
@@ -117,7 +120,7 @@ export class WorkloadAttestor {
    * A failed attestor's selectors are missing. Entries match by having all of their selectors among the caller's, so
    * what is missing can take identities away and never add one.
    */
-  async #collect({ peer, signal, leave }: Attestation, sources: SourceRecord[]): Promise<Selector[]> {
+  async #collect({ peer, signal, leave, needed }: Attestation, sources: SourceRecord[]): Promise<Selector[]> {
     const { attestors, log } = this.#options;
     let busy = attestors.length;
     const outside = (): void => {
@@ -134,13 +137,15 @@ export class WorkloadAttestor {
       return [`${failure}: ${error}`];
     });
     const error = failures.join("; ");
+    const { code } = sources.find(({ attestor }) => attestor === needed) ?? {};
+    if (code !== undefined) throw new Fault("unavailable", error, { code });
     if (failures.length === attestors.length) throw new Fault("unavailable", error);
     if (failures.length > 0) log.error("Failed to collect all selectors", { pid: peer.pid, error });
     return sources.flatMap(({ selectors }) => selectors);
   }
 
   /** Each has a deadline of its own, so that a slow one costs nobody else's answer. */
-  async #ask(attestor: Attestor, { peer, signal, leave }: Attestation): Promise<SourceRecord> {
+  async #ask(attestor: Attestor, { peer, signal, leave }: Omit<Attestation, "needed">): Promise<SourceRecord> {
     const { clock, log, timeoutMs = TIMEOUT_MS } = this.#options;
     const ms = attestor.timeoutMs ?? timeoutMs;
     const started = clock.monotonic();
@@ -161,13 +166,13 @@ export class WorkloadAttestor {
     } catch (error) {
       const { code, message } = Fault.from(error);
       if (code === OVERLOAD) throw error;
-      return { ...record(), selectors: [], error: message };
+      return { ...record(), selectors: [], error: message, code };
     } finally {
       leave();
     }
   }
 
-  #remote({ peer, signal, leave }: Attestation): Remote {
+  #remote({ peer, signal, leave }: Omit<Attestation, "needed">): Remote {
     return async (whom, ask) => {
       leave();
       const gate = this.#remotes.get(whom) ?? new CallerGate();
@@ -185,6 +190,8 @@ export class WorkloadAttestor {
 interface Attestation {
   readonly peer: PeerProcess;
   readonly signal: AbortSignal;
-  /** Gives up the caller's place among those that are being worked for. */
+  /** Gives up the caller's place among those worked for: all that is left is to wait for somebody outside. */
   readonly leave: () => void;
+  /** Name of the attestor without whose answer there is none. */
+  readonly needed: string | undefined;
 }

@@ -8,6 +8,8 @@ export interface SourceRecord {
   readonly selectors: readonly Selector[];
   /** Absent when it answered. */
   readonly error?: string;
+  /** Of the fault. */
+  readonly code?: string;
 }
 
 /** One attestation as it was made. Holds what only its caller may know: it stays in memory and out of the log. */

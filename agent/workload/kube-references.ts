@@ -46,6 +46,7 @@ const API_SERVER_EVERY_MS = 3_000;
 
 /** References of brokers to objects of the cluster: pods by this node's kubelet, everything else by the API server. */
 export class KubernetesReferences implements ClusterReferences {
+  readonly attestor = "k8s";
   readonly #options: KubernetesReferencesOptions;
   readonly #objects: KubeObjects;
 

@@ -1,6 +1,6 @@
 import { type PeerProcess, pinPid } from "../../src/rpc/peer-credentials.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
-import { Fault } from "../../src/runtime/fault.ts";
+import { Fault, isFault } from "../../src/runtime/fault.ts";
 import type { SpiffeId } from "../../src/spiffe/id.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 
@@ -41,6 +41,8 @@ export interface ObjectReferences {
 }
 
 export interface ClusterReferences extends ObjectReferences {
+  /** Name of the workload attestor that says which pod a process belongs to. */
+  readonly attestor: string;
   /** Throws as `open` does for the pod, if any, that the process with these selectors belongs to. */
   authorize(selectors: readonly Selector[], asking: Asking): Promise<void>;
 }
@@ -49,7 +51,8 @@ export interface ClusterReferences extends ObjectReferences {
 export const OBJECT_ACCESS_DENIED = "object-access-denied";
 
 interface ProcessAttestor {
-  attest(peer: PeerProcess, signal: AbortSignal): Promise<readonly Selector[]>;
+  /** Throws when the attestor fails that is needed. */
+  attest(peer: PeerProcess, signal: AbortSignal, needed?: string): Promise<readonly Selector[]>;
   verify(peer: PeerProcess): Promise<void>;
 }
 
@@ -66,10 +69,10 @@ export class ProcessReferences {
   }
 
   /** Throws `not_found` when there is no such process, and what attestation throws. */
-  async open(pid: number, signal: AbortSignal): Promise<ReferencedWorkload> {
+  async open(pid: number, signal: AbortSignal, needed?: string): Promise<ReferencedWorkload> {
     using scope = new DisposableStack();
     const peer = scope.use(pinPid(pid));
-    const selectors = await this.#attestor.attest(peer, signal);
+    const selectors = await this.#attestor.attest(peer, signal, needed);
     const verify = (): Promise<void> => this.#attestor.verify(peer);
     const held = scope.move();
     return {
@@ -93,8 +96,8 @@ export class ProcessReferences {
 }
 
 /**
- * The same for brokers: a process in a pod is theirs only if the cluster lets them have the pod. While nothing says which
- * brokers may have pods, they get what a process has besides its pod.
+ * The same for brokers: a process in a pod is theirs only if the cluster lets them have the pod, and nobody's while that
+ * cannot be found out. While nothing says which brokers may have pods, they get what a process has besides its pod.
  */
 export class BrokerProcessReferences {
   readonly #processes: Pick<ProcessReferences, "open">;
@@ -107,7 +110,8 @@ export class BrokerProcessReferences {
 
   async open(pid: number, asking: Asking): Promise<ReferencedWorkload> {
     using scope = new DisposableStack();
-    const workload = scope.use(await this.#processes.open(pid, asking.signal));
+    const opening = this.#processes.open(pid, asking.signal, this.#cluster?.attestor);
+    const workload = scope.use(await opening.catch(refuseUnknown));
     await this.#cluster?.authorize(workload.selectors, asking);
     const selectors = this.#cluster === undefined ? withoutPod(workload.selectors) : workload.selectors;
     const held = scope.move();
@@ -118,6 +122,15 @@ export class BrokerProcessReferences {
       [Symbol.dispose]: () => held.dispose(),
     };
   }
+}
+
+/** The pause process of a pod, for one. */
+function refuseUnknown(error: unknown): never {
+  if (!(isFault(error) && error.code === "container-unknown")) throw error;
+  throw new Fault("denied", "the process is in a container that the cluster does not know", {
+    code: OBJECT_ACCESS_DENIED,
+    cause: error,
+  });
 }
 
 function withoutPod(selectors: readonly Selector[]): readonly Selector[] {

@@ -76,9 +76,9 @@ export interface EndpointView {
 class CountingAttestor extends WorkloadAttestor {
   asked = 0;
 
-  override attest(peer: PeerProcess, signal: AbortSignal) {
+  override attest(peer: PeerProcess, signal: AbortSignal, needed?: string) {
     this.asked += 1;
-    return super.attest(peer, signal);
+    return super.attest(peer, signal, needed);
   }
 }
 

@@ -253,7 +253,9 @@ test("BRK-18 a pid of a pod's pause process has no selectors of the pod, nor of 
   await proc.place(process.pid, `0::/kubepods/pod${local.uid}/${local.containers?.[0]?.containerID?.slice(13)}`);
   expect(await outcome(process.pid)).toBe(WEB);
   await proc.place(process.pid, `0::/kubepods/pod${local.uid}/${randomBytes(32).toString("hex")}`);
-  expect(await outcome(process.pid)).toBe("denied WORKLOAD_NOT_ENTITLED");
+  expect(await outcome(process.pid)).toBe("denied");
+  await grant(`unix:uid:${process.getuid?.()}`);
+  expect(await outcome(process.pid)).toBe("denied");
 });
 
 describe("other objects", () => {
@@ -357,6 +359,19 @@ describe("BRK-32 what the cluster lets a broker have", () => {
     apiserver.rules.push({ user: NODE_BROKER, ...impersonate, name: local.name });
     for (const object of objects) expect(await outcome(object, NODE_BROKER, enforced)).toBe(WEB);
     for (const object of objects) expect(await outcome(object)).toBe(WEB);
+  });
+
+  test("T-W8 a process in a pod is nobody's while it cannot be found out which pod that is", async () => {
+    const [local, container] = [pod({ containers: [] }), randomBytes(32).toString("hex")];
+    kubelet.set(local);
+    await proc.place(process.pid, `0::/kubepods/pod${local.uid}/${container}`);
+    await grant(`unix:uid:${process.getuid?.()}`);
+    kubelet.override = (response) => void response.writeHead(503).end("starting");
+    expect(await outcome(process.pid, NODE_BROKER, enforced)).toBe("unavailable");
+    kubelet.override = undefined;
+    const containers = [{ name: "web", image: "nginx:1", containerID: `containerd://${container}` }];
+    kubelet.set({ ...local, containers });
+    expect(await outcome(process.pid, NODE_BROKER, enforced)).toBe("denied");
   });
 
   test("another object does too, by its group and resource", async () => {

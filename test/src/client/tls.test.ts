@@ -239,6 +239,33 @@ describe("HTTPS with SPIFFE IDs", () => {
   });
 });
 
+test("T-C6 a request without MtlsAgent is made over no connection, and by no session, of an earlier one", async () => {
+  await using web = await party(world.leafA);
+  await using partner = await party(world.leafB);
+  const server = createHttpsServer(mtlsServerOptions({ source: web.source }), (_request, response) => response.end());
+  guardServer(server, { source: web.source, authorize: authorizeAny });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  const ask = async (authorize: Authorize): Promise<number | undefined> => {
+    const sent = request({
+      host: "127.0.0.1",
+      port,
+      ...mtlsClientOptions({ source: partner.source, authorize }),
+    }).end();
+    const [response] = await once(sent, "response");
+    response.resume();
+    await once(response, "end");
+    return response.statusCode;
+  };
+  expect(await ask(authorizeId(WEB))).toBe(200);
+  for (let time = 0; time < 3; time += 1)
+    await expect(ask(authorizeId(API))).rejects.toMatchObject({ code: "unexpected-id" });
+  expect(await ask(authorizeId(WEB))).toBe(200);
+  server.closeAllConnections();
+  await new Promise((resolve) => server.close(resolve));
+});
+
 describe("HTTP/2", () => {
   test("a secure server and a session, each sure of the other", async () => {
     await using web = await party(world.leafA);
