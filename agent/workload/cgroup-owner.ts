@@ -1,6 +1,7 @@
 import { lstatSync, readFileSync, type Stats } from "node:fs";
 import { join } from "node:path";
 import { once } from "../../src/rpc/once.ts";
+import { isAnybody } from "../../src/rpc/user-namespace.ts";
 
 /** A control group file system as it is mounted here. */
 interface Hierarchy {
@@ -10,8 +11,6 @@ interface Hierarchy {
 }
 
 const ROOT = 0;
-/** Stands for every user that has no number here. user_namespaces(7). */
-const OVERFLOW_UID = 65534;
 
 /**
  * The user, if any but root, who may make groups on the way to the last part of the path: whoever owns a folder names
@@ -33,7 +32,7 @@ export function delegateOf(controllers: string, path: string): number | undefine
 /** Root as well for somebody who is unknown in our user namespace: root is, outside of it. */
 function ownerOf(folder: string): number | undefined {
   const uid = look(folder)?.uid;
-  return uid === OVERFLOW_UID && !seesAllUsers() ? ROOT : uid;
+  return uid !== undefined && isAnybody(uid) ? ROOT : uid;
 }
 
 function look(folder: string): Stats | undefined {
@@ -55,5 +54,3 @@ const hierarchies = once((): readonly Hierarchy[] => {
     return [{ mountPoint, controllers: new Set(type === "cgroup2" ? [""] : options.split(",")) }];
   });
 });
-
-const seesAllUsers = once(() => /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync("/proc/self/uid_map", "utf8")));

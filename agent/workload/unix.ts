@@ -1,4 +1,5 @@
 import type { PeerProcess } from "../../src/rpc/peer-credentials.ts";
+import { isAnybody } from "../../src/rpc/user-namespace.ts";
 import type { Clock } from "../../src/runtime/clock.ts";
 import type { Selector } from "../../src/spiffe/selector.ts";
 import { AccountNames } from "./accounts.ts";
@@ -44,6 +45,7 @@ export class UnixAttestor implements Attestor {
     const values = [`uid:${uid}`, ...named("user", await this.#accounts.user(uid))];
     values.push(`gid:${gid}`, ...named("group", await this.#accounts.group(gid)));
     for (const id of supplementaryGids) {
+      if (isAnybody(id)) continue;
       values.push(`supplementary_gid:${id}`, ...named("supplementary_group", await this.#accounts.group(id)));
     }
     return values;

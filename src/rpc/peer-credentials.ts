@@ -2,6 +2,7 @@ import { closeSync, readFileSync } from "node:fs";
 import type { Socket } from "node:net";
 import { Fault } from "../runtime/fault.ts";
 import { type FileIdentity, type Libc, libc } from "./libc.ts";
+import { isAnybody, sharesUsers } from "./user-namespace.ts";
 
 /**
  * The process at the other end of a Unix socket, pinned since the connection was accepted: its pid cannot come to mean
@@ -99,7 +100,13 @@ function listenerCredentials(socket: Socket): Credentials | undefined {
 
 /** What was read from /proc is the process's own only because it is still alive afterwards. */
 function pinned(credentials: Credentials, { pidfd, system, before }: Opened): PeerProcess & Disposable {
-  const { pid } = credentials;
+  const { pid, uid, gid } = credentials;
+  if ((isAnybody(uid) || isAnybody(gid)) && !sharesUsers(pid))
+    throw refused(
+      "the calling process's user or group has no number here",
+      "peer-user-unknown",
+      "run the program outside of user namespaces, or in that of its callers",
+    );
   const { startTime, image } = readStat(pid);
   if (before !== undefined && before !== startTime) throw gone();
   const { realUid, realGid } = checkedIds(credentials);

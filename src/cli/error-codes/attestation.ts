@@ -81,6 +81,7 @@ peer-changed | The calling process changed while it connected. | Call again.
 peer-credentials | The kernel did not tell who calls. | Call from the same machine on a Unix socket.
 peer-gone | The calling process has ended. | Call again.
 peer-not-visible | The calling process is not visible to the agent. | Run the agent in the host's PID namespace.
+peer-user-unknown | The calling process's user or group has no number in the agent's user namespace. | Run the agent in the host's user namespace, or in that of its callers.
 proc-size | A file of /proc is larger than is read. | See what the process is.
 proc-status | The process's status cannot be read. | Run the agent with access to /proc.
 process-gone | The process has ended. | Call again.

@@ -1,14 +1,20 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readdirSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
+import { chmod } from "node:fs/promises";
 import { connect, createServer, type Socket } from "node:net";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { dialUnix } from "../../../src/rpc/dial.ts";
 import { libc } from "../../../src/rpc/libc.ts";
 import { type PinningCalls, pinPeer } from "../../../src/rpc/peer-credentials.ts";
+import { HealthApi } from "../../../src/rpc/protos.ts";
 import { serverStream } from "../../../src/rpc/service.ts";
 import { eventually } from "../../support/eventually.ts";
 import { refusal } from "../../support/faults.ts";
+import { canRun } from "../../support/pid-storm.ts";
 import { RawClient } from "../../support/raw-client.ts";
 import { startRpc } from "../../support/rpc.ts";
 import { isRoot, NOBODY, startWorkload, temporaryDirectory } from "../../support/workload.ts";
@@ -139,3 +145,25 @@ test("T-W1 a stream ends when the process that opened it does, though another on
   await workload.order({ do: "exit" });
   await eventually("the stream has ended", () => server.outcomes.length > 0);
 });
+
+const canUnshare = isRoot && (await canRun("unshare", "-Ur", "true"));
+
+test.skipIf(!canUnshare)(
+  "T-W1 a server in a user namespace takes nobody whose user has no number there for nobody",
+  async () => {
+    await using folder = await temporaryDirectory();
+    await chmod(folder.path, 0o755);
+    const script = fileURLToPath(new URL("../../support/rpc-server-process.ts", import.meta.url));
+    const inside = join(folder.path, "inside.sock");
+    const child = spawn("unshare", ["-Ur", process.execPath, script, inside]);
+    const output = text(child.stdout);
+    await eventually("the server listens", () => existsSync(inside));
+    const client = `require("node:net").connect(process.argv[1]).on("error", () => 0).on("close", () => process.exit(0))`;
+    const stranger = spawn(process.execPath, ["-e", client, inside], { uid: 12345, gid: 12345, cwd: "/" });
+    expect(await once(stranger, "exit")).toEqual([0, null]);
+    using own = dialUnix(inside);
+    expect(await own.client(HealthApi).Check({})).toEqual({ status: "SERVING" });
+    child.stdin.end();
+    expect(await output).toMatch(/Connection refused: the calling process's user or group has no number here/);
+  },
+);
