@@ -28,9 +28,15 @@ const LONGEST_WAIT_MS = 5_000;
 /** While a renewal does not come. */
 const LEAST_WAIT_MS = 1_000;
 
+/** What a stream has been given of one entry. */
+interface Sent {
+  readonly entry: CachedEntry;
+  readonly held: HeldWit;
+}
+
 /**
  * Tokens and keys for all identities of the caller, or for the one it asks for; again when one is renewed, or an
- * identity comes or goes. SPIFFE Workload API, section 7.2.1.
+ * identity comes or goes. What goes does so at once, however long a new one takes. SPIFFE Workload API, section 7.2.1.
  */
 export async function* fetchWitSvid(
   options: WitApiOptions,
@@ -41,26 +47,45 @@ export async function* fetchWitSvid(
   const wanted = spiffe_id === "" ? undefined : requestedId(spiffe_id, call);
   const { identities, clock } = options;
   const caller = await openCall(options, call);
-  let last: readonly HeldWit[] = [];
+  let sent: readonly Sent[] = [];
   for (;;) {
     const seen = identities.changes.value;
     const { entries } = identities.entitlement(caller.selectors);
     const chosen = entries.filter(({ spiffeId }) => wanted === undefined || spiffeId === wanted);
     if (chosen.length === 0) throw caller.noIdentity();
-    const held = await fetchAll(witTokens, chosen, { call, isFirst: last.length === 0 });
-    if (held !== undefined && !isDeepStrictEqual(held, last)) {
+    const left = sent.filter(({ entry }) => chosen.some(({ id }) => id === entry.id));
+    if (left.length > 0 && left.length < sent.length) {
       await caller.verifyAgain();
-      last = held;
-      yield { svids: chosen.map((entry, at) => svidOf(entry, held[at])) };
+      sent = left;
+      yield answerOf(sent);
     }
-    const due = Math.min(LONGEST_WAIT_MS, ...(held ?? []).map(({ rotation }) => msUntilDue(rotation, clock)));
     const until = (ticks: number): boolean => ticks !== seen;
+    const fetching = fetchAll(witTokens, chosen, { call, isFirst: sent.length === 0 });
+    const held = await unlessChanged(fetching, identities.changes.until(until, call.signal));
+    if (held === "changed") continue;
+    if (held !== undefined && !isDeepStrictEqual(held, sent)) {
+      await caller.verifyAgain();
+      sent = held;
+      yield answerOf(sent);
+    }
+    const due = Math.min(LONGEST_WAIT_MS, ...(held ?? []).map((each) => msUntilDue(each.held.rotation, clock)));
     await wait({ clock, feed: identities.changes, until, ms: Math.max(LEAST_WAIT_MS, due) }, call.signal);
   }
 }
 
-function svidOf({ spiffeId, hint }: CachedEntry, held: HeldWit | undefined) {
-  return { spiffe_id: spiffeId, wit_svid: held?.token ?? "", wit_svid_key: held?.privateJwk ?? "", hint };
+function answerOf(sent: readonly Sent[]): WITSVIDResponse {
+  return {
+    svids: sent.map(({ entry: { spiffeId, hint }, held: { token, privateJwk } }) => ({
+      ...{ spiffe_id: spiffeId, wit_svid: token, wit_svid_key: privateJwk, hint },
+    })),
+  };
+}
+
+/** What is being fetched goes on, and is there for whoever asks next. */
+async function unlessChanged<T>(fetching: Promise<T>, changed: Promise<unknown>): Promise<T | "changed"> {
+  changed.catch(() => undefined);
+  fetching.catch(() => undefined);
+  return Promise.race([fetching, changed.then(() => "changed" as const)]);
 }
 
 /** Undefined, with a line in the log, when the server is away and the caller has an answer already. */
@@ -68,9 +93,11 @@ async function fetchAll(
   witTokens: WitTokens,
   entries: readonly CachedEntry[],
   { call, isFirst }: { readonly call: LocalCall; readonly isFirst: boolean },
-): Promise<readonly HeldWit[] | undefined> {
+): Promise<readonly Sent[] | undefined> {
   try {
-    return await Promise.all(entries.map((entry) => witTokens.fetch(entry, call.signal)));
+    return await Promise.all(
+      entries.map(async (entry) => ({ entry, held: await witTokens.fetch(entry, call.signal) })),
+    );
   } catch (error) {
     call.signal.throwIfAborted();
     const { message } = Fault.from(error);

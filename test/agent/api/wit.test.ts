@@ -6,6 +6,7 @@ import { type Channel, dialUnix } from "../../../src/rpc/dial.ts";
 import type { WITSVIDResponse__Output } from "../../../src/rpc/gen/WITSVIDResponse.ts";
 import { type Service, WorkloadApi } from "../../../src/rpc/protos.ts";
 import { systemClock } from "../../../src/runtime/clock.ts";
+import { Fault } from "../../../src/runtime/fault.ts";
 import { validateWitSvid } from "../../../src/spiffe/wit-svid.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../../support/agent.ts";
 import { faultFrom } from "../../support/faults.ts";
@@ -115,6 +116,21 @@ describe("FetchWITSVID", () => {
     expect(await checked(await stream.next())).toEqual([web.spiffeId, ext.spiffeId]);
     server.entries(other);
     expect(await faultFrom(stream.next())).toMatchObject(NO_IDENTITY);
+  });
+
+  test("an identity that goes does so at once, also while another's token cannot be had", async () => {
+    const late = { id: "late", spiffeId: "spiffe://example.org/late", selectors: mine, hint: "late" };
+    await grant(web, ext);
+    using stream = svids();
+    await stream.next();
+    server.state.alterWit = (template) => {
+      if (template.subject === late.spiffeId) throw new Fault("unavailable", "not now");
+      return template;
+    };
+    server.entries(ext, late);
+    expect(await checked(await stream.next())).toEqual([ext.spiffeId]);
+    server.state.alterWit = (template) => template;
+    expect(await checked(await stream.next())).toEqual([ext.spiffeId, late.spiffeId]);
   });
 
   test("a token past the middle of its life is renewed with a new key, pushed on the open stream", async () => {
