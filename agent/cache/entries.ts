@@ -60,8 +60,8 @@ interface Holding {
   lastUsed: number;
 }
 
-/** After a refusal; doubled with each further one. */
-const FIRST_RETRY_MS = 500;
+/** After a refusal, one that is taken with patience first; doubled with each further one. */
+const [FIRST_RETRY_MS, SOON_MS] = [500, 100] as const;
 const LONGEST_RETRY_MS = 30_000;
 
 interface Told {
@@ -223,17 +223,18 @@ export class IdentityCache {
   }
 
   /**
-   * Signing failed for these: whoever waits for them gets the rest. `refused` are left alone until the next sync, or for
-   * a while that grows: where changes are pushed there may be no sync for long.
+   * Signing failed for these: whoever waits for them gets the rest, after as many refusals as there is patience for.
+   * `refused` are left alone until the next sync, or for a while that grows, as there may be no sync for long.
    */
-  fail(ids: Iterable<string>, refused: boolean): void {
+  fail(ids: Iterable<string>, refused: boolean, patience = 0): void {
     const passed = this.#options.clock.monotonic();
     for (const id of ids) {
       const holding = this.#holdings.get(id);
       if (holding === undefined) continue;
-      holding.failed = true;
+      holding.failed ||= holding.refusals >= patience;
       if (!refused) continue;
-      holding.retryAt = passed + Math.min(FIRST_RETRY_MS * 2 ** holding.refusals, LONGEST_RETRY_MS);
+      const first = patience > 0 ? SOON_MS : FIRST_RETRY_MS;
+      holding.retryAt = passed + Math.min(first * 2 ** holding.refusals, LONGEST_RETRY_MS);
       holding.refusals += 1;
     }
     this.#refreshAll();

@@ -30,6 +30,9 @@ import type { HeldSvid, SigningRequest } from "./svid.ts";
 const MAX_BATCH = 500;
 /** RSA keys take long to make: small batches bring the first ones out early. */
 const MAX_RSA_BATCH = 25;
+/** One server of several may hear of a change after the one that told the agent; then it signs for the entry as it was. */
+const OTHER_ID = "svid-id";
+const MOST_OUTDATED = 3;
 /** DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, UNAVAILABLE. */
 const TRANSIENT: ReadonlySet<number> = new Set([4, 8, 10, 14]);
 const RETRY = { firstMs: 500, maxMs: 4 * 60_000 } as const;
@@ -147,21 +150,24 @@ export class SvidSigner {
     );
     const signed = new Map<string, HeldSvid>();
     const refused: string[] = [];
+    const earlier: string[] = [];
     const busy = answers.find(isBusy);
     for (const [at, { entry }] of requests.entries()) {
       if (isBusy(answers[at])) continue;
       const svid = this.#read(entry, keyAt(keys, at), answers[at]);
       if (svid === undefined) refused.push(entry.id);
+      else if (svid === "outdated") earlier.push(entry.id);
       else signed.set(entry.id, svid);
     }
     cache.fail(refused, true);
+    cache.fail(earlier, true, MOST_OUTDATED);
     cache.accept(signed);
     for (const { entry } of requests) if (signed.has(entry.id)) svidUpdated(log, entry);
     if (busy !== undefined) throw faultFrom(busy.status, `the server could not sign all: ${busy.error}`, undefined);
   }
 
   /** Undefined, with a warning, for what the server refused or answered wrongly. */
-  #read(entry: CachedEntry, key: LocalSigner, answer: SignedX509 | undefined): HeldSvid | undefined {
+  #read(entry: CachedEntry, key: LocalSigner, answer: SignedX509 | undefined): HeldSvid | "outdated" | undefined {
     const { log } = this.#options;
     if (answer?.kind !== "signed") {
       svidRefused(log, entry.id, answer ?? { status: 13, error: "the server left out the answer" });
@@ -171,7 +177,7 @@ export class SvidSigner {
       return this.#hold(entry, key, answer.chain);
     } catch (error) {
       svidRefused(log, entry.id, { status: 13, error: messageOf(error) });
-      return undefined;
+      return error instanceof Fault && error.code === OTHER_ID ? "outdated" : undefined;
     }
   }
 
@@ -215,7 +221,8 @@ function checkedLeaf(certificates: readonly Certificate[], entry: CachedEntry, k
   const leaf = certificates[0];
   if (leaf === undefined) throw new Fault("internal", "empty SVID cert chain");
   const id = readUnverifiedX509SvidId(leaf);
-  if (id !== entry.spiffeId) throw new Fault("internal", `the server signed ${id} instead of ${entry.spiffeId}`);
+  if (id !== entry.spiffeId)
+    throw new Fault("internal", `the server signed ${id} instead of ${entry.spiffeId}`, { code: OTHER_ID });
   if (Buffer.compare(leaf.publicKey, key.publicKey) !== 0)
     throw new Fault("internal", "the server signed another public key");
   return leaf;

@@ -275,6 +275,50 @@ describe("when signing fails", () => {
     expect(all.cache.svidCount).toBe(0);
   });
 
+  describe("a server that signs for an entry as it was before", () => {
+    const [web, api] = [entry("web"), entry("api", { createdAt: 2000 })];
+
+    async function renaming() {
+      const all = setUp();
+      all.sync(web, api);
+      await eventually("both SVIDs", () => all.cache.svidCount === 2);
+      const reader = new Reader((signal) => all.cache.subscribe(selectors("unix:uid:1000"), signal));
+      await reader.news();
+      all.server.change = (id) => (id === "web" ? { id: web.spiffeId } : {});
+      all.sync(entry("web", { path: "/renamed", revisionNumber: 1 }), api);
+      await eventually("the refusal", () => all.logged("Failed to mint X509 SVID").length > 0);
+      await all.rest();
+      return { all, reader };
+    }
+
+    test("is asked again soon, and nobody is told of a moment without the identity", async () => {
+      const { all, reader } = await renaming();
+      expect(await reader.news()).toEqual([]);
+      all.server.change = () => ({});
+      await all.clock.advance(100);
+      await eventually("the new one", () => all.cache.svidCount === 2);
+      expect(await reader.news()).toEqual(["web,api"]);
+      expect(reader.last?.identities.map(({ entry: { spiffeId } }) => spiffeId)).toContain(
+        "spiffe://home.test/renamed",
+      );
+      await reader.stop();
+      await all[Symbol.asyncDispose]();
+    });
+
+    test("and goes on doing so holds up the others for no more than a second", async () => {
+      const { all, reader } = await renaming();
+      for (const [at, ms] of [100, 200, 400].entries()) {
+        expect(await reader.news()).toEqual([]);
+        await all.clock.advance(ms);
+        await eventually("one more refusal", () => all.logged("Failed to mint X509 SVID").length === at + 2);
+        await all.rest();
+      }
+      expect(await reader.news()).toEqual(["api"]);
+      await reader.stop();
+      await all[Symbol.asyncDispose]();
+    });
+  });
+
   test("T-C4 a certificate for another key is not served", async () => {
     await using all = setUp();
     const { signer } = await createCa();
