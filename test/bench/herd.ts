@@ -10,6 +10,8 @@ import { calls, cpuMs, rssMb, timed } from "./stats.ts";
 const JOINING = 8;
 const ENTRY_BATCH = 500;
 const PATIENCE_MS = 300_000;
+/** Fewer than a server lets in from one address. */
+const PER_ADDRESS = 1_500;
 /** Of ten agents one has SVIDs that are about to end. */
 const URGENT_EVERY = 10;
 const URGENT_TTL_SECONDS = 50;
@@ -27,8 +29,9 @@ export const herd = scenario({
     await onServers({}, async (server, { figure }) => {
       await using scope = new AsyncDisposableStack();
       const agents: SimulatedAgent[] = [];
-      await calls({ count, inFlight: JOINING }, async () => {
-        agents.push(scope.use(await SimulatedAgent.start(() => server, { startMs: PATIENCE_MS })));
+      await calls({ count, inFlight: JOINING }, async (index) => {
+        const localAddress = `127.0.1.${1 + Math.floor(index / PER_ADDRESS)}`;
+        agents.push(scope.use(await SimulatedAgent.start(() => server, { startMs: PATIENCE_MS, localAddress })));
       });
       await fill(server, agents, entriesPerAgent);
       const csr = Buffer.from(await createCertificateRequest({ signer: await generateKey("ec-p256") }));
