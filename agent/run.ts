@@ -222,20 +222,19 @@ async function healingSync(options: RunAgentOptions, parts: Node & Identities, s
   }
 }
 
-/** A server that does not know the call, or fails it, is no reason not to start; one that is away fails the sync, too. */
+/** A server that does not know the call, or fails it, is no reason not to start. One that is away fails the sync, too. */
 async function firstSync(
   { log, version }: RunAgentOptions,
   parts: Node & Identities,
   signal: AbortSignal,
 ): Promise<void> {
-  try {
-    await parts.upstream.postStatus(version, signal);
-  } catch (error) {
-    signal.throwIfAborted();
-    if (isFault(error, "unavailable") || isFault(error, "timeout")) throw error;
-    events.statusNotPosted(log, version, error);
-  }
+  const posted = await parts.upstream.postStatus(version, signal).then(
+    () => true,
+    (error: unknown) => error,
+  );
+  signal.throwIfAborted();
   await parts.synchronizer.sync(signal);
+  if (posted !== true) events.statusNotPosted(log, version, posted);
 }
 
 function isFinal(error: unknown): boolean {

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createCertificateRequest } from "../../src/crypto/csr.ts";
 import { generateKey } from "../../src/crypto/key.ts";
+import { OWN_SELECTOR, restartAgent, startAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
 import { faultFrom, refusal } from "../support/faults.ts";
 import { type Link, openLink, through } from "../support/link.ts";
@@ -14,6 +15,7 @@ import {
 } from "../support/postgres.ts";
 import { entryMessage, startServer, type TestServer, type TestSvid } from "../support/server.ts";
 import { SimulatedAgent } from "../support/simulated-agent.ts";
+import { temporaryDirectory } from "../support/workload.ts";
 
 /** Longer than the driver waits for a statement. */
 const SLOW_MS = 30_000;
@@ -104,6 +106,21 @@ describe.skipIf(withoutPostgres)("a database in trouble stops writes, with a cle
     link.cut(true);
     await expectRefused();
     await expectSigning();
+    link.cut(false);
+    await expectRecovered();
+  });
+
+  test("an agent that is known starts, and its workloads are served", async () => {
+    await using folder = await temporaryDirectory();
+    {
+      await using first = await startAgent(server, { folder: folder.path });
+      const entry = { spiffeId: "spiffe://example.org/restarted", parentId: first.id(), selectors: [OWN_SELECTOR] };
+      await server.createEntry(entry);
+    }
+    link.cut(true);
+    await expectRefused();
+    await using again = await restartAgent(folder.path);
+    await eventually("the identity", async () => (await again.fetch()).svids.length === 1);
     link.cut(false);
     await expectRecovered();
   });
