@@ -21,33 +21,41 @@ const REFRESH_HINT = 300;
 const EMPTY: BundleContent = { x509Authorities: [], jwtAuthorities: [], witAuthorities: [], refreshHint: REFRESH_HINT };
 
 /** Adds what is not there yet. An authority that is there and tainted stays so. */
-export function withRoots(current: Bundle | undefined, roots: readonly X509Authority[]): BundleContent {
+export function withRoots(current: BundleContent | undefined, roots: readonly X509Authority[]): BundleContent {
   const held = contentOf(current);
   const known = new Set(held.x509Authorities.map(({ asn1 }) => textOf(asn1)));
   const added = roots.filter(({ asn1 }) => !known.has(textOf(asn1)));
   return { ...held, x509Authorities: [...held.x509Authorities, ...added] };
 }
 
-/** Adds what is not there yet. Throws `invalid` when the key id stands for another key, of either kind. WIT-39. */
+/**
+ * Adds what is not there yet. A key whose id stands for another key, of either kind, goes to `clash`: by default it throws
+ * `invalid`; a key that it lets go is left out. WIT-39.
+ */
 export function withTokenAuthorities(
-  current: Bundle | undefined,
+  current: BundleContent | undefined,
   kind: TokenKind,
   authorities: readonly TokenAuthority[],
+  clash: (keyId: string) => void = refuseClash,
 ): BundleContent {
   const held = contentOf(current);
   const known = new Map<string, { readonly kind: TokenKind; readonly publicKey: Uint8Array }>();
   for (const other of ["jwt", "wit"] as const)
     for (const { keyId, publicKey } of held[TOKEN_FIELD[other]]) known.set(keyId, { kind: other, publicKey });
   const added = authorities.filter(({ keyId, publicKey }) => {
-    const clash = known.get(keyId);
-    if (clash === undefined) return true;
-    if (clash.kind === kind && textOf(clash.publicKey) === textOf(publicKey)) return false;
-    throw new Fault("invalid", `key ID ${JSON.stringify(keyId)} belongs to another key of the bundle`, {
-      code: "key-id-taken",
-      hint: "publish the key under a key ID of its own",
-    });
+    const other = known.get(keyId);
+    if (other === undefined) return true;
+    if (other.kind !== kind || textOf(other.publicKey) !== textOf(publicKey)) clash(keyId);
+    return false;
   });
   return { ...held, [TOKEN_FIELD[kind]]: [...held[TOKEN_FIELD[kind]], ...added] };
+}
+
+function refuseClash(keyId: string): never {
+  throw new Fault("invalid", `key ID ${JSON.stringify(keyId)} belongs to another key of the bundle`, {
+    code: "key-id-taken",
+    hint: "publish the key under a key ID of its own",
+  });
 }
 
 /** Names an authority of a bundle. */
@@ -125,7 +133,7 @@ function mapped(current: Bundle | undefined, change: <T extends AnyAuthority>(on
   };
 }
 
-function contentOf(current: Bundle | undefined): BundleContent {
+function contentOf(current: BundleContent | undefined): BundleContent {
   const { x509Authorities, jwtAuthorities, witAuthorities, refreshHint } = current ?? EMPTY;
   return { x509Authorities, jwtAuthorities, witAuthorities, refreshHint };
 }

@@ -8,6 +8,7 @@ import type { TrustDomain } from "../../src/spiffe/id.ts";
 import type { Authorities } from "./authorities.ts";
 import {
   type BundleAccess,
+  type BundleContent,
   type NamedAuthority,
   revokeAuthority,
   TOKEN_FIELD,
@@ -53,7 +54,9 @@ export async function followUpstream(options: FollowUpstreamOptions, signal: Abo
  */
 async function takeOver(options: FollowUpstreamOptions, above: UpstreamBundle): Promise<void> {
   const { trustDomain, bundles, log } = options;
-  const bundle = await bundles.change(trustDomain, (current) => merged(current, above));
+  const clash = (keyId: string): void =>
+    log.warn("Key of the upstream authority is left out: its ID belongs to another key here", { key_id: keyId });
+  const bundle = await bundles.change(trustDomain, (current) => merged(current, above, clash));
   const [here, there] = [standings(bundle), standings(above)];
   for (const [key, { authority, tainted }] of here) {
     const upstream = there.get(key);
@@ -68,16 +71,11 @@ async function takeOver(options: FollowUpstreamOptions, above: UpstreamBundle): 
   }
 }
 
-function merged(current: Bundle | undefined, above: UpstreamBundle) {
-  const named = (content: ReturnType<typeof withRoots>): Bundle => ({
-    ...content,
-    trustDomain: current?.trustDomain ?? ("" as TrustDomain),
-    sequenceNumber: 0n,
-  });
+/** A key of above that clashes with one here is left out: that is no reason to go without the roots. */
+function merged(current: Bundle | undefined, above: UpstreamBundle, clash: (keyId: string) => void): BundleContent {
   const fresh = above.x509Authorities.filter(({ tainted }) => !tainted);
-  const withX509 = named(withRoots(current, fresh));
-  const withJwt = named(withTokenAuthorities(withX509, "jwt", above.jwtAuthorities));
-  return withTokenAuthorities(withJwt, "wit", above.witAuthorities);
+  const withJwt = withTokenAuthorities(withRoots(current, fresh), "jwt", above.jwtAuthorities, clash);
+  return withTokenAuthorities(withJwt, "wit", above.witAuthorities, clash);
 }
 
 /** The current authority must not hang on a root that is about to be tainted. */

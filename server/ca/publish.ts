@@ -39,9 +39,10 @@ export class TokenPublisher {
     const { bundles, trustDomain, upstream } = this.#options;
     const above = await upstream?.publishToken(kind, authority);
     if (upstream !== undefined && above === undefined) this.#warn(kind, upstream.name);
-    const published = above?.some(({ keyId }) => keyId === authority.keyId) === true ? above : [authority];
+    const own = above?.find(({ keyId }) => keyId === authority.keyId) ?? authority;
     return bundles.change(trustDomain, (current) => {
-      const next = withTokenAuthorities(current, kind, published);
+      // What others publish above is no reason to go without this one.
+      const next = withTokenAuthorities(withTokenAuthorities(current, kind, [own]), kind, above ?? [], () => {});
       if (next[TOKEN_FIELD[kind]].length > (current?.[TOKEN_FIELD[kind]].length ?? 0)) checkRoom(next);
       return next;
     });

@@ -9,6 +9,7 @@ import { parseTrustDomain } from "../../src/spiffe/id.ts";
 import { validateX509Svid } from "../../src/spiffe/x509-svid.ts";
 import { OWN_SELECTOR, startAgent, type TestAgent } from "../support/agent.ts";
 import { eventually } from "../support/eventually.ts";
+import { createCa } from "../support/pki.ts";
 import { RecordingLog } from "../support/recording-log.ts";
 import { changeTokenKey, rootOf, rootOfSvid, WIT, whileClientsMeet } from "../support/rotation.ts";
 import { protoId, startServer, type TestServer } from "../support/server.ts";
@@ -97,6 +98,26 @@ test("T-N12 T-C4 an impostor in the place of the server above, with every name r
   await using fake = upstreamAt(impostor.port);
   await expect(fake.mintX509CA({ csr, ttlSeconds: 60 })).rejects.toThrow("signed by unknown authority");
   stop.abort();
+});
+
+test("T-F1 a key of above that clashes with one below keeps neither roots nor keys from coming down", async () => {
+  const [here, there] = await Promise.all([generateKey("ec-p256"), generateKey("ec-p256")]);
+  const clashing = (publicKey: Uint8Array) => ({
+    jwt_authorities: [{ key_id: "clash", public_key: Buffer.from(publicKey), expires_at: 4_000_000_000 }],
+  });
+  const root = await createCa();
+  await below.admin.bundle.AppendBundle(clashing(here.publicKey));
+  await top.admin.bundle.AppendBundle({
+    ...clashing(there.publicKey),
+    x509_authorities: [{ asn1: Buffer.from(root.der) }],
+  });
+  const hasRoot = async () => (await bundleOf(below)).roots.some(({ raw }) => Buffer.compare(raw, root.der) === 0);
+  await eventually("the root has come down", hasRoot, 30_000);
+  const { prepared_authority } = await below.admin.localAuthority.PrepareJWTAuthority({});
+  expect((await bundleOf(top)).jwt).toContain(prepared_authority?.authority_id);
+  const { jwt_authorities } = await below.admin.bundle.GetBundle({});
+  const kept = jwt_authorities.find(({ key_id }) => key_id === "clash");
+  expect(kept?.public_key).toEqual(Buffer.from(here.publicKey));
 });
 
 test("the local authority of a server below can't be tainted or revoked, and a root that is in use can't either", async () => {
