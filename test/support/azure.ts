@@ -33,6 +33,8 @@ export interface AzureMachine {
 type Json = Readonly<Record<string, unknown>>;
 
 const HOUR_S = 3600;
+/** Under its two names. */
+const MANAGEMENT = /^https:\/\/management\.(azure\.com|core\.windows\.net\/)\/\.default( |$)/;
 const ISSUER = "/pkiops/certs/Test%20Issuing%20CA%2001.crt";
 const ISSUER_URL = `http://www.microsoft.com${ISSUER}`;
 
@@ -175,14 +177,22 @@ export class AzureDouble implements AsyncDisposable {
       const issuer = `https://sts.windows.net/${tenant === TENANT.domain ? TENANT.id : "{tenantid}"}/`;
       return { body: JSON.stringify({ issuer, jwks_uri: this.jwksUri }) };
     }
+    if (path === "v2.0/.well-known/openid-configuration") {
+      const base = `https://login.microsoftonline.com/${tenant}`;
+      const [token_endpoint, authorization_endpoint] = ["token", "authorize"].map(
+        (name) => `${base}/oauth2/v2.0/${name}`,
+      );
+      const endpoints = { token_endpoint, authorization_endpoint, jwks_uri: this.jwksUri };
+      return { body: JSON.stringify({ issuer: `${base}/v2.0`, ...endpoints }) };
+    }
     if (path === "discovery/keys") {
       this.keysRead += 1;
       const jwk = createPublicKey(this.tokenKey).export({ format: "jwk" });
-      return { body: JSON.stringify({ keys: [{ ...jwk, kid: "key-1", use: "sig", x5t: "key-1" }] }) };
+      return { body: JSON.stringify({ keys: [{ ...jwk, kid: "key-1", use: "sig" }] }) };
     }
     const form = new URLSearchParams(body);
     const isBySecret = form.get("client_secret") === APP.app_secret;
-    const isFor = form.get("scope")?.split(" ").includes("https://management.azure.com/.default");
+    const isFor = MANAGEMENT.test(form.get("scope") ?? "");
     const isKnown = tenant === TENANT.id && form.get("client_id") === APP.app_id && isFor;
     if (path !== "oauth2/v2.0/token" || !isKnown || !(isBySecret || form.get("client_assertion") === FEDERATED))
       return { status: 401, body: '{"error":"invalid_client"}' };

@@ -80,6 +80,9 @@ describe.each(nodeMethodNames)("T-N8 evidence by %s", (name) => {
 const unchallenged = ["join_token", "k8s_psat", "aws_iid", "gcp_iit", "azure_msi"];
 const challenged = nodeMethodNames.filter((name) => !unchallenged.includes(name));
 
+/** Says who it is in its answer alone, so that another's answer attests that other. */
+const namelessAtFirst = "azure_imds";
+
 describe.each(challenged)("T-N8 the answer to a challenge of %s", (name) => {
   test("counts once, from the node that was asked", async () => {
     await using evidence = await show(name);
@@ -92,14 +95,15 @@ describe.each(challenged)("T-N8 the answer to a challenge of %s", (name) => {
     await attestWith(anonymous, { ...evidence, respond });
     const { count } = await server.admin.agent.CountAgents({});
     await expectRefused("an answer of before", { ...evidence, respond: () => answer });
-    await expectRefused("the answer of another node", {
-      ...evidence,
-      respond: async (challenge) => {
-        // A TPM that is not meant cannot answer at all.
-        const theirs = await Promise.resolve(stranger.respond?.(challenge)).catch(() => undefined);
-        return theirs ?? answer;
-      },
-    });
+    if (name !== namelessAtFirst)
+      await expectRefused("the answer of another node", {
+        ...evidence,
+        respond: async (challenge) => {
+          // A TPM that is not meant cannot answer at all.
+          const theirs = await Promise.resolve(stranger.respond?.(challenge)).catch(() => undefined);
+          return theirs ?? answer;
+        },
+      });
     expect(await server.admin.agent.CountAgents({})).toEqual({ count });
   });
 });
