@@ -29,6 +29,7 @@ describe.skipIf(withoutPostgres)("a database in trouble stops writes, with a cle
   let bin: string;
   let cluster: Cluster;
   let link: Link;
+  let databaseUrl: string;
   let server: TestServer;
   let agent: SimulatedAgent;
   let node: TestSvid;
@@ -41,8 +42,8 @@ describe.skipIf(withoutPostgres)("a database in trouble stops writes, with a cle
     bin = (await findPostgres()) ?? "";
     cluster = await startCluster(bin);
     link = await openLink(cluster.port);
-    const { url } = await createDatabase(cluster.url);
-    server = await startServer({ store: { url: through(link, url) } });
+    databaseUrl = (await createDatabase(cluster.url)).url;
+    server = await startServer({ store: { url: through(link, databaseUrl) } });
     agent = await SimulatedAgent.start(() => server);
     node = await server.attest();
     workload = await server.mint("spiffe://example.org/workload");
@@ -114,6 +115,8 @@ describe.skipIf(withoutPostgres)("a database in trouble stops writes, with a cle
     await using folder = await temporaryDirectory();
     {
       await using first = await startAgent(server, { folder: folder.path });
+      // Of another release, so that the server has to write down that it is of this one.
+      await administer(databaseUrl, "update attested_nodes set agent_version = '0.0.1'");
       const entry = { spiffeId: "spiffe://example.org/restarted", parentId: first.id(), selectors: [OWN_SELECTOR] };
       await server.createEntry(entry);
     }
