@@ -11,7 +11,7 @@ import type { Turn } from "../ca/turns.ts";
 import type { Directory } from "../directory/authorized.ts";
 import * as events from "../events.ts";
 import { BUCKETS, type BucketName, type Limit, type Rule } from "./access.ts";
-import { type AgentGate, type Denial, QUARANTINED } from "./agent-gate.ts";
+import { type AgentGate, type Denial, QUARANTINED, type Verdict } from "./agent-gate.ts";
 import { AuditTrail } from "./audit.ts";
 import { passedOn } from "./fail.ts";
 import { RateLimiter } from "./limits.ts";
@@ -87,10 +87,13 @@ export class Admission {
     const route = this.#parts.routes.get(call.method);
     if (route === undefined) throw refused(log, call.method);
     const { rule } = route;
-    const decision = await this.#decide(rule, call, log);
+    const renews = call.method === RENEWAL;
+    const decision = await this.#decide(rule, call, log, (peer) => this.#parts.gate.judge(peer, log, renews));
     const authorized = log.child({ authorized_as: decision.as, authorized_via: decision.via });
     this.#trail.admitted(call, authorized);
-    const again = async (): Promise<void> => void (await this.#decide(rule, call, authorized));
+    // A call that began in time is no sign of a copy, although its agent has a newer SVID by now.
+    const again = async (): Promise<void> =>
+      void (await this.#decide(rule, call, authorized, (peer) => this.#parts.gate.standing(peer, authorized)));
     const charge = async (count: number): Promise<void> => {
       if (await this.#charge(rule.limit, call, authorized, count)) await again();
     };
@@ -114,14 +117,14 @@ export class Admission {
     this.#trail.close(call, fault);
   }
 
-  async #decide(rule: Rule, call: Call, log: Log): Promise<Decision> {
+  async #decide(rule: Rule, call: Call, log: Log, judge: (agent: PeerIdentity) => Promise<Verdict>): Promise<Decision> {
     const { caller } = call;
     if (rule.allow.includes("any")) return { as: "nobody", via: "" };
     if (rule.allow.includes("local") && caller.transport === "unix") return { as: "local", via: "transport" };
     if (caller.transport === "tcp" && caller.peer !== undefined) {
       const granted =
         this.#privileged(rule, caller.peer) ??
-        (rule.allow.includes("agent") ? await this.#agent(rule, { call, peer: caller.peer, log }) : undefined);
+        (rule.allow.includes("agent") ? await this.#agent(rule, { call, peer: caller.peer, log, judge }) : undefined);
       if (granted !== undefined) {
         this.#recheck(caller.peer, log);
         return granted;
@@ -138,12 +141,9 @@ export class Admission {
     return undefined;
   }
 
-  async #agent(
-    rule: Rule,
-    { call, peer, log }: { readonly call: Call; readonly peer: PeerIdentity; readonly log: Log },
-  ): Promise<Decision> {
-    const { gate, directory } = this.#parts;
-    const verdict = await gate.judge(peer, log, call.method === RENEWAL);
+  async #agent(rule: Rule, { call, peer, log, judge }: Judging): Promise<Decision> {
+    const { directory } = this.#parts;
+    const verdict = await judge(peer);
     if (verdict.state === "denied") throw refused(log, call.method, verdict);
     if (rule.inQuarantine !== true && directory.node(peer.id)?.quarantine !== undefined) {
       events.agentDenied(log, "quarantined");
@@ -213,6 +213,13 @@ export class Admission {
       events.rateLimited(log, call.method, { code, ms: clock.monotonic() - started });
     }
   }
+}
+
+interface Judging {
+  readonly call: Call;
+  readonly peer: PeerIdentity;
+  readonly log: Log;
+  readonly judge: (agent: PeerIdentity) => Promise<Verdict>;
 }
 
 /** As Go writes addresses. */

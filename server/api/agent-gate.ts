@@ -48,7 +48,7 @@ export class AgentGate {
    * its holder has; a holder that can attest again is to do so.
    */
   async judge(peer: PeerIdentity, log: Log, renews: boolean): Promise<Verdict> {
-    const verdict = await this.#judge(peer, log);
+    const verdict = await this.standing(peer, log);
     if (verdict.state !== "denied" || verdict.reason !== "not_active") return verdict;
     const { serialNumber } = certificateOf(peer.chain);
     const node = await this.#find(peer.id, log);
@@ -71,7 +71,8 @@ export class AgentGate {
     }
   }
 
-  async #judge({ id, chain }: PeerIdentity, log: Log): Promise<Verdict> {
+  /** As `judge`, for a call that was let in a while ago: raises no alarm. */
+  async standing({ id, chain }: PeerIdentity, log: Log): Promise<Verdict> {
     const svid = certificateOf(chain);
     // No agent has any other ID: nothing is looked up then, however often a workload asks.
     const stranger = isAgentId(id) ? undefined : this.#standing(id, undefined, svid);
@@ -104,7 +105,7 @@ export class AgentGate {
       const node = this.#parts.directory.node(peer.id);
       if (node !== undefined && node === seen) continue;
       seen = node;
-      const verdict = await this.#judge(peer, log);
+      const verdict = await this.standing(peer, log);
       if (verdict.state === "denied") return verdict;
     }
     return undefined;
@@ -120,7 +121,7 @@ export class AgentGate {
       if (signal.aborted) return undefined;
       throw error;
     }
-    const verdict = await this.#judge(peer, log);
+    const verdict = await this.standing(peer, log);
     return verdict.state === "denied" ? verdict : undefined;
   }
 

@@ -56,6 +56,25 @@ describe("T-C5 a call that waited for its turn answers to what its caller is by 
   });
 });
 
+test("T-N13 a renewal that waited while another one was faster is refused, and no sign of a copied SVID", async () => {
+  const agent = await server.attest();
+  const { id } = await server.createEntry({ spiffeId: "spiffe://example.org/w", parentId: agent.id });
+  using apis = server.connect(agent.tls);
+  const signer = await generateKey("ec-p256");
+  const request = { params: { csr: await createCertificateRequest({ signer }) } };
+  const { svid } = await apis.agent.RenewAgent(request);
+  const { waiting, before } = await asking(apis, id);
+  const late = faultFrom(apis.agent.RenewAgent(request));
+  await apis.entry.GetAuthorizedEntries({});
+  using renewed = server.connect({ chain: svid?.cert_chain ?? [], privateKey: signer.privateKey });
+  await renewed.agent.PostStatus({});
+  const fault = await late;
+  expect([fault.kind, denialReason(fault)]).toEqual(["denied", "not_active"]);
+  expect((await server.admin.quarantine.ListQuarantinedAgents({})).agents).toEqual([]);
+  expect((await renewed.entry.GetAuthorizedEntries({})).entries).toHaveLength(1);
+  await Promise.all([waiting, ...before]);
+});
+
 test("T-F4 an agent that names more entries than there can be is refused, over all its streams", async () => {
   const agent = await server.attest();
   using apis = server.connect(agent.tls);
