@@ -69,6 +69,7 @@ const OWNED_PACKAGES: Readonly<Record<string, string>> = {
   "@grpc/grpc-js": "src/rpc/",
   "@grpc/proto-loader": "src/rpc/",
   "@grpc/reflection": "src/rpc/",
+  protobufjs: "src/rpc/",
   koffi: "src/",
   pg: "server/store/",
   kysely: "server/store/",

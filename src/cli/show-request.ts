@@ -1,7 +1,8 @@
 import { resolve } from "node:path";
+import { protoRoot } from "../rpc/codecs.ts";
 import type { Channel } from "../rpc/dial.ts";
 import { protoJson } from "../rpc/proto-json.ts";
-import { protoRoot, type Service } from "../rpc/protos.ts";
+import type { Service } from "../rpc/protos.ts";
 
 /** Fields that let whoever reads them act as somebody else. */
 const SECRETS: ReadonlySet<string> = new Set(["token", "svid", "private_key"]);

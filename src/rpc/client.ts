@@ -5,9 +5,9 @@ import {
   Metadata,
   type ServiceError,
 } from "@grpc/grpc-js";
-import type { MethodDefinition } from "@grpc/proto-loader";
 import { systemClock } from "../runtime/clock.ts";
 import { Fault } from "../runtime/fault.ts";
+import type { WireMethod } from "./codecs.ts";
 import { connectionFault } from "./connection-fault.ts";
 import type { MethodTypes, Service } from "./protos.ts";
 import { faultFrom } from "./status.ts";
@@ -46,14 +46,12 @@ export interface Connection {
 
 const DEADLINE_MS = 30_000;
 
-type Wire = MethodDefinition<object, object>;
-
 export function typedClient<M extends object>(connection: Connection, service: Service<M>): ClientOf<M> {
   const methods = Object.entries(service.methods()).map(([name, method]) => [name, bind(connection, method)]);
   return Object.fromEntries(methods) as ClientOf<M>;
 }
 
-function bind(connection: Connection, method: Wire): unknown {
+function bind(connection: Connection, method: WireMethod): unknown {
   const call = new Call(connection, method);
   if (method.responseStream) return (sent: object, options?: CallOptions) => call.stream(sent, options ?? {});
   return (sent: object, options?: CallOptions) => call.single(sent, options ?? {});
@@ -62,9 +60,9 @@ function bind(connection: Connection, method: Wire): unknown {
 /** One method on one connection. */
 class Call {
   readonly #connection: Connection;
-  readonly #method: Wire;
+  readonly #method: WireMethod;
 
-  constructor(connection: Connection, method: Wire) {
+  constructor(connection: Connection, method: WireMethod) {
     this.#connection = connection;
     this.#method = method;
   }

@@ -1,4 +1,5 @@
-import { loadSync, type MessageTypeDefinition } from "@grpc/proto-loader";
+import type { MessageTypeDefinition } from "@grpc/proto-loader";
+import { type MessageCodec, protoRoot } from "./codecs.ts";
 import { once } from "./once.ts";
 import type { Service } from "./protos.ts";
 
@@ -51,23 +52,25 @@ export interface FileDescriptor {
   readonly syntax?: string;
 }
 
+/** Descriptors of whole files, and how they go over the wire. */
+export interface Descriptors {
+  readonly files: readonly FileDescriptor[];
+  encode(file: FileDescriptor): Buffer;
+}
+
 /** What the services and their messages look like, in the form that other implementations accept. */
-export function descriptorsOf(services: readonly Service<object>[]): readonly FileDescriptor[] {
-  const codec = fileDescriptor();
+export async function descriptorsOf(services: readonly Pick<Service<object>, "file">[]): Promise<Descriptors> {
+  const { codec, load } = await loader();
   const files = new Map<string, FileDescriptor>();
-  for (const { methods } of services) {
-    for (const { requestType } of Object.values(methods())) {
-      for (const bytes of requestType.fileDescriptorProtos) merge(files, codec.deserialize(bytes));
-    }
-  }
+  for (const file of new Set(services.map((service) => service.file)))
+    for (const bytes of load(file)) merge(files, codec.deserialize(bytes));
   const owners = new Map(
     [...files.values()].flatMap((file) => typeNames(file).map((name) => [name, file.name] as const)),
   );
-  return [...files.values()].map((file) => completed(file, owners));
-}
-
-export function encodeDescriptor(file: FileDescriptor): Buffer {
-  return fileDescriptor().serialize(file);
+  return {
+    files: [...files.values()].map((file) => completed(file, owners)),
+    encode: (file) => codec.serialize(file),
+  };
 }
 
 /** Full names of the messages, enums, services and methods in a file, without a leading dot. */
@@ -79,12 +82,25 @@ export function symbolsOf(file: FileDescriptor): readonly string[] {
   return [...typeNames(file), ...services];
 }
 
-/** The loader brings the description of descriptors itself. */
-const fileDescriptor = once(() => {
-  const loaded = loadSync("google/protobuf/descriptor.proto", { enums: String, longs: String, arrays: true });
-  const found: unknown = loaded["google.protobuf.FileDescriptorProto"];
-  return found as MessageTypeDefinition<FileDescriptor, FileDescriptor>;
+/** Loaded when somebody asks. It brings the description of descriptors itself. */
+const loader = once(async () => {
+  const { loadSync } = await import("@grpc/proto-loader");
+  const own = loadSync("google/protobuf/descriptor.proto", { enums: String, longs: String, arrays: true });
+  const codec = own["google.protobuf.FileDescriptorProto"] as unknown;
+  return {
+    codec: codec as MessageCodec<FileDescriptor, FileDescriptor>,
+    /** Of everything in the file and what it imports. */
+    load(file: string): readonly Buffer[] {
+      const loaded = Object.values(loadSync(file, { keepCase: true, includeDirs: [protoRoot] }));
+      return loaded.find(isMessage)?.fileDescriptorProtos ?? [];
+    },
+  };
 });
+
+/** Each message carries the whole files; a service has none of its own. */
+function isMessage(definition: object): definition is MessageTypeDefinition<object, object> {
+  return "fileDescriptorProtos" in definition;
+}
 
 /** Services of one package may come from several files of /proto. */
 function merge(files: Map<string, FileDescriptor>, file: FileDescriptor): void {

@@ -1,5 +1,5 @@
-import { fileURLToPath } from "node:url";
-import { loadSync, type MessageTypeDefinition, type MethodDefinition } from "@grpc/proto-loader";
+import type { MethodDefinition } from "@grpc/proto-loader";
+import { type MessageCodec, messageCodec, methodsOf, type WireMethod } from "./codecs.ts";
 import type { Secret, Secret__Output } from "./gen/envoy/extensions/transport_sockets/tls/v3/Secret.ts";
 import type {
   SPIFFECertValidatorConfig,
@@ -68,7 +68,7 @@ export interface Service<M extends object> {
   /** Below `protoRoot`. */
   readonly file: string;
   /** Its methods by name; the file is read at the first call. */
-  methods(): Readonly<Record<string, MethodDefinition<object, object>>>;
+  methods(): Readonly<Record<string, WireMethod>>;
   /** Never present: carries the types. */
   readonly types?: M;
 }
@@ -225,31 +225,11 @@ export const kubernetesObjectReference = message<KubernetesObjectReference, Kube
   "spiffe/brokerapi.proto",
 );
 
-/** /proto stands beside `src`, and beside the `dist` that holds the compiled form. */
-export const protoRoot = fileURLToPath(
-  new URL(import.meta.url.endsWith(".ts") ? "../../proto/" : "../../../proto/", import.meta.url),
-);
-
 function define<M extends object>(name: string, file: string): Service<M> {
-  const read = once(() => definition(name, file) as Readonly<Record<string, MethodDefinition<object, object>>>);
-  return { name, file, methods: read };
+  return { name, file, methods: once(() => methodsOf(name, file)) };
 }
 
 /** Encoder and decoder of one message, read at the first call. */
-function message<I, O>(name: string, file: string): () => MessageTypeDefinition<I, O> {
-  return once(() => definition(name, file) as MessageTypeDefinition<I, O>);
-}
-
-/** The generated types stand for exactly these options: see `generate.ts`. */
-function definition(name: string, file: string): unknown {
-  const found = loadSync(file, {
-    keepCase: true,
-    longs: String,
-    enums: String,
-    defaults: true,
-    oneofs: true,
-    includeDirs: [protoRoot],
-  })[name];
-  if (found === undefined) throw new Error(`${file} does not define ${name}`);
-  return found;
+function message<I, O>(name: string, file: string): () => MessageCodec<I, O> {
+  return once(() => messageCodec(name, file) as MessageCodec<I, O>);
 }

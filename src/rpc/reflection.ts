@@ -1,7 +1,8 @@
 import { Fault } from "../runtime/fault.ts";
-import { descriptorsOf, encodeDescriptor, type FileDescriptor, symbolsOf } from "./descriptors.ts";
+import { type Descriptors, descriptorsOf, type FileDescriptor, symbolsOf } from "./descriptors.ts";
 import type { ServerReflectionRequest__Output } from "./gen/grpc/reflection/v1/ServerReflectionRequest.ts";
 import type { ServerReflectionResponse } from "./gen/grpc/reflection/v1/ServerReflectionResponse.ts";
+import { once } from "./once.ts";
 import { ReflectionAlphaApi, ReflectionApi, type Service } from "./protos.ts";
 import { bidi, type ServiceImplementation, service } from "./service.ts";
 import { codeOf } from "./status.ts";
@@ -11,13 +12,14 @@ import { codeOf } from "./status.ts";
  * Who may use it is up to `admit`.
  */
 export function reflectionServices<Auth>(services: readonly Service<object>[]): readonly ServiceImplementation<Auth>[] {
-  let index: Index | undefined;
+  const offered = [...services, ReflectionApi, ReflectionAlphaApi];
+  const index = once(async () => new Index(offered, await descriptorsOf(offered)));
   async function* answers(
     requests: AsyncIterable<ServerReflectionRequest__Output>,
   ): AsyncGenerator<ServerReflectionResponse> {
-    index ??= new Index([...services, ReflectionApi, ReflectionAlphaApi]);
+    const known = await index();
     for await (const request of requests)
-      yield { valid_host: request.host, original_request: request, ...index.answer(request) };
+      yield { valid_host: request.host, original_request: request, ...known.answer(request) };
   }
   const info = bidi(answers, { endless: true });
   const v1: ServiceImplementation<Auth> = service(ReflectionApi, { ServerReflectionInfo: info });
@@ -26,12 +28,13 @@ export function reflectionServices<Auth>(services: readonly Service<object>[]): 
 }
 
 class Index {
+  readonly #encode: Descriptors["encode"];
   readonly #services: readonly string[];
   readonly #byName: ReadonlyMap<string, FileDescriptor>;
   readonly #bySymbol: ReadonlyMap<string, FileDescriptor>;
 
-  constructor(services: readonly Service<object>[]) {
-    const files = descriptorsOf(services);
+  constructor(services: readonly Service<object>[], { files, encode }: Descriptors) {
+    this.#encode = encode;
     this.#services = services.map(({ name }) => name).sort();
     this.#byName = new Map(files.map((file) => [file.name, file]));
     this.#bySymbol = new Map(files.flatMap((file) => symbolsOf(file).map((symbol) => [symbol, file] as const)));
@@ -59,7 +62,7 @@ class Index {
 
   #fileAnswer(file: FileDescriptor | undefined, what: string): ServerReflectionResponse {
     if (file === undefined) return failed(new Fault("not_found", `${what} is not known`));
-    return { file_descriptor_response: { file_descriptor_proto: this.#withImports(file).map(encodeDescriptor) } };
+    return { file_descriptor_response: { file_descriptor_proto: this.#withImports(file).map(this.#encode) } };
   }
 
   #extensionsAnswer(type: string): ServerReflectionResponse {

@@ -1,4 +1,5 @@
-import { isAlias, isMap, isScalar, isSeq, LineCounter, type ParsedNode, parseDocument } from "yaml";
+import { createRequire } from "node:module";
+import type { ParsedNode } from "yaml";
 import {
   type ConfigEntry,
   type ConfigObject,
@@ -8,6 +9,14 @@ import {
   syntaxFault,
 } from "./config-value.ts";
 import { Fault, messageOf } from "./fault.ts";
+
+/** Loaded for the first file that is not HCL: it takes as long as all of our own code. */
+function yaml(): typeof import("yaml") {
+  loaded ??= createRequire(import.meta.url)("yaml") as typeof import("yaml");
+  return loaded;
+}
+
+let loaded: typeof import("yaml") | undefined;
 
 /** Reads JSON. Throws `invalid` with the place. */
 export function parseJson(text: string, source: string): ConfigObject {
@@ -34,7 +43,7 @@ export function parseYaml(text: string, source: string): ConfigObject {
 class DocumentReader {
   readonly #text: string;
   readonly #source: string;
-  readonly #lines = new LineCounter();
+  readonly #lines = new (yaml().LineCounter)();
 
   constructor(text: string, source: string) {
     this.#text = text;
@@ -42,7 +51,11 @@ class DocumentReader {
   }
 
   read(): ConfigObject {
-    const document = parseDocument(this.#text, { lineCounter: this.#lines, prettyErrors: false, schema: "core" });
+    const document = yaml().parseDocument(this.#text, {
+      lineCounter: this.#lines,
+      prettyErrors: false,
+      schema: "core",
+    });
     const problem = document.errors[0] ?? document.warnings[0];
     if (problem !== undefined) throw syntaxFault(this.#place(problem.pos[0]), problem.message);
     const empty: ConfigObject = { kind: "object", at: { source: this.#source, line: 1, column: 1 }, entries: [] };
@@ -59,6 +72,7 @@ class DocumentReader {
   }
 
   #value(node: ParsedNode, depth: number): ConfigValue {
+    const { isAlias, isMap, isScalar, isSeq } = yaml();
     const at = this.#place(node.range[0]);
     if (depth > MAX_CONFIG_DEPTH) throw syntaxFault(at, `nested more than ${MAX_CONFIG_DEPTH} levels deep`);
     if (isAlias(node)) throw syntaxFault(at, "aliases are not supported");
@@ -73,7 +87,7 @@ class DocumentReader {
 
   #entry(pair: { readonly key: unknown; readonly value?: unknown }, parent: Place, depth: number): ConfigEntry {
     const key = pair.key;
-    if (!isScalar(key) || !key.range) throw syntaxFault(parent, "keys must be plain words");
+    if (!yaml().isScalar(key) || !key.range) throw syntaxFault(parent, "keys must be plain words");
     const at = this.#place(key.range[0]);
     const value = pair.value as ParsedNode | null | undefined;
     return {

@@ -1,8 +1,9 @@
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { packageRoot } from "./package-root.ts";
 
-/** The package's version; its `package.json` stands beside `src`, and beside the `dist` that holds the compiled form. */
+/** The package's version. */
 export function packageVersion(): string {
-  const path = import.meta.url.endsWith(".ts") ? "../../package.json" : "../../../package.json";
-  const { version }: { readonly version: string } = JSON.parse(readFileSync(new URL(path, import.meta.url), "utf8"));
+  const { version }: { readonly version: string } = JSON.parse(readFileSync(join(packageRoot, "package.json"), "utf8"));
   return version;
 }

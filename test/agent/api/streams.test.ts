@@ -19,7 +19,7 @@ const MANY = 1000;
 const SOME = 50;
 const BROKER = "spiffe://example.org/broker";
 /** Encodes every message that an agent sends. */
-const ENCODER = { name: "serialize", file: "@grpc/proto-loader/build/src/index.js" };
+const ENCODER = { name: "serialize", file: "src/rpc/codecs.ts" };
 /** What the agent says to its server meanwhile. */
 const OTHERS = 15;
 
