@@ -1,4 +1,4 @@
-import { readFile, stat } from "node:fs/promises";
+import { readFileSync, statSync } from "node:fs";
 import { Fault } from "../../src/runtime/fault.ts";
 
 /** Far above any real account file; a larger one is refused before it is read. */
@@ -19,16 +19,22 @@ export class AccountNames {
     this.#groups = new IdTable(files.group ?? "/etc/group");
   }
 
-  user(uid: number): Promise<string | undefined> {
-    return this.#users.name(uid);
-  }
-
-  group(gid: number): Promise<string | undefined> {
-    return this.#groups.name(gid);
+  /** As the files are at this moment. Throws when one cannot be read. */
+  now(): Accounts {
+    return { users: this.#users.now(), groups: this.#groups.now() };
   }
 }
 
-/** One file of lines `name:password:id:…`. A missing file holds no names. */
+/** Names by number. */
+export interface Accounts {
+  readonly users: ReadonlyMap<number, string>;
+  readonly groups: ReadonlyMap<number, string>;
+}
+
+/**
+ * One file of lines `name:password:id:…`. A missing file holds no names. Looking whether it has changed costs less than
+ * having another thread do so.
+ */
 class IdTable {
   readonly #path: string;
   #stamp = "";
@@ -38,31 +44,25 @@ class IdTable {
     this.#path = path;
   }
 
-  async name(id: number): Promise<string | undefined> {
-    const stamp = await this.#currentStamp();
-    if (stamp !== this.#stamp) await this.#read(stamp);
-    return this.#names.get(id);
-  }
-
-  async #currentStamp(): Promise<string> {
-    try {
-      const { dev, ino, size, mtimeNs, ctimeNs } = await stat(this.#path, { bigint: true });
-      if (size > MAX_FILE_BYTES) {
-        throw new Fault("precondition", `${this.#path} is larger than ${MAX_FILE_BYTES} bytes`, {
-          code: "accounts-size",
-        });
-      }
-      return [dev, ino, size, mtimeNs, ctimeNs].join(":");
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
-      throw error;
+  now(): ReadonlyMap<number, string> {
+    const stamp = this.#currentStamp();
+    if (stamp !== this.#stamp) {
+      this.#names = stamp === "" ? new Map() : parseAccounts(readFileSync(this.#path, "utf8"));
+      this.#stamp = stamp;
     }
+    return this.#names;
   }
 
-  async #read(stamp: string): Promise<void> {
-    const names = stamp === "" ? new Map<number, string>() : parseAccounts(await readFile(this.#path, "utf8"));
-    this.#names = names;
-    this.#stamp = stamp;
+  #currentStamp(): string {
+    const found = statSync(this.#path, { bigint: true, throwIfNoEntry: false });
+    if (found === undefined) return "";
+    const { dev, ino, size, mtimeNs, ctimeNs } = found;
+    if (size > MAX_FILE_BYTES) {
+      throw new Fault("precondition", `${this.#path} is larger than ${MAX_FILE_BYTES} bytes`, {
+        code: "accounts-size",
+      });
+    }
+    return `${dev}:${ino}:${size}:${mtimeNs}:${ctimeNs}`;
   }
 }
 

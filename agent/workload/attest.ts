@@ -18,6 +18,8 @@ export interface Attestor {
   readonly timeoutMs?: number;
   /** Resolves references to objects of a cluster, where it knows one. */
   readonly references?: ClusterReferences | undefined;
+  /** What can be said at once, where that is all there is to say; undefined when `attest` must be asked. Throws as it does. */
+  attestNow?(peer: PeerProcess): readonly Selector[] | undefined;
   /**
    * Throws when the facts cannot be had. May finish after the signal: the result is then ignored. Whoever outside of the
    * agent and the kernel has to be asked is asked through `remote`.
@@ -157,10 +159,11 @@ export class WorkloadAttestor {
       const selectors = await events.chore(
         { log, clock, attestor: attestor.name },
         "workload_api.workload_attestor",
-        () =>
-          withDeadline({ ms, clock, signal }, (deadline) =>
+        async () =>
+          attestor.attestNow?.(peer) ??
+          (await withDeadline({ ms, clock, signal }, (deadline) =>
             attestor.attest(peer, deadline, this.#remote({ peer, signal: deadline, leave })),
-          ),
+          )),
       );
       return { ...record(), selectors };
     } catch (error) {

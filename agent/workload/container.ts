@@ -48,11 +48,11 @@ export function locateContainer({ cgroup, mountinfo }: ContainerFiles): Containe
 
 /** Reads the caller's files below `procRoot`. As `locateContainer`; throws `unauthenticated` when the caller is gone. */
 export async function readContainer(peer: PeerProcess, procRoot: string): Promise<ContainerPlace | undefined> {
-  const cgroup = await readProcText(peer, "cgroup", procRoot);
+  const cgroup = readProcText(peer, "cgroup", procRoot);
   const found = locateContainer({ cgroup });
   if (found !== undefined) return withDelegate(found, cgroup);
   if (!(await isOwnGroup(cgroup))) return undefined;
-  return locateContainer({ mountinfo: await readProcText(peer, "mountinfo", procRoot) });
+  return locateContainer({ mountinfo: readProcText(peer, "mountinfo", procRoot) });
 }
 
 /** The place with the user, if any, who could have named the container's group as it is named. */

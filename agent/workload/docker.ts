@@ -95,7 +95,7 @@ export class DockerAttestor implements Attestor {
   async #locate(peer: PeerProcess): Promise<ContainerPlace | undefined> {
     const { matcher, procRoot } = this.#options;
     if (matcher === undefined) return readContainer(peer, procRoot);
-    const cgroup = await readProcText(peer, "cgroup", procRoot);
+    const cgroup = readProcText(peer, "cgroup", procRoot);
     const place = matchContainer(cgroup, matcher);
     return place === undefined ? undefined : withDelegate(place, cgroup);
   }

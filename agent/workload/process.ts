@@ -1,15 +1,12 @@
 import { isUtf8 } from "node:buffer";
-import { closeSync, constants, openSync, readSync } from "node:fs";
 import { type FileHandle, open, readlink } from "node:fs/promises";
 import { join } from "node:path";
 import { type FileIdentity, libc } from "../../src/rpc/libc.ts";
 import { type PeerProcess, parseIds, parseStat, statusNumbers } from "../../src/rpc/peer-credentials.ts";
+import { readProcFile } from "../../src/rpc/proc-file.ts";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 
 const PROC = "/proc";
-/** 65,536 supplementary groups of ten digits still fit. */
-const MAX_BYTES = 1024 * 1024;
-const PIECE = Buffer.alloc(16_384);
 /** Linux; not among Node's constants. Reaches a file without the right to read it. */
 const O_PATH = 0o10000000;
 
@@ -26,8 +23,8 @@ export interface ProcessStatus {
  */
 export async function verifyCaller(peer: PeerProcess, procRoot = PROC): Promise<void> {
   if (peer.pid <= 0) throw gone("its PID is not visible here");
-  await readCallerStatus(peer, procRoot);
-  const { startTime, image } = parseStat(await readProcText(peer, "stat", procRoot));
+  readCallerStatus(peer, procRoot);
+  const { startTime, image } = parseStat(readProcText(peer, "stat", procRoot));
   if (startTime !== peer.startTime) throw gone("its PID means another process now");
   if (image !== peer.image) throw gone("it runs another program now");
   if (peer.executable !== undefined) {
@@ -40,8 +37,8 @@ export async function verifyCaller(peer: PeerProcess, procRoot = PROC): Promise<
 }
 
 /** Throws `unauthenticated` when the process has another user or group than when it connected. */
-export async function readCallerStatus(peer: PeerProcess, procRoot = PROC): Promise<ProcessStatus> {
-  const text = await readProcText(peer, "status", procRoot);
+export function readCallerStatus(peer: PeerProcess, procRoot = PROC): ProcessStatus {
+  const text = readProcText(peer, "status", procRoot);
   const { uid, gid, realUid, realGid } = parseIds(text);
   const pairs = [
     ["uid", uid, peer.uid],
@@ -87,28 +84,11 @@ export async function openExecutable(peer: PeerProcess, procRoot = PROC): Promis
 }
 
 /** Text of a file in the caller's folder, latin1, at most 1 MiB. Throws `unauthenticated` when the caller is gone. */
-export async function readProcText(peer: PeerProcess, name: string, procRoot = PROC): Promise<string> {
+export function readProcText(peer: PeerProcess, name: string, procRoot = PROC): string {
   try {
-    return readBounded(procPath(procRoot, peer, name));
+    return readProcFile(procPath(procRoot, peer, name));
   } catch (error) {
     throw error instanceof Fault ? error : gone(messageOf(error));
-  }
-}
-
-/** The kernel makes such a file up in memory, so that waiting for it costs less than having another thread do so. */
-function readBounded(path: string): string {
-  const file = openSync(path, constants.O_RDONLY);
-  try {
-    let text = "";
-    for (let total = 0; ; ) {
-      const bytes = readSync(file, PIECE, 0, PIECE.length, null);
-      if (bytes === 0) return text;
-      text += PIECE.toString("latin1", 0, bytes);
-      total += bytes;
-      if (total > MAX_BYTES) throw new Fault("unavailable", `${path} is too long`, { code: "proc-size" });
-    }
-  } finally {
-    closeSync(file);
   }
 }
 

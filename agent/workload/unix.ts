@@ -33,20 +33,29 @@ export class UnixAttestor implements Attestor {
     this.#digests = new Digests({ sizeLimit: options.workloadSizeLimit, clock: options.clock, signal: options.signal });
   }
 
+  attestNow(peer: PeerProcess): readonly Selector[] | undefined {
+    return this.#options.discoverWorkloadPath ? undefined : this.#selectors(this.#identity(peer));
+  }
+
   async attest(peer: PeerProcess): Promise<readonly Selector[]> {
-    const values = await this.#identity(peer);
+    const values = this.#identity(peer);
     if (this.#options.discoverWorkloadPath) values.push(...(await this.#program(peer)));
+    return this.#selectors(values);
+  }
+
+  #selectors(values: readonly string[]): readonly Selector[] {
     return values.map((value) => ({ type: this.name, value }));
   }
 
   /** An account without a name has no name selector, as in SPIRE. */
-  async #identity(peer: PeerProcess): Promise<string[]> {
-    const { uid, gid, supplementaryGids } = await readCallerStatus(peer, this.#options.procRoot);
-    const values = [`uid:${uid}`, ...named("user", await this.#accounts.user(uid))];
-    values.push(`gid:${gid}`, ...named("group", await this.#accounts.group(gid)));
+  #identity(peer: PeerProcess): string[] {
+    const { uid, gid, supplementaryGids } = readCallerStatus(peer, this.#options.procRoot);
+    const { users, groups } = this.#accounts.now();
+    const values = [`uid:${uid}`, ...named("user", users.get(uid))];
+    values.push(`gid:${gid}`, ...named("group", groups.get(gid)));
     for (const id of supplementaryGids) {
       if (isAnybody(id)) continue;
-      values.push(`supplementary_gid:${id}`, ...named("supplementary_group", await this.#accounts.group(id)));
+      values.push(`supplementary_gid:${id}`, ...named("supplementary_group", groups.get(id)));
     }
     return values;
   }

@@ -1,7 +1,8 @@
-import { closeSync, readFileSync } from "node:fs";
+import { closeSync } from "node:fs";
 import type { Socket } from "node:net";
 import { Fault } from "../runtime/fault.ts";
 import { type FileIdentity, type Libc, libc } from "./libc.ts";
+import { readProcFile } from "./proc-file.ts";
 import { isAnybody, sharesUsers } from "./user-namespace.ts";
 
 /**
@@ -155,7 +156,7 @@ interface Opened {
 
 function readStat(pid: number): ProcessStat {
   try {
-    return parseStat(readFileSync(`/proc/${pid}/stat`, "latin1"));
+    return parseStat(readProcFile(`/proc/${pid}/stat`));
   } catch (cause) {
     throw gone(cause);
   }
@@ -187,7 +188,7 @@ function checkedIds({ pid, uid, gid }: Credentials): { readonly realUid: number;
 
 function readIds(pid: number): ProcessIds {
   try {
-    return parseIds(readFileSync(`/proc/${pid}/status`, "latin1"));
+    return parseIds(readProcFile(`/proc/${pid}/status`));
   } catch (cause) {
     throw gone(cause);
   }
@@ -210,16 +211,17 @@ export function parseIds(text: string): ProcessIds {
   return { realUid, realGid, uid, gid };
 }
 
-/** Numbers of one line of that text. Throws `unavailable` when there is no such line. */
+/** Numbers of one line of that text, not its first. Throws `unavailable` when there is no such line. */
 export function statusNumbers(text: string, key: string): readonly number[] {
-  const line = new RegExp(`^${key}:([\\d\\s]*)$`, "m").exec(text)?.[1];
-  if (line !== undefined) return line.split(/\s+/).filter(Boolean).map(Number);
+  const start = text.indexOf(`\n${key}:`) + 1;
+  const line = start === 0 ? undefined : text.slice(start + key.length + 1).split("\n", 1)[0];
+  if (line !== undefined && /^[\d\s]*$/.test(line)) return line.split(/\s+/).filter(Boolean).map(Number);
   throw new Fault("unavailable", `process status has no line "${key}"`, { code: "proc-status" });
 }
 
 function readCgroup(pid: number): string | undefined {
   try {
-    return readFileSync(`/proc/${pid}/cgroup`, "latin1");
+    return readProcFile(`/proc/${pid}/cgroup`);
   } catch {
     return undefined;
   }

@@ -16,6 +16,9 @@ export interface MethodName {
   readonly method: string;
 }
 
+/** The usual end of a stream: one for all, as the stack of where each was found out says nothing. */
+const CLIENT_LEFT = new Fault("cancelled", "the client has left");
+
 /** The server's side of one call, from its headers to its status. Ends exactly once. */
 export class RunningCall<Auth> implements Call<Auth> {
   readonly method: string;
@@ -127,9 +130,7 @@ export class RunningCall<Auth> implements Call<Auth> {
   #left(): void {
     if (this.#end !== undefined) return;
     const late = Number(this.#wire.getDeadline()) <= this.#clock.now().getTime();
-    const fault = late
-      ? new Fault("timeout", "the deadline of the call has passed")
-      : new Fault("cancelled", "the client has left");
+    const fault = late ? new Fault("timeout", "the deadline of the call has passed") : CLIENT_LEFT;
     this.#end = { fault };
     this.#controller.abort(fault);
   }

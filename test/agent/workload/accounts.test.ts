@@ -29,12 +29,12 @@ describe("account names", () => {
     await using folder = await temporaryDirectory();
     const passwd = join(folder.path, "passwd");
     const names = new AccountNames({ passwd, group: join(folder.path, "group") });
-    expect(await names.user(1000)).toBeUndefined();
+    expect(names.now().users.get(1000)).toBeUndefined();
     await writeFile(passwd, "web:x:1000:1000::/:\n");
-    expect(await names.user(1000)).toBe("web");
-    expect(await names.group(1000)).toBeUndefined();
+    expect(names.now().users.get(1000)).toBe("web");
+    expect(names.now().groups.get(1000)).toBeUndefined();
     await writeFile(`${passwd}.new`, "api:x:1000:1000::/:\n");
     await rename(`${passwd}.new`, passwd);
-    expect(await names.user(1000)).toBe("api");
+    expect(names.now().users.get(1000)).toBe("api");
   });
 });

@@ -49,6 +49,15 @@ describe("unix selectors", () => {
     ]);
   });
 
+  test("what takes no look at the program is said at once, and nothing in its place where it does", async () => {
+    await using socket = await PinningSocket.open();
+    await using _workload = await startWorkload({ socket: socket.path });
+    const peer = await socket.next();
+    expect(attestor({}).attestNow(peer)).toEqual(await attestor({}).attest(peer));
+    expect(attestor({ discoverWorkloadPath: true }).attestNow(peer)).toBeUndefined();
+    expect(() => attestor({}).attestNow({ ...peer, uid: peer.uid + 1 })).toThrow("does not match original caller");
+  });
+
   test("path and sha256 are added with discover_workload_path", async () => {
     const selectors = await selectorsOf({}, { discoverWorkloadPath: true });
     const digest = createHash("sha256").update(readFileSync(program)).digest("hex");
