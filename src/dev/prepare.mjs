@@ -91,6 +91,7 @@ function build() {
     rmSync(join(HOME, "dist"), { recursive: true, force: true });
     run("tsc", ["-p", "src/dev/tsconfig.json"]);
     run("node", ["dist/server/store/base-image.js"]);
+    run("node", ["src/dev/bundle.mjs"]);
   });
 }
 

@@ -264,10 +264,11 @@ function plainValue(value: Exclude<LogValue, undefined>, spelling: Spelling): Pl
   return Number.isSafeInteger(Number(value)) ? Number(value) : value.toString();
 }
 
-const THIS_FILE = import.meta.url;
+/** Of the call stack that `callerFields` sees: itself, `#write`, the method of the level. */
+const OWN_FRAMES = 3;
 
 function callerFields(): LogFields {
-  const site = getCallSites(8).find((frame) => !THIS_FILE.endsWith(frame.scriptName) && frame.scriptName !== THIS_FILE);
+  const site = getCallSites(OWN_FRAMES + 1)[OWN_FRAMES];
   if (site === undefined) return {};
   const path = site.scriptName.startsWith("file:") ? fileURLToPath(site.scriptName) : site.scriptName;
   return {

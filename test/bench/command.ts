@@ -1,6 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { Fault, messageOf } from "../../src/runtime/fault.ts";
 import type { Io } from "../../src/runtime/terminal.ts";
+import { useInstalled } from "../support/programs.ts";
 import { openServerClient } from "../support/server.ts";
 import { helpText, listText, type Plan, parsePlan } from "./arguments.ts";
 import { compared, type Result, resultOf } from "./figures.ts";
@@ -21,6 +22,7 @@ export async function bench(
     io.stdout.write(plan.show === "help" ? helpText(scenarios) : listText(scenarios));
     return 0;
   }
+  useInstalled();
   const text = (lines: string): unknown => (plan.output === "json" ? io.stderr : io.stdout).write(lines);
   const machine = thisMachine();
   const startedAt = new Date().toISOString();

@@ -7,11 +7,11 @@ import { startAgent } from "../support/agent.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { type Report, scenario } from "./scenario.ts";
 import { openPostgres, storeName } from "./servers.ts";
-import { calls, percentile, rssMb } from "./stats.ts";
+import { calls, cpuMs, percentile, rssMb } from "./stats.ts";
 
-/** From the start of the process to its ready line, and its memory then. Sources as they are, types stripped. */
+/** From the start of the process to its ready line: how long, its CPU, and its memory then. */
 export const start = scenario({
-  summary: "start-up of server and agent until they serve, and their memory then",
+  summary: "start-up of server and agent until they serve, their CPU and memory then",
   async run({ of }) {
     await using scope = new AsyncDisposableStack();
     const folder = await mkdtemp(join(tmpdir(), "steeple-bench-"));
@@ -22,6 +22,7 @@ export const start = scenario({
       const started = performance.now();
       await using running = await open();
       report.figure({ name: what, unit: "ms", values: performance.now() - started, limit });
+      report.figure({ name: `${what}, CPU`, unit: "ms", values: cpuMs(running.pid) });
       report.figure({ name: `${what}, RSS`, unit: "MB", values: rssMb(running.pid) });
     };
     const embedded = of(await storeName("embedded"));

@@ -7,8 +7,9 @@ import { fetchX509Svid, watchX509Svids, type X509Context } from "../../src/clien
 import { encodePem } from "../../src/crypto/pem.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
 import { eventually } from "./eventually.ts";
+import { programArgs } from "./programs.ts";
 import type { TestServer } from "./server.ts";
-import { type LogRecord, PROJECT, pluginData } from "./server-process.ts";
+import { type LogRecord, pluginData } from "./server-process.ts";
 
 export interface TestAgentOptions {
   /** Default: a new one from the server. `null` for none. */
@@ -157,7 +158,7 @@ interface Running {
 }
 
 function spawnAgent(args: readonly string[], env: TestAgentOptions["env"] = {}): Running {
-  const child = spawn(process.execPath, [join(PROJECT, "agent/main.ts"), ...args], {
+  const child = spawn(process.execPath, [...programArgs("agent"), ...args], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, ...env },
   });

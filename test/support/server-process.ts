@@ -5,6 +5,7 @@ import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { eventually } from "./eventually.ts";
+import { programArgs } from "./programs.ts";
 
 export const PROJECT = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -98,7 +99,7 @@ export interface ServerProcess {
 
 /** `steeple-server` with these arguments. The caller stops it. */
 export function runServerProcess(args: readonly string[], env: Readonly<Record<string, string>> = {}): ServerProcess {
-  const child = spawn(process.execPath, [join(PROJECT, "server/main.ts"), ...args], {
+  const child = spawn(process.execPath, [...programArgs("server"), ...args], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, ...env },
   });
