@@ -304,7 +304,8 @@ async function listen(
   });
   if (trustedProxies.length > 0) events.proxiesTrusted(endpoints, trustedProxies);
   events.serverApisStarting(endpoints, { address: hostPort(bound), network: "tcp" });
-  await admin.listenUnix({ path: socketPath, mode: ADMIN_SOCKET_MODE });
+  // Sidecars call from containers of their own.
+  await admin.listenUnix({ path: socketPath, mode: ADMIN_SOCKET_MODE }, { unseen: true });
   events.serverApisStarting(endpoints, { address: socketPath, network: "unix" });
 }
 

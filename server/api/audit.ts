@@ -60,7 +60,8 @@ export class AuditTrail {
   }
 }
 
-function processFields({ caller: { process } }: Call): LogFields {
+function processFields({ caller: { process, unseen } }: Call): LogFields {
+  if (unseen !== undefined) return { caller_uid: unseen.uid, caller_gid: unseen.gid };
   if (process === undefined) return {};
   const { pid, uid, gid } = process;
   const path = programOf(pid);

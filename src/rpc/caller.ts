@@ -2,7 +2,7 @@ import type { Certificate } from "../crypto/certificate.ts";
 import type { Fault } from "../runtime/fault.ts";
 import type { Log } from "../runtime/log.ts";
 import type { SpiffeId } from "../spiffe/id.ts";
-import type { PeerProcess } from "./peer-credentials.ts";
+import type { PeerProcess, UnseenPeer } from "./peer-credentials.ts";
 
 /** Who is at the other end of a connection, fixed when it was accepted. */
 export interface Caller {
@@ -14,6 +14,8 @@ export interface Caller {
   readonly remotePort?: number;
   /** The connected process; Unix sockets only. Owned by the connection: it ends with it. */
   readonly process?: PeerProcess;
+  /** Instead of a process, where it lives in another pid namespace and the socket lets such callers in. */
+  readonly unseen?: UnseenPeer;
   /** Absent when the client showed no certificate. Verified during the handshake. */
   readonly peer?: PeerIdentity;
 }

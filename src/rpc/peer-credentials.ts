@@ -64,6 +64,15 @@ export function pinPeer(socket: Socket, system: PinningCalls = libc()): PeerProc
   }
 }
 
+/** Effective ids of a caller that is in no pid namespace of ours, such as another container's; its pid is zero. */
+export type UnseenPeer = Credentials;
+
+/** Undefined for a caller whose process can be seen from here. */
+export function unseenPeer(socket: Socket): UnseenPeer | undefined {
+  const credentials = readCredentials(descriptorOf(socket));
+  return credentials.pid > 0 ? undefined : credentials;
+}
+
 /**
  * Pins a process by its pid in our own namespace, as if it had just connected. Throws `not_found` when there is none.
  * Its owner disposes of it.

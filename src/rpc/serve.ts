@@ -10,7 +10,7 @@ import {
 import { Fault } from "../runtime/fault.ts";
 import type { Feed } from "../runtime/feed.ts";
 import type { Caller } from "./caller.ts";
-import { type PeerProcess, pinPeer } from "./peer-credentials.ts";
+import { type PeerProcess, pinPeer, unseenPeer } from "./peer-credentials.ts";
 import { PeerWatch } from "./peer-watch.ts";
 import { Pipeline, type PipelineOptions } from "./pipeline.ts";
 import { portHolder } from "./port-holder.ts";
@@ -58,6 +58,8 @@ interface Connection {
   readonly socket: Socket;
   readonly closed: Promise<void>;
 }
+
+type LocalPeer = Pick<Caller, "process" | "unseen">;
 
 /** More than any fleet of agents needs of one server, and few enough for one process. */
 const MAX_CONNECTIONS = 20_000;
@@ -113,11 +115,14 @@ export class RpcServer<Auth> implements AsyncDisposable {
     this.#shares = sharesOf(options);
   }
 
-  /** Replaces a socket on which nobody listens. Throws `precondition`, naming the process that holds the path. */
-  async listenUnix(place: SocketPlace): Promise<void> {
+  /**
+   * Replaces a socket on which nobody listens. Throws `precondition`, naming the process that holds the path. With
+   * `unseen`, callers of other pid namespaces are let in: whoever may open the socket may call.
+   */
+  async listenUnix(place: SocketPlace, { unseen = false } = {}): Promise<void> {
     const injector = this.#open({ "grpc.max_concurrent_streams": this.#options.maxStreamsPerConnection ?? 2000 });
     const listener = this.#listen((socket) =>
-      this.#acceptUnix(socket, (process) => this.#injectUnix(socket, injector, { process })),
+      this.#acceptUnix(socket, (caller) => this.#injectUnix(socket, injector, caller), unseen),
     );
     this.#closers.push(await listenAt(listener, place, this.#options.clock));
   }
@@ -128,8 +133,8 @@ export class RpcServer<Auth> implements AsyncDisposable {
     const { log, clock } = this.#options;
     const gate = new UnixTls({ ...tls, log, clock, refusals: this.#refusals });
     const listener = this.#listen((socket) =>
-      this.#acceptUnix(socket, (process) =>
-        gate.receive(socket, (secure, peer) => this.#injectUnix(secure, injector, { process, peer })),
+      this.#acceptUnix(socket, (caller) =>
+        gate.receive(socket, (secure, peer) => this.#injectUnix(secure, injector, { ...caller, peer })),
       ),
     );
     this.#closers.push(await listenAt(listener, place, this.#options.clock));
@@ -237,9 +242,9 @@ export class RpcServer<Auth> implements AsyncDisposable {
   }
 
   #run(call: Parameters<Pipeline<Auth>["run"]>[0]): void {
-    const { process } = call.caller;
+    const local = call.caller.process ?? call.caller.unseen;
     try {
-      const giveBack = process === undefined ? undefined : this.#shares.calls.take(process);
+      const giveBack = local === undefined ? undefined : this.#shares.calls.take(local);
       void this.#pipeline.run(call).finally(giveBack);
     } catch (error) {
       this.#refusals.add(error);
@@ -262,18 +267,24 @@ export class RpcServer<Auth> implements AsyncDisposable {
     return listener;
   }
 
-  #acceptUnix(socket: Socket, accept: (process: PeerProcess) => void): void {
+  #acceptUnix(socket: Socket, accept: (caller: LocalPeer) => void, unseenToo = false): void {
     socket.on("error", () => socket.destroy());
     try {
-      const process = pinPeer(socket);
-      socket.once("close", () => this.#release(process));
-      this.#peers.add(process, () => socket.destroy());
-      socket.once("close", this.#shares.connections.take(process));
-      accept(process);
+      const unseen = unseenToo ? unseenPeer(socket) : undefined;
+      const caller = unseen === undefined ? { process: this.#pin(socket) } : { unseen };
+      socket.once("close", this.#shares.connections.take(caller.process ?? caller.unseen));
+      accept(caller);
     } catch (error) {
       this.#refusals.add(error);
       socket.destroy();
     }
+  }
+
+  #pin(socket: Socket): PeerProcess {
+    const process = pinPeer(socket);
+    socket.once("close", () => this.#release(process));
+    this.#peers.add(process, () => socket.destroy());
+    return process;
   }
 
   #release(process: PeerProcess & Disposable): void {
@@ -291,7 +302,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
   }
 
   /** Node wraps a stream that is no socket, and drops its address; so the session carries the name from its start. */
-  #injectUnix(socket: Socket, injector: ConnectionInjector, caller: Pick<Caller, "process" | "peer">): void {
+  #injectUnix(socket: Socket, injector: ConnectionInjector, caller: LocalPeer & Pick<Caller, "peer">): void {
     const connectionId = this.#remember(socket, { transport: "unix", ...caller });
     if (connectionId === undefined) return;
     this.#session.run(connectionId, () => injector.injectConnection(new UnixConnection(socket)));

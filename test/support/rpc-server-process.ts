@@ -1,4 +1,7 @@
-/** Serves health on the Unix socket named by the first argument until its standard input ends; prints one line when ready. */
+/**
+ * Serves health on the Unix socket named by the first argument until its standard input ends, to callers of other pid
+ * namespaces too with a second argument; prints one line when ready.
+ */
 import { healthService } from "../../src/rpc/health.ts";
 import { RpcServer } from "../../src/rpc/serve.ts";
 import { systemClock } from "../../src/runtime/clock.ts";
@@ -11,7 +14,7 @@ await using server = new RpcServer<undefined>({
   log,
   clock: systemClock,
 });
-await server.listenUnix({ path: process.argv[2] ?? "", mode: 0o777 });
+await server.listenUnix({ path: process.argv[2] ?? "", mode: 0o777 }, { unseen: process.argv[3] === "unseen" });
 process.stdout.write("ready\n");
 for await (const _ of process.stdin);
 const said = ({ message, fields }: LogLine): string =>

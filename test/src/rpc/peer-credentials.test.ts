@@ -100,20 +100,19 @@ test("T-W1 a PID that means another process after the pidfd was opened is refuse
   expect(() => pinPeer(socket, reusing)).toThrow(/gone/);
 });
 
+/** A server in a pid namespace of its own. */
+async function startUnseeing(socket: string, ...more: readonly string[]) {
+  const script = new URL("../../support/rpc-server-process.ts", import.meta.url).pathname;
+  const namespace = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+  const server = spawn("unshare", [...namespace, process.execPath, script, socket, ...more]);
+  await once(server.stdout, "data");
+  return server;
+}
+
 test.skipIf(!isRoot)("T-W1 a caller from a PID namespace that cannot be seen from here is refused", async () => {
   await using folder = await temporaryDirectory();
   const socket = join(folder.path, "api.sock");
-  const script = new URL("../../support/rpc-server-process.ts", import.meta.url).pathname;
-  const server = spawn("unshare", [
-    "--pid",
-    "--fork",
-    "--kill-child",
-    "--mount-proc",
-    process.execPath,
-    script,
-    socket,
-  ]);
-  await once(server.stdout, "data");
+  const server = await startUnseeing(socket);
   const client = connect(socket);
   let received = 0;
   client.on("error", () => undefined).on("data", ({ length }) => (received += length));
@@ -125,6 +124,19 @@ test.skipIf(!isRoot)("T-W1 a caller from a PID namespace that cannot be seen fro
   expect(said.toString()).toMatch(/not visible from here/);
   await once(server, "close");
 });
+
+test.skipIf(!isRoot)(
+  "a socket that is for whoever may open it answers such a caller, as a sidecar is one",
+  async () => {
+    await using folder = await temporaryDirectory();
+    const socket = join(folder.path, "api.sock");
+    const server = await startUnseeing(socket, "unseen");
+    using channel = dialUnix(socket);
+    expect(await channel.client(HealthApi).Check({})).toEqual({ status: "SERVING" });
+    server.stdin.end();
+    await once(server, "close");
+  },
+);
 
 test("T-W1 a stream ends when the process that opened it does, though another one holds its connection", async () => {
   await using server = await startRpc({
