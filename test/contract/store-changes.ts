@@ -32,6 +32,23 @@ export function changeContract(current: () => StoreUnderTest): void {
     expect(await changes().load(read)).toEqual({ entries: [entry], nodes: [node], bundles: [bundle] });
   });
 
+  test("loading gives every field as it was stored, whatever stands in it", async () => {
+    const { store } = current();
+    for (const name of [B, parseTrustDomain("c.test")]) await store.bundles.change(name, () => bundleOf(1));
+    const odd = ['unix:path:/a b/{c},"d"\\e', "k8s:pod-label:ä:✓", "unix:user:null"];
+    const { entry } = await store.entries.create(
+      draftOf("all", {
+        ...{ selectors: selectorsOf(...odd), federatesWith: [B, parseTrustDomain("c.test")], hint: 'a "hint" \\ {x}' },
+        ...{ dnsNames: ["a.example", "*.b.example"], x509SvidTtl: 60, jwtSvidTtl: 30, expiresAt: 4_102_444_800 },
+        ...{ admin: true, storeSvid: true, jwtSvidIncludeJti: true },
+      }),
+    );
+    const other = draftOf("other", { downstream: true, disableX509SvidPrefetch: true });
+    const second = (await store.entries.create(other)).entry;
+    const read = async ({ entries }: Snapshot) => (await Array.fromAsync(entries)).flat();
+    expect(await changes().load(read)).toEqual([entry, second]);
+  });
+
   test("loading pages through more rows than one read holds", async () => {
     const { store } = current();
     const row = (await store.entries.create(draftOf("first"))).entry;
