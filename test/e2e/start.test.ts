@@ -4,6 +4,9 @@ import { startServer } from "../support/server.ts";
 import type { LogRecord } from "../support/server-process.ts";
 import { temporaryDirectory } from "../support/workload.ts";
 
+/** Several programs start, one after the other. */
+const START_MS = 180_000;
+
 const complaints = ({ output }: { output(): string }): readonly LogRecord[] =>
   output()
     .split("\n")
@@ -28,7 +31,9 @@ test("a server and an agent that start as they should warn of nothing", async ()
   expect(complaints(server)).toEqual([]);
 });
 
-test("agents that start before their server, a new one and a known one, say so seldom and go on when it has come", async () => {
+test("agents that start before their server, a new one and a known one, say so seldom and go on when it has come", {
+  timeout: START_MS,
+}, async () => {
   await using home = await temporaryDirectory();
   await using known = await temporaryDirectory();
   await using fresh = await temporaryDirectory();
