@@ -286,10 +286,10 @@ export interface ChangeSet {
   readonly bundles: ReadonlyMap<TrustDomain, Bundle | undefined>;
 }
 
-/** The change feed: follows commits, never counters, so nothing is skipped. */
 /** Fault code of a schema that only newer programs may work on. */
 export const SCHEMA_NEWER = "schema-newer";
 
+/** The change feed: follows commits, never counters, so nothing is skipped. */
 export interface ChangeStore {
   /**
    * Streams all rows of one repeatable-read snapshot to `receive`; its cursor starts the feed. Inside `receive` use
