@@ -1,4 +1,5 @@
 import { AsyncLocalStorage } from "node:async_hooks";
+import { constants, type ServerHttp2Stream } from "node:http2";
 import { createServer, type Server as NetServer, type Socket } from "node:net";
 import {
   type ConnectionInjector,
@@ -81,6 +82,8 @@ const STRANGER = {
 const PATIENCE_MS = { stranger: 10_000, other: 60_000 };
 const STALL_LOOK_MS = 5_000;
 const DRAIN_MS = 10_000;
+/** From a status that is sent to the end of its stream. */
+const LINGER_MS = 1_000;
 const BACKLOG = 4096;
 /** What gRPC says of a socket without an address. */
 const NO_PEER = "unknown";
@@ -217,7 +220,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
       "grpc.max_receive_message_length": this.#options.maxMessageBytes ?? MAX_MESSAGE_BYTES,
       ...settings,
       "grpc.enable_channelz": 0,
-      interceptors: [uninflated],
+      interceptors: [uninflated, closed],
     });
     for (const implementation of this.#options.services) this.#register(grpc, implementation);
     const injector = grpc.createConnectionInjector(ServerCredentials.createInsecure());
@@ -364,6 +367,20 @@ const uninflated: ServerInterceptor = (_, given) => {
   const call = given as ServerInterceptingCall & { incomingEncoding: string };
   if (call.incomingEncoding !== "identity") call.incomingEncoding = call.incomingEncoding.toUpperCase();
   return call;
+};
+
+/**
+ * A client that got its status and goes on sending would keep the stream, and what it sent, for as long as it likes. It
+ * has a second for what is under way, then is asked to stop, without an error (RFC 9113, section 8.1; T-X9).
+ */
+const closed: ServerInterceptor = (_, given) => {
+  const { stream } = given as ServerInterceptingCall & { stream: ServerHttp2Stream };
+  stream.once("finish", () => {
+    if (stream.readableEnded) return;
+    const late = setTimeout(() => stream.close(constants.NGHTTP2_NO_ERROR), LINGER_MS).unref();
+    stream.once("close", () => clearTimeout(late));
+  });
+  return given as ServerInterceptingCall;
 };
 
 /** A message that goes to many streams is encoded for the first of them. */

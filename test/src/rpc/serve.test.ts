@@ -1,4 +1,4 @@
-import { connect as http2Connect } from "node:http2";
+import { constants, connect as http2Connect } from "node:http2";
 import { connect } from "node:net";
 import { describe, expect, test } from "vitest";
 import type { Call } from "../../../src/rpc/caller.ts";
@@ -222,6 +222,25 @@ describe("the end of a call", () => {
     await new Promise((done) => stream.once("data", done));
     socket.destroy();
     await eventually("the generator to end", () => ended.length === 1);
+  });
+
+  test("T-X9 a client that has its status and does not end its own half is asked to stop, without an error", async () => {
+    const admit = async (): Promise<undefined> => {
+      throw new Fault("denied", "not you", { code: "nobody" });
+    };
+    await using server = await startRpc({ admit });
+    const session = http2Connect("http://localhost", { createConnection: () => connect(server.path) });
+    const stream = session.request({ ":method": "POST", ":path": CHECK, "content-type": "application/grpc" });
+    stream.write(Buffer.alloc(16 * 1024, 1));
+    const ended = new Promise((done) => stream.once("end", done));
+    const closed = new Promise((done) => stream.once("close", done));
+    expect(await new Promise((done) => stream.once("response", done))).toMatchObject({ "grpc-status": "7" });
+    stream.resume();
+    await ended;
+    await closed;
+    expect(stream.rstCode).toBe(constants.NGHTTP2_NO_ERROR);
+    expect(session.closed).toBe(false);
+    session.destroy();
   });
 
   test("abort ends a stream with a status while its handler waits for something else", async () => {
