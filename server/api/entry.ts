@@ -12,7 +12,7 @@ import type { TrustDomain } from "../../src/spiffe/id.ts";
 import { type Selector, selectsImageByTag } from "../../src/spiffe/selector.ts";
 import type { Directory } from "../directory/authorized.ts";
 import { imageSelectedByTag } from "../events.ts";
-import type { EntryStore } from "../store/store.ts";
+import type { EntryChange, EntryStore } from "../store/store.ts";
 import { entryFacts } from "./audit-fields.ts";
 import { batch } from "./batch.ts";
 import { entryFields } from "./entry-input.ts";
@@ -63,8 +63,8 @@ export function entryService(parts: EntryServiceParts): HandlersOf<typeof EntryA
     }),
     BatchUpdateEntry: unary(async ({ entries: protos, input_mask, output_mask }, call) => {
       const masks = { input: input_mask, output: output_mask };
-      const work = (proto: Entry__Output) => update(parts, proto, masks, call.auth.log);
-      return { results: await batch(call, protos, { work, audit: auditOf(parts, input_mask), caughtUp }) };
+      const together = (group: readonly Entry__Output[]) => update(parts, group, masks, call.auth.log);
+      return { results: await batch(call, protos, { together, audit: auditOf(parts, input_mask), caughtUp }) };
     }),
     BatchDeleteEntry: unary(async ({ ids }, call) => {
       const together = (group: readonly string[]) => remove(entries, group, call.auth.log);
@@ -143,20 +143,46 @@ function readDraft({ trustDomain }: EntryServiceParts, proto: Entry__Output, log
   }
 }
 
+interface Masks {
+  readonly input: Mask;
+  readonly output: Mask;
+}
+
+/** As `create`. */
 async function update(
-  { trustDomain, entries }: EntryServiceParts,
-  proto: Entry__Output,
-  masks: { readonly input: Mask; readonly output: Mask },
+  parts: EntryServiceParts,
+  protos: readonly Entry__Output[],
+  masks: Masks,
   outer: Log,
-) {
-  const log = outer.child({ entry_id: proto.id.slice(0, 255) });
+): Promise<readonly CreateResult[]> {
+  const read = protos.map((proto) => {
+    const log = outer.child({ entry_id: proto.id.slice(0, 255) });
+    return { log, ...readChange(parts, proto, masks.input, log) };
+  });
+  const updated = (await parts.entries.updateMany(read.flatMap(({ change }) => change ?? []))).values();
+  return read.map(({ log, change, selects, status = OK }) => {
+    if (change === undefined) return { status };
+    const outcome = updated.next().value ?? new Fault("internal", "the store gave no result");
+    if (outcome instanceof Fault) return { status: itemFailure(log, passedOn(log, "failed to update entry", outcome)) };
+    if (selects) warnOfTags(log, outcome);
+    return { status: OK, entry: entryToProto(outcome, masks.output) };
+  });
+}
+
+interface ReadChange {
+  readonly change?: EntryChange;
+  /** It is given selectors. */
+  readonly selects?: boolean;
+  /** Why there is no change. */
+  readonly status?: Status;
+}
+
+function readChange({ trustDomain }: EntryServiceParts, proto: Entry__Output, mask: Mask, log: Log): ReadChange {
   try {
-    const fields = checked(log, "failed to convert entry", () => entryFields(trustDomain, proto, masks.input));
+    const fields = checked(log, "failed to convert entry", () => entryFields(trustDomain, proto, mask));
     if (!isEntryId(proto.id)) throw failure(log, "not_found", "failed to update entry");
     const change = (current: EntryDraft): EntryDraft => checkEntryDraft({ ...current, ...fields }, trustDomain);
-    const entry = await attempt(log, "failed to update entry", () => entries.update(proto.id, change));
-    if (fields.selectors !== undefined) warnOfTags(log, entry);
-    return { status: OK, entry: entryToProto(entry, masks.output) };
+    return { change: { id: proto.id, change }, selects: fields.selectors !== undefined };
   } catch (error) {
     return { status: itemFailure(log, error) };
   }

@@ -1,13 +1,13 @@
 import { type ExpressionBuilder, sql } from "kysely";
 import { Fault } from "../../src/runtime/fault.ts";
 import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
-import { holdBundles, insertEntries, insertEntry } from "./entry-writes.ts";
+import { distinctLength, insertEntries, insertEntry, updateEntries } from "./entry-writes.ts";
 import { pageOf, positionOf, sizeOf } from "./paging.ts";
-import { entryColumns, selectorTexts, toEntry } from "./rows.ts";
+import { selectorTexts, toEntry } from "./rows.ts";
 import type { Schema } from "./schema.ts";
 import type { Session } from "./session.ts";
 import { matchesSet } from "./sets.ts";
-import type { CreatedEntry, EntryFilter, EntryStore, Page, PageRequest } from "./store.ts";
+import type { CreatedEntry, EntryChange, EntryFilter, EntryStore, Page, PageRequest } from "./store.ts";
 
 /** Inserted by one statement. */
 const MAX_ROWS = 500;
@@ -67,20 +67,25 @@ export class SqlEntryStore implements EntryStore {
     return Number(row?.count ?? 0);
   }
 
-  update(id: string, change: (current: Entry) => EntryDraft): Promise<Entry> {
-    return this.#session.transaction(async (db) => {
-      const row = await db.selectFrom("entries").selectAll().where("id", "=", id).forUpdate().executeTakeFirst();
-      if (row === undefined) throw new Fault("not_found", "entry not found", { code: "entry-not-found" });
-      const draft = change(toEntry(row));
-      await holdBundles(db, draft.federatesWith);
-      const updated = await db
-        .updateTable("entries")
-        .set({ ...entryColumns(draft), revision_number: sql`revision_number + 1` })
-        .where("id", "=", id)
-        .returningAll()
-        .executeTakeFirstOrThrow();
-      return toEntry(updated);
-    });
+  async update(id: string, change: (current: Entry) => EntryDraft): Promise<Entry> {
+    const [outcome = new Fault("internal", "the store gave no result")] = await this.updateMany([{ id, change }]);
+    if (outcome instanceof Fault) throw outcome;
+    return outcome;
+  }
+
+  /** What one transaction cannot take is halved until the changes that are to blame stand alone. */
+  async updateMany(changes: readonly EntryChange[]): Promise<readonly (Entry | Fault)[]> {
+    if (changes.length === 0) return [];
+    const apart = distinctLength(changes);
+    const isWhole = apart === changes.length && apart <= MAX_ROWS;
+    try {
+      if (isWhole) return await this.#session.transaction((db) => updateEntries(db, changes));
+    } catch (error) {
+      const fault = Fault.from(error);
+      if (changes.length === 1 || fault.kind === "unavailable") return changes.map(() => fault);
+    }
+    const half = isWhole ? Math.ceil(changes.length / 2) : Math.min(apart, MAX_ROWS);
+    return [...(await this.updateMany(changes.slice(0, half))), ...(await this.updateMany(changes.slice(half)))];
   }
 
   async delete(id: string): Promise<Entry | undefined> {

@@ -1,10 +1,11 @@
 import { randomUUID } from "node:crypto";
+import { sql } from "kysely";
 import { Fault } from "../../src/runtime/fault.ts";
-import type { EntryDraft } from "../../src/spiffe/entry.ts";
+import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
 import { type TrustDomain, trustDomainId } from "../../src/spiffe/id.ts";
 import { type EntryRow, entryColumns, toEntry } from "./rows.ts";
 import type { Queries } from "./session.ts";
-import type { CreatedEntry } from "./store.ts";
+import type { CreatedEntry, EntryChange } from "./store.ts";
 
 /** Inserts the entry, or finds the similar one. Belongs into a transaction when the entry federates. */
 export async function insertEntry(db: Queries, draft: EntryDraft, now: Date): Promise<CreatedEntry> {
@@ -70,8 +71,73 @@ async function findSimilar(db: Queries, hashes: readonly Buffer[]) {
   return new Map<string, EntryRow>(rows.map((row) => [row.similar_hash.toString("hex"), row]));
 }
 
+/** How many of them from the first on are of different entries. */
+export function distinctLength(changes: readonly EntryChange[]): number {
+  const ids = new Set<string>();
+  for (const { id } of changes) {
+    if (ids.has(id)) break;
+    ids.add(id);
+  }
+  return ids.size;
+}
+
+/** Of different entries. What is wrong with one alone stands in its place. Belongs into a transaction. */
+export async function updateEntries(db: Queries, changes: readonly EntryChange[]): Promise<readonly (Entry | Fault)[]> {
+  const ids = changes.map(({ id }) => id);
+  const held = await db
+    .selectFrom("entries")
+    .selectAll()
+    .where(sql<boolean>`id = any(${ids}::text[])`)
+    .orderBy("seq")
+    .forUpdate()
+    .execute();
+  const rows = new Map(held.map((row) => [row.id, row]));
+  const drafts = changes.map(({ id, change }) => changed(rows.get(id), change));
+  const good = drafts.flatMap((draft, at) => (draft instanceof Fault ? [] : [{ id: ids[at], draft }]));
+  await holdBundles(db, [...new Set(good.flatMap(({ draft }) => draft.federatesWith))]);
+  const updated = await writeUpdates(
+    db,
+    good.map(({ id, draft }) => ({ id, ...entryColumns(draft) })),
+  );
+  return drafts.map((draft, at) => {
+    if (draft instanceof Fault) return draft;
+    const row = updated.get(ids[at] ?? "");
+    return row === undefined ? notFound() : toEntry(row);
+  });
+}
+
+function changed(row: EntryRow | undefined, change: EntryChange["change"]): EntryDraft | Fault {
+  if (row === undefined) return notFound();
+  try {
+    return change(toEntry(row));
+  } catch (error) {
+    return Fault.from(error);
+  }
+}
+
+function notFound(): Fault {
+  return new Fault("not_found", "entry not found", { code: "entry-not-found" });
+}
+
+type Columns = ReturnType<typeof entryColumns>;
+
+/** One statement, whose rows are read as rows of the table itself. */
+async function writeUpdates(db: Queries, rows: readonly (Columns & { id: unknown })[]): Promise<Map<string, EntryRow>> {
+  const [first] = rows;
+  if (first === undefined) return new Map();
+  const columns = Object.keys(first).filter((name) => name !== "id");
+  const json = JSON.stringify(rows.map((row) => ({ ...row, similar_hash: `\\x${row.similar_hash.toString("hex")}` })));
+  const set = sql.join(columns.map((name) => sql`${sql.ref(name)} = new.${sql.ref(name)}`));
+  const { rows: updated } = await sql<EntryRow>`
+    update entries set ${set}, revision_number = entries.revision_number + 1
+    from jsonb_populate_recordset(null::entries, ${json}::jsonb) as new
+    where entries.id = new.id
+    returning entries.*`.execute(db);
+  return new Map(updated.map((row) => [row.id, row]));
+}
+
 /** Locks the bundles against deletion until the transaction ends. Throws `precondition` when one is missing. */
-export async function holdBundles(db: Queries, trustDomains: readonly TrustDomain[]): Promise<void> {
+async function holdBundles(db: Queries, trustDomains: readonly TrustDomain[]): Promise<void> {
   if (trustDomains.length === 0) return;
   const rows = await db
     .selectFrom("bundles")

@@ -35,6 +35,12 @@ export interface CreatedEntry {
   readonly existed: boolean;
 }
 
+export interface EntryChange {
+  readonly id: string;
+  /** What the entry is to be. May be called more than once. */
+  readonly change: (current: Entry) => EntryDraft;
+}
+
 export interface EntryStore {
   /**
    * Stores the entry, or returns the similar one (same SPIFFE ID, parent and selectors) with `existed`.
@@ -54,7 +60,9 @@ export interface EntryStore {
    * Reads the entry, applies `change` and stores the result with the next revision, in one transaction.
    * Throws `not_found`; what `change` throws; `already_exists` when the result is similar to another entry.
    */
-  update(id: string, change: (current: Entry) => EntryDraft): Promise<Entry>;
+  update(id: string, change: EntryChange["change"]): Promise<Entry>;
+  /** As `update` for each, in order; what `update` would throw stands in the place of the entry. */
+  updateMany(changes: readonly EntryChange[]): Promise<readonly (Entry | Fault)[]>;
   /** The deleted entry, or undefined. */
   delete(id: string): Promise<Entry | undefined>;
   /** The ids that there were, of those given; all are deleted, or none. */

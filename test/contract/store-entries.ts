@@ -2,7 +2,7 @@ import { beforeEach, describe, expect, test } from "vitest";
 import { MAX_PAGE_SIZE } from "../../server/store/paging.ts";
 import type { EntryFilter, EntryStore } from "../../server/store/store.ts";
 import { Fault } from "../../src/runtime/fault.ts";
-import type { EntryDraft } from "../../src/spiffe/entry.ts";
+import type { Entry, EntryDraft } from "../../src/spiffe/entry.ts";
 import { parseTrustDomain } from "../../src/spiffe/id.ts";
 import { faultFrom, refusal } from "../support/faults.ts";
 import { bundleOf, draftOf, emptyStore, idOf, selectorsOf } from "../support/store-data.ts";
@@ -180,6 +180,40 @@ export function entryContract(current: () => StoreUnderTest): void {
       for (const name of ["a", "b", "c"]) await entries().create(draftOf(name, { id: name }));
       expect(await entries().deleteMany(["a", "nobody", "c", "c"])).toEqual(new Set(["a", "c"]));
       expect((await entries().list({})).items.map(({ id }) => id)).toEqual(["b"]);
+    });
+
+    test("changes are applied in order, two to one entry after each other; one that is refused changes nothing", async () => {
+      const [a, b, c] = [await create("a"), await create("b"), await create("c")];
+      const hint = (text: string) => (now: Entry) => ({ ...now, hint: now.hint + text });
+      const updated = await entries().updateMany([
+        { id: a.id, change: hint("1") },
+        { id: "nobody", change: hint("1") },
+        { id: b.id, change: () => ({ ...a, id: b.id }) },
+        { id: a.id, change: hint("2") },
+        { id: c.id, change: (now) => ({ ...now, federatesWith: [C] }) },
+        {
+          id: c.id,
+          change: () => {
+            throw new Fault("invalid", "refused");
+          },
+        },
+        {
+          id: c.id,
+          change: (now) => ({ ...now, dnsNames: ["c.test", "d.test"], expiresAt: 4_000_000_000, admin: true }),
+        },
+      ]);
+      expect(updated.map((each) => (each instanceof Fault ? each.kind : [each.hint, each.revisionNumber]))).toEqual([
+        ["1", 1],
+        "not_found",
+        "already_exists",
+        ["12", 2],
+        "precondition",
+        "invalid",
+        ["", 1],
+      ]);
+      const last = { ...c, dnsNames: ["c.test", "d.test"], expiresAt: 4_000_000_000, admin: true, revisionNumber: 1 };
+      expect(updated.at(-1)).toEqual(last);
+      expect((await entries().list({})).items).toEqual([{ ...a, hint: "12", revisionNumber: 2 }, b, last]);
     });
   });
 
