@@ -9,6 +9,10 @@
 //	interop validate AUDIENCE TOKEN
 //	                         has the token validated by the agent, and validates it by the bundles of a source
 //	interop jwtbundles N     prints N updates of the JWT bundles: trust domains and key IDs
+//	interop life             prints what a watcher is told, until it is killed: SPIFFE IDs, or the code of an error
+//	interop bundle TRUSTDOMAIN URL ID
+//	                         fetches a bundle from the endpoint of ID, authenticated by the bundle on standard input
+//	interop publish          serves the own bundle by its identity, prints the address and each request
 //	interop parse            reads candidate SPIFFE IDs as JSON lines, answers "ok" or "no" for each
 package main
 
@@ -18,16 +22,21 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"sort"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
+	"github.com/spiffe/go-spiffe/v2/federation"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
+	"google.golang.org/grpc/status"
 
 	"crypto/tls"
 )
@@ -74,6 +83,12 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 		return watchJWT(ctx, count)
+	case args[0] == "life":
+		return workloadapi.WatchX509Context(ctx, &lifePrinter{})
+	case args[0] == "bundle" && len(args) == 4:
+		return fetchBundle(ctx, args[1], args[2], args[3])
+	case args[0] == "publish":
+		return publish(ctx)
 	case args[0] == "parse":
 		return parse()
 	default:
@@ -304,6 +319,82 @@ func watchJWT(ctx context.Context, count int) error {
 		return nil
 	}
 	return err
+}
+
+type lifePrinter struct {
+	last string
+}
+
+func (p *lifePrinter) OnX509ContextUpdate(update *workloadapi.X509Context) {
+	ids := make([]string, 0)
+	for _, svid := range update.SVIDs {
+		ids = append(ids, svid.ID.Path())
+	}
+	p.print(strings.Join(ids, " "))
+}
+
+func (p *lifePrinter) OnX509ContextWatchError(err error) {
+	p.print(status.Code(err).String())
+}
+
+func (p *lifePrinter) print(now string) {
+	if now != p.last {
+		fmt.Println(now)
+	}
+	p.last = now
+}
+
+func fetchBundle(ctx context.Context, domain, url, id string) error {
+	trustDomain, err := spiffeid.TrustDomainFromString(domain)
+	if err != nil {
+		return err
+	}
+	endpoint, err := spiffeid.FromString(id)
+	if err != nil {
+		return err
+	}
+	known, err := spiffebundle.Read(trustDomain, os.Stdin)
+	if err != nil {
+		return err
+	}
+	bundle, err := federation.FetchBundle(ctx, trustDomain, url, federation.WithSPIFFEAuth(known, endpoint))
+	if err != nil {
+		return err
+	}
+	sequence, _ := bundle.SequenceNumber()
+	hint, _ := bundle.RefreshHint()
+	fmt.Println(sequence, hint, len(bundle.X509Authorities()), len(bundle.JWTAuthorities()), bundle.Equal(known))
+	return nil
+}
+
+func publish(ctx context.Context) error {
+	source, err := workloadapi.NewX509Source(ctx)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	svid, err := source.GetX509SVID()
+	if err != nil {
+		return err
+	}
+	bundles, err := workloadapi.NewBundleSource(ctx)
+	if err != nil {
+		return err
+	}
+	defer bundles.Close()
+	handler, err := federation.NewHandler(svid.ID.TrustDomain(), bundles)
+	if err != nil {
+		return err
+	}
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", tlsconfig.TLSServerConfig(source))
+	if err != nil {
+		return err
+	}
+	fmt.Println(listener.Addr().String())
+	return http.Serve(listener, http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
+		fmt.Println(request.Method, request.URL.Path)
+		handler.ServeHTTP(writer, request)
+	}))
 }
 
 func parse() error {
