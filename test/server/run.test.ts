@@ -17,7 +17,7 @@ import { eventually } from "../support/eventually.ts";
 import { faultFrom } from "../support/faults.ts";
 import { createDatabase, findPostgres, startCluster, withoutPostgres } from "../support/postgres.ts";
 import { RecordingLog } from "../support/recording-log.ts";
-import { entryMessage, startServer, type TestServer } from "../support/server.ts";
+import { entryMessage, protoId, startServer, type TestServer } from "../support/server.ts";
 import { freePort, runServerProcess, writeServerConfig } from "../support/server-process.ts";
 
 /** A folder that outlives a server, for starting again on the same data. */
@@ -336,6 +336,8 @@ describe.skipIf(withoutPostgres)("while the database is away", () => {
       sections: { health_checks: { listener_enabled: true, bind_port: healthPort } },
     });
     const agent = await server.attest();
+    const evicted = await server.attest();
+    await server.admin.agent.DeleteAgent({ id: protoId(evicted.id) });
     const entry = await server.createEntry({ spiffeId: "spiffe://example.org/held", parentId: agent.id });
     using apis = server.connect(agent.tls);
     await apis.entry.GetAuthorizedEntries({});
@@ -359,8 +361,10 @@ describe.skipIf(withoutPostgres)("while the database is away", () => {
       code: 14,
       message: "failed to create entry: the datastore is not available",
     });
-    const unknown = await server.mint("spiffe://example.org/nobody");
-    using stranger = server.connect(unknown.tls);
+    const workload = await server.mint("spiffe://example.org/nobody");
+    using nobody = server.connect(workload.tls);
+    expect(await faultFrom(nobody.entry.GetAuthorizedEntries({}))).toMatchObject({ kind: "denied" });
+    using stranger = server.connect(evicted.tls);
     expect(await faultFrom(stranger.entry.GetAuthorizedEntries({}))).toMatchObject({
       kind: "unavailable",
       message: "unable to look up agent information: the datastore is not available",
