@@ -1,16 +1,10 @@
 import { AsyncLocalStorage } from "node:async_hooks";
-import { constants, type ServerHttp2Stream } from "node:http2";
 import { createServer, type Server as NetServer, type Socket } from "node:net";
-import {
-  type ConnectionInjector,
-  Server,
-  ServerCredentials,
-  type ServerInterceptingCall,
-  type ServerInterceptor,
-} from "@grpc/grpc-js";
+import { type ConnectionInjector, Server, ServerCredentials } from "@grpc/grpc-js";
 import { Fault } from "../runtime/fault.ts";
 import type { Feed } from "../runtime/feed.ts";
 import type { Caller } from "./caller.ts";
+import { interceptors } from "./interceptors.ts";
 import { type PeerProcess, pinPeer, unseenPeer } from "./peer-credentials.ts";
 import { PeerWatch } from "./peer-watch.ts";
 import { Pipeline, type PipelineOptions } from "./pipeline.ts";
@@ -82,8 +76,6 @@ const STRANGER = {
 const PATIENCE_MS = { stranger: 10_000, other: 60_000 };
 const STALL_LOOK_MS = 5_000;
 const DRAIN_MS = 10_000;
-/** From a status that is sent to the end of its stream. */
-const LINGER_MS = 1_000;
 const BACKLOG = 4096;
 /** What gRPC says of a socket without an address. */
 const NO_PEER = "unknown";
@@ -127,7 +119,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
     const listener = this.#listen((socket) =>
       this.#acceptUnix(socket, (caller) => this.#injectUnix(socket, injector, caller), unseen),
     );
-    this.#closers.push(await listenAt(listener, place, this.#options.clock));
+    this.#closers.push(await listenAt(listener, place, this.#options));
   }
 
   /** As `listenUnix`, with mutual TLS inside: callers are known by their process and by their certificate. */
@@ -140,7 +132,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
         gate.receive(socket, (secure, peer) => this.#injectUnix(secure, injector, { ...caller, peer })),
       ),
     );
-    this.#closers.push(await listenAt(listener, place, this.#options.clock));
+    this.#closers.push(await listenAt(listener, place, this.#options));
     void gate.follow(this.#closing.signal);
   }
 
@@ -220,7 +212,7 @@ export class RpcServer<Auth> implements AsyncDisposable {
       "grpc.max_receive_message_length": this.#options.maxMessageBytes ?? MAX_MESSAGE_BYTES,
       ...settings,
       "grpc.enable_channelz": 0,
-      interceptors: [uninflated, closed],
+      interceptors: interceptors(this.#options.clock),
     });
     for (const implementation of this.#options.services) this.#register(grpc, implementation);
     const injector = grpc.createConnectionInjector(ServerCredentials.createInsecure());
@@ -358,30 +350,6 @@ function atMost(limits: Readonly<Record<string, number>>, settings: Readonly<Rec
     Object.entries(limits).map(([name, limit]) => [name, Math.min(limit, settings[name] ?? limit)]),
   );
 }
-
-/**
- * gRPC inflates what comes packed, a thousand times its size and before anybody looks at it. No client of SPIFFE's or
- * SPIRE's packs anything, and SPIRE's server refuses it too: here gRPC is given a name that it does not know (T-F4).
- */
-const uninflated: ServerInterceptor = (_, given) => {
-  const call = given as ServerInterceptingCall & { incomingEncoding: string };
-  if (call.incomingEncoding !== "identity") call.incomingEncoding = call.incomingEncoding.toUpperCase();
-  return call;
-};
-
-/**
- * A client that got its status and goes on sending would keep the stream, and what it sent, for as long as it likes. It
- * has a second for what is under way, then is asked to stop, without an error (RFC 9113, section 8.1; T-X9).
- */
-const closed: ServerInterceptor = (_, given) => {
-  const { stream } = given as ServerInterceptingCall & { stream: ServerHttp2Stream };
-  stream.once("finish", () => {
-    if (stream.readableEnded) return;
-    const late = setTimeout(() => stream.close(constants.NGHTTP2_NO_ERROR), LINGER_MS).unref();
-    stream.once("close", () => clearTimeout(late));
-  });
-  return given as ServerInterceptingCall;
-};
 
 /** A message that goes to many streams is encoded for the first of them. */
 function encodedOnce(encode: (message: object) => Buffer): (message: object) => Buffer {

@@ -14,8 +14,9 @@ import {
 import { connect, type Server } from "node:net";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import type { Clock } from "../runtime/clock.ts";
-import { Fault, messageOf } from "../runtime/fault.ts";
+import { Fault, isFault, messageOf } from "../runtime/fault.ts";
 import { checkDirectory } from "../runtime/files.ts";
+import type { Log } from "../runtime/log.ts";
 import { Backoff } from "../runtime/task.ts";
 import { libc } from "./libc.ts";
 import { listenerPid } from "./peer-credentials.ts";
@@ -36,10 +37,14 @@ const LOCK_PATIENCE_MS = 5_000;
  * name with no access for others, gets its mode, and only then its own name, so that there is no moment with the wrong
  * mode and none without a socket when a dead one is replaced (T-W10).
  */
-export async function listenAt(server: Server, place: SocketPlace, clock: Clock): Promise<() => void> {
+export async function listenAt(
+  server: Server,
+  place: SocketPlace,
+  { clock, log }: { readonly clock: Clock; readonly log: Pick<Log, "warn"> },
+): Promise<() => void> {
   const path = checkedPath(place.path);
   try {
-    await prepareDirectory(dirname(path));
+    await prepareDirectory(dirname(path), log);
     return await claim(server, { path, mode: place.mode }, clock);
   } catch (cause) {
     if (cause instanceof Fault) throw cause;
@@ -79,13 +84,21 @@ function checkedPath(path: string): string {
 
 /**
  * Creates what is missing. Every folder and link on the way, and on the way that links lead, belongs to root or to us,
- * else its owner could put a socket of his own in place of ours; and so could anybody in a folder that everyone may write
- * to.
+ * else its owner could put a socket of his own in place of ours. So could anybody in a folder that everyone may write to:
+ * whoever made it so is warned, since SPIRE's own examples do.
  */
-async function prepareDirectory(directory: string): Promise<void> {
+async function prepareDirectory(directory: string, log: Pick<Log, "warn">): Promise<void> {
   withUmask(0o022, () => mkdirSync(directory, { recursive: true, mode: 0o755 }));
   for (const way of [directory, realpathSync(directory)]) checkOwners(way, directory);
-  await checkDirectory(directory);
+  try {
+    await checkDirectory(directory);
+  } catch (error) {
+    if (!isFault(error, "precondition")) throw error;
+    log.warn("Anybody on this machine can put another socket in the place of this one", {
+      path: directory,
+      error: error.message,
+    });
+  }
 }
 
 function checkOwners(way: string, directory: string): void {
