@@ -207,7 +207,7 @@ describe("the command line for people", () => {
     ]);
     expect({ status, out }).toEqual({ status: 0, out: "0 registration entries\n" });
     expect(err).toBe(
-      `grpcurl -plaintext -import-path ${join(PROJECT, "proto")}/ -proto spire/api/server/entry/v1/entry.proto ` +
+      `grpcurl -plaintext -import-path ${join(PROJECT, "proto")} -proto spire/api/server/entry/v1/entry.proto ` +
         `-d '{"filter":{"by_downstream":true,"by_hint":"it'\\''s"}}' unix://${server.socketPath} spire.api.server.entry.v1.Entry/CountEntries\n`,
     );
   });
