@@ -96,8 +96,8 @@ describe("AttestAgent by join token", () => {
       message: "malformed param: missing attestation data payload",
     },
     {
-      what: "a payload of 1 MiB",
-      params: { data: { type: "join_token", payload: Buffer.alloc(1 << 20, 0x61) }, params: { csr: bytes("x") } },
+      what: "a payload above 512 KiB",
+      params: { data: { type: "join_token", payload: Buffer.alloc((1 << 19) + 1, 0x61) }, params: { csr: bytes("x") } },
       message: "malformed param: attestation data payload is too large",
     },
   ] satisfies readonly { what: string; params: Params | null; message: string }[])(
