@@ -120,12 +120,12 @@ describe.skipIf(withoutSwtpm)("the state in which a node was booted", () => {
       const pcr = [16, 23][at] ?? 0;
       const tpm = { ...maker.config, pcrs: [4, 7, 16, 23] };
       await using server = await startServer({ store, nodeAttestors: { tpm } });
-      using apis = server.connect();
       const [alias, web] = ["spiffe://example.org/good-boot", "spiffe://example.org/web"];
       const selectors = [`tpm:pcr:sha256:${pcr}:${ZERO}`];
       await server.createEntry({ spiffeId: alias, parentId: "spiffe://example.org/spire/server", selectors });
       await server.createEntry({ spiffeId: web, parentId: alias });
       const attest = async (machine: Simulator) => {
+        using apis = server.connect();
         const svid = await withAgent(tpmAgent(machine), {}, (evidence) => attestWith(apis, evidence));
         using agent = server.connect(svid.tls);
         const { entries } = await agent.entry.GetAuthorizedEntries({});
