@@ -15,7 +15,7 @@ const MASK = { spiffe_id: true, selectors: true, revision_number: true };
 const OWN: readonly { readonly what: string; readonly sql: RegExp; readonly everyMs: number }[] = [
   {
     what: "the change feed's poll, the net below notifications",
-    sql: /^\s*with last as .* change_log/s,
+    sql: /^\s*with position as .* change_log/s,
     everyMs: 1000,
   },
   {
