@@ -1,7 +1,7 @@
 // Makes a plain checkout ready: packages, generated types, compiled JavaScript. Runs on any Node from 20 on, before
 // anything is installed, so it uses nothing but Node itself.
 //
-//   node src/dev/prepare.mjs packages|generate|build|test|check
+//   node src/dev/prepare.mjs packages|generate|build|lint|test|check
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -139,11 +139,15 @@ function slowTests() {
   return [...SLOW, ...tests.filter((path) => STARTS_PROGRAMS.test(readFileSync(join(HOME, path), "utf8")))];
 }
 
-function check() {
+function lint() {
   generate();
   run("tsc", ["--noEmit", "-p", "."]);
   run("biome", ["ci", "."]);
   run("knip", []);
+}
+
+function check() {
+  lint();
   const excluded = ["test/e2e/**", "test/package.test.ts", ...slowTests()].map((path) => `--exclude=${path}`);
   run("vitest", ["run", "--config", "test/vitest.config.ts", ...excluded]);
 }
@@ -152,6 +156,7 @@ const steps = {
   packages,
   generate,
   build,
+  lint,
   check,
   test: () => {
     build();
