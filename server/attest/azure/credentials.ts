@@ -6,6 +6,7 @@ import { azureMetadata, azureMetadataEndpoint } from "../../../src/runtime/azure
 import type { Clock } from "../../../src/runtime/clock.ts";
 import { Fault, messageOf } from "../../../src/runtime/fault.ts";
 import type { HttpCaller } from "../../../src/runtime/http-call.ts";
+import { HeldAccessToken } from "../access-token.ts";
 
 /** How the server shows who it is in a tenant. */
 export type AzureAuth =
@@ -24,7 +25,6 @@ export interface AzureParts {
   readonly env: Readonly<Record<string, string | undefined>>;
 }
 
-const SPARE_MS = 5 * 60_000;
 const NEVER = new AbortController().signal;
 const seconds = v.pipe(v.union([v.number(), v.pipe(v.string(), v.regex(/^\d+$/))]), v.transform(Number));
 const Token = v.object({ access_token: v.pipe(v.string(), v.minLength(1)), expires_in: seconds });
@@ -34,30 +34,18 @@ export class AzureCredentials {
   readonly #parts: AzureParts;
   readonly #auth: AzureAuth;
   readonly #tenantId: () => Promise<string>;
-  #held: { readonly token: Promise<string>; until: number } | undefined;
+  readonly #held: HeldAccessToken;
 
   constructor(parts: AzureParts, auth: AzureAuth, tenantId: () => Promise<string>) {
     this.#parts = parts;
     this.#auth = auth;
     this.#tenantId = tenantId;
+    this.#held = new HeldAccessToken(parts.clock, () => this.#take());
   }
 
   /** Throws `unavailable`. */
-  async token(): Promise<string> {
-    const { clock } = this.#parts;
-    if (this.#held !== undefined && clock.monotonic() < this.#held.until) return this.#held.token;
-    const flight = this.#take();
-    const held = { token: flight.then(({ access_token }) => access_token), until: Number.POSITIVE_INFINITY };
-    this.#held = held;
-    held.token.catch(() => undefined);
-    try {
-      const { access_token, expires_in } = await flight;
-      held.until = clock.monotonic() + expires_in * 1000 - SPARE_MS;
-      return access_token;
-    } catch (error) {
-      this.#held = undefined;
-      throw error;
-    }
+  token(): Promise<string> {
+    return this.#held.get();
   }
 
   #take(): Promise<v.InferOutput<typeof Token>> {

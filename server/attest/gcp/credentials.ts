@@ -7,6 +7,7 @@ import { jwsSignerOf, signJws } from "../../../src/crypto/jws.ts";
 import type { Clock } from "../../../src/runtime/clock.ts";
 import { Fault, messageOf } from "../../../src/runtime/fault.ts";
 import type { HttpCaller } from "../../../src/runtime/http-call.ts";
+import { HeldAccessToken } from "../access-token.ts";
 
 export interface GoogleCredentialsOptions {
   readonly serviceAccountFile: string | undefined;
@@ -19,7 +20,6 @@ export interface GoogleCredentialsOptions {
 }
 
 const SCOPE = "https://www.googleapis.com/auth/compute.readonly";
-const SPARE_MS = 5 * 60_000;
 const HOUR_S = 3600;
 const NEVER = new AbortController().signal;
 
@@ -42,28 +42,16 @@ const AuthorizedUser = v.object({
 /** An access token for Compute Engine: by the file of the configuration, or as Google's programs find their own. */
 export class GoogleCredentials {
   readonly #options: GoogleCredentialsOptions;
-  #held: { readonly token: Promise<string>; until: number } | undefined;
+  readonly #held: HeldAccessToken;
 
   constructor(options: GoogleCredentialsOptions) {
     this.#options = options;
+    this.#held = new HeldAccessToken(options.clock, () => this.#take());
   }
 
   /** Throws `unavailable`. */
-  async token(): Promise<string> {
-    const { clock } = this.#options;
-    if (this.#held !== undefined && clock.monotonic() < this.#held.until) return this.#held.token;
-    const flight = this.#take();
-    const held = { token: flight.then(({ access_token }) => access_token), until: Number.POSITIVE_INFINITY };
-    this.#held = held;
-    held.token.catch(() => undefined);
-    try {
-      const { access_token, expires_in } = await flight;
-      held.until = clock.monotonic() + expires_in * 1000 - SPARE_MS;
-      return access_token;
-    } catch (error) {
-      this.#held = undefined;
-      throw error;
-    }
+  token(): Promise<string> {
+    return this.#held.get();
   }
 
   async #take(): Promise<v.InferOutput<typeof Token>> {
